@@ -1,0 +1,60 @@
+"""Makes transformers smaller and says what was taken out, what that did, to whom, and what was put back."""
+
+from compress_explain.anatomy import Anatomy, read_anatomy
+from compress_explain.api import compress
+from compress_explain.checkpoint import load_compressed
+from compress_explain.data import DataSpec, Splits, load_splits
+from compress_explain.edits import Edit, Plan
+from compress_explain.errors import EditError, Exit, InputError, LedgerError, RunInterrupted
+from compress_explain.evaluator import Evaluator, check_evaluator
+from compress_explain.examples import Examples
+from compress_explain.gates import Gate, Verdict, judge
+from compress_explain.ledger import Ledger
+from compress_explain.masks import Masks
+from compress_explain.models import Subject, load_subject
+from compress_explain.outcome import Run
+from compress_explain.predictions import Pairs
+from compress_explain.price import Prices, price
+from compress_explain.reinstate import Reinstatement
+from compress_explain.replay import replay
+from compress_explain.scores import Score
+from compress_explain.slices import SliceRule
+from compress_explain.strategy import Situation, Strategy, check_strategy
+
+__all__ = [
+    "Anatomy",
+    "DataSpec",
+    "Edit",
+    "EditError",
+    "Evaluator",
+    "Examples",
+    "Exit",
+    "Gate",
+    "InputError",
+    "Ledger",
+    "LedgerError",
+    "Masks",
+    "Pairs",
+    "Plan",
+    "Prices",
+    "Reinstatement",
+    "Run",
+    "RunInterrupted",
+    "Score",
+    "Situation",
+    "SliceRule",
+    "Splits",
+    "Strategy",
+    "Subject",
+    "Verdict",
+    "check_evaluator",
+    "check_strategy",
+    "compress",
+    "judge",
+    "load_compressed",
+    "load_splits",
+    "load_subject",
+    "price",
+    "read_anatomy",
+    "replay",
+]

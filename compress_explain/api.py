@@ -1,0 +1,63 @@
+"""The toolkit as one function: objects in, a finished run out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from compress_explain.data import Splits
+from compress_explain.evaluator import Evaluator
+from compress_explain.gates import Gate
+from compress_explain.job import Job
+from compress_explain.models import Subject
+from compress_explain.outcome import Run
+from compress_explain.progress import Progress
+from compress_explain.registry_protocol import Registry
+from compress_explain.reinstate import Reinstatement
+from compress_explain.run import execute
+from compress_explain.strategy import Strategy
+
+
+def compress(
+    model: Subject,
+    data: Splits,
+    *,
+    strategies: Sequence[Strategy],
+    evaluators: Sequence[Evaluator],
+    gates: Sequence[Gate],
+    out: str | Path,
+    reinstatement: Reinstatement | None = None,
+    registries: Sequence[Registry] = (),
+    seed: int = 0,
+    batch_size: int = 32,
+    redact: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Compress ``model``, judge it, put back what the gates ask for, and return the run in ``out``.
+
+    ``model`` comes from :func:`load_subject`, ``data`` from :func:`load_splits`. Registries are
+    asked first whether they can be reached, and are given the run when it is complete.
+
+    Raises:
+        InputError: something about the input or the output folder is wrong.
+        RunInterrupted: stopped from outside; continue with ``resume``.
+    """
+    for registry in registries:
+        registry.check()
+    job = Job(
+        subject=model,
+        splits=data,
+        strategies=strategies,
+        evaluators=evaluators,
+        gates=gates,
+        reinstatement=reinstatement or Reinstatement(),
+        registries=registries,
+        seed=seed,
+        batch_size=batch_size,
+        redact=redact,
+    )
+    run = execute(job, Path(out), progress or Progress(quiet=True), resume=resume)
+    for registry in registries:
+        registry.publish(run.folder)
+    return run

@@ -1,0 +1,219 @@
+"""The configuration file: one YAML document, every key of which can be overridden with ``--set``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compress_explain.catalog import EVALUATORS, REGISTRIES, STRATEGIES
+from compress_explain.data import DataSpec
+from compress_explain.errors import InputError, InputErrors, did_you_mean
+from compress_explain.evaluator import Evaluator
+from compress_explain.gates import Gate, check_gates
+from compress_explain.reinstate import Reinstatement
+from compress_explain.registry_protocol import Registry
+from compress_explain.slices import SliceRule
+from compress_explain.strategy import Strategy
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=True)
+
+
+class DataSection(_Section):
+    calibration: str
+    validation: str
+    test: str
+    input: str = "text"
+    label: str = "label"
+    calibration_rows: int | None = Field(default=1024, ge=2)
+    max_length: int | None = None
+    long_text: Literal["truncate", "refuse"] = "truncate"
+    overlap: Literal["refuse", "drop"] = "refuse"
+
+
+class SliceSection(_Section):
+    column: str | None = None
+    quantiles: int | None = None
+    where: str | None = None
+    matches: str | None = None
+
+
+class GateSection(_Section):
+    metric: str
+    slice: str = "all"
+    max_drop: float | None = None
+    max_rise: float | None = None
+    min: float | None = None
+    max: float | None = None
+    rule: Literal["non-inferiority", "point"] = "non-inferiority"
+
+
+class ReinstatementSection(_Section):
+    max_rounds: int = Field(default=6, ge=0)
+    max_share: float = Field(default=0.5, gt=0, le=1)
+
+
+class Config(_Section):
+    """Every key of a configuration file, with its default."""
+
+    model: str
+    task: Literal["text-classification", "image-classification"] = "text-classification"
+    data: DataSection
+    slices: dict[str, SliceSection] = Field(default_factory=dict)
+    strategies: list[dict[str, dict[str, Any]]] = Field(min_length=1)
+    evaluators: list[str | dict[str, dict[str, Any]]] = Field(default=["quality", "slices"], min_length=1)
+    gates: list[GateSection] = Field(min_length=1)
+    reinstatement: ReinstatementSection = ReinstatementSection()
+    registries: list[str | dict[str, dict[str, Any]]] = Field(default=["mlflow"])
+    out: str = "runs/latest"
+    seed: int = 0
+    batch_size: int = Field(default=32, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    redact: bool = False
+
+    def data_spec(self) -> DataSpec:
+        return DataSpec(**self.data.model_dump())
+
+    def slice_rules(self) -> list[SliceRule]:
+        return [SliceRule(name=name, **section.model_dump()) for name, section in self.slices.items()]
+
+    def build_gates(self) -> list[Gate]:
+        return [Gate(**section.model_dump()) for section in self.gates]
+
+    def build_strategies(self) -> list[Strategy]:
+        return [STRATEGIES.build(*_named("strategies", entry)) for entry in self.strategies]
+
+    def build_evaluators(self) -> list[Evaluator]:
+        return [EVALUATORS.build(*_named("evaluators", entry)) for entry in self.evaluators]
+
+    def build_registries(self) -> list[Registry]:
+        return [REGISTRIES.build(*_named("registries", entry)) for entry in self.registries]
+
+    def build_reinstatement(self) -> Reinstatement:
+        return Reinstatement(**self.reinstatement.model_dump())
+
+
+def load_config(path: Path, overrides: list[str]) -> Config:
+    """Read and check a configuration file, every fault of it at once, before any model is loaded.
+
+    ``overrides`` are ``key.path=value`` with the value in YAML.
+
+    Raises:
+        InputError: the file cannot be read, or keys or values are wrong.
+    """
+    document = _read_yaml(path)
+    for override in overrides:
+        _apply_override(document, override)
+    try:
+        config = Config.model_validate(document)
+    except ValidationError as error:
+        raise _explain(error) from None
+    _check_parts(config)
+    return config
+
+
+def _check_parts(config: Config) -> None:
+    """Build every part once, to show all of their faults together."""
+    faults: list[InputError] = []
+    for build in (config.slice_rules, config.build_strategies, config.build_evaluators, config.build_gates, config.build_registries):
+        try:
+            build()
+        except InputErrors as error:
+            faults.extend(error.errors)
+        except InputError as error:
+            faults.append(error)
+    if not faults:
+        metrics = {metric for evaluator in config.build_evaluators() for metric in evaluator.metrics}
+        gates = config.build_gates()
+        check_gates(gates, metrics, [gate.slice for gate in gates] if config.slices else [])
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise InputErrors(faults)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("config", str(path), "no such file", "write one with: compress-explain init") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("config", str(path), f"cannot be read ({error})", "give a YAML file in UTF-8") from None
+    except yaml.YAMLError as error:
+        raise InputError("config", str(path), f"not valid YAML ({' '.join(str(error).split())})", "mend that line") from None
+    if not isinstance(document, dict):
+        raise InputError("config", str(path), "not a mapping of keys to values", "start from: compress-explain init")
+    return document
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise InputError("--set", override, "not of the form key=value", "write e.g. --set data.test=test.csv")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError("--set", override, "its value is not valid YAML", "quote it") from None
+    *parents, last = path.split(".")
+    target: Any = document
+    for key in parents:
+        target = _child(target, key, override)
+    if isinstance(target, list):
+        target[_index(target, last, override)] = value
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise InputError("--set", override, f"{'.'.join(parents)} holds no keys", "override the key above it")
+
+
+def _child(target: Any, key: str, override: str) -> Any:
+    if isinstance(target, list):
+        return target[_index(target, key, override)]
+    if not isinstance(target, dict):
+        raise InputError("--set", override, f"there is no {key} to go into", "override the key above it")
+    if target.get(key) is None:
+        target[key] = {}
+    return target[key]
+
+
+def _index(target: list[Any], key: str, override: str) -> int:
+    if not key.isdecimal() or int(key) >= len(target):
+        raise InputError("--set", override, f"{key} is not a position in a list of {len(target)}", "count from 0")
+    return int(key)
+
+
+def _named(kind: str, entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    if isinstance(entry, str):
+        return entry, {}
+    if len(entry) != 1:
+        raise InputError(kind, entry, "each entry names exactly one", "put each on a line of its own, after a dash")
+    [(name, options)] = entry.items()
+    return name, options or {}
+
+
+def _explain(error: ValidationError) -> InputError:
+    faults = []
+    for fault in error.errors():
+        where = ".".join(map(str, fault["loc"])) or "config"
+        if fault["type"] == "extra_forbidden":
+            known = _known_keys(fault["loc"])
+            faults.append(InputError(where, fault["input"], "no such key", did_you_mean(str(fault["loc"][-1]), known)))
+        elif fault["type"] == "missing":
+            faults.append(InputError(where, None, "this key is needed", f"add {fault['loc'][-1]}: …"))
+        else:
+            faults.append(InputError(where, fault["input"], fault["msg"], "see the commented file of: compress-explain init"))
+    return faults[0] if len(faults) == 1 else InputErrors(faults)
+
+
+_SECTIONS: dict[str, type[_Section]] = {
+    "data": DataSection, "slices": SliceSection, "gates": GateSection, "reinstatement": ReinstatementSection,
+}  # fmt: skip
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    section = _SECTIONS.get(str(location[0]), Config) if len(location) > 1 else Config
+    return list(section.model_fields)

@@ -1,0 +1,79 @@
+"""Edits and plans: decisions as values that can be printed, saved and compared before anything changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Literal
+
+import pandas as pd
+
+Action = Literal["remove", "restore"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One decision on one component, with its reason and what it is expected to do.
+
+    ``expected_loss_change`` is in nats, mean per example over the calibration split (for a
+    restoration: over the validation split). ``parameters_saved`` and ``flops_saved`` are negative
+    for a restoration.
+    """
+
+    component: str
+    kind: str
+    action: Action
+    reason: str
+    expected_loss_change: float
+    parameters_saved: int
+    flops_saved: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The ordered edits of one step, by whom they were proposed."""
+
+    step: str
+    author: str
+    edits: tuple[Edit, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.edits)
+
+    @property
+    def components(self) -> list[str]:
+        return [edit.component for edit in self.edits]
+
+    @property
+    def flops_saved(self) -> int:
+        return sum(edit.flops_saved for edit in self.edits)
+
+    @property
+    def parameters_saved(self) -> int:
+        return sum(edit.parameters_saved for edit in self.edits)
+
+    def counts(self) -> dict[str, int]:
+        """Edits by kind of component."""
+        kinds = [edit.kind for edit in self.edits]
+        return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+    def to_frame(self) -> pd.DataFrame:
+        columns = [column.name for column in fields(Edit)]
+        return pd.DataFrame([asdict(edit) for edit in self.edits], columns=columns)
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, *, step: str, author: str) -> Plan:
+        rows: Iterable[dict[str, object]] = frame.to_dict("records")
+        return cls(step=step, author=author, edits=tuple(Edit(**row) for row in rows))  # type: ignore[arg-type]
+
+
+def undone(restoration: Edit) -> Edit:
+    """The removal that takes a restoration back."""
+    return replace(
+        restoration,
+        action="remove",
+        reason="tried without: the gates may hold without this restoration",
+        expected_loss_change=-restoration.expected_loss_change,
+        parameters_saved=-restoration.parameters_saved,
+        flops_saved=-restoration.flops_saved,
+    )

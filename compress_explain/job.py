@@ -1,0 +1,63 @@
+"""Everything a run needs, decided and checked before it starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from compress_explain.data import Splits
+from compress_explain.evaluator import Evaluator
+from compress_explain.gates import Gate, check_gates
+from compress_explain.models import Subject
+from compress_explain.registry_protocol import Registry
+from compress_explain.reinstate import Reinstatement
+from compress_explain.strategy import Strategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One compression: a model, three splits, and the parts chosen for it."""
+
+    subject: Subject
+    splits: Splits
+    strategies: Sequence[Strategy]
+    evaluators: Sequence[Evaluator]
+    gates: Sequence[Gate]
+    reinstatement: Reinstatement = field(default_factory=Reinstatement)
+    registries: Sequence[Registry] = ()
+    seed: int = 0
+    batch_size: int = 32
+    redact: bool = False
+
+    def __post_init__(self) -> None:
+        metrics = {metric for evaluator in self.evaluators for metric in evaluator.metrics}
+        check_gates(self.gates, metrics, self.splits.slices)
+
+    def settings(self) -> dict[str, Any]:
+        """Every decision that shapes the result, as plain values."""
+        return {
+            "model": self.subject.source,
+            "task": self.subject.task,
+            "strategies": [_described(strategy) for strategy in self.strategies],
+            "evaluators": [_described(evaluator) for evaluator in self.evaluators],
+            "gates": [{key: value for key, value in asdict(gate).items() if value is not None} for gate in self.gates],
+            "reinstatement": asdict(self.reinstatement),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
+
+    def identity(self) -> str:
+        """A digest of model, data and settings: two runs with the same one are the same run."""
+        facts = self.settings() | {
+            "model_digest": self.subject.digest,
+            "splits": {split.name: split.digest for split in self.splits},
+            "slices": self.splits.slices,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _described(part: Any) -> dict[str, Any]:
+    return {"name": type(part).__name__.lower(), **asdict(part)}

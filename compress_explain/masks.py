@@ -1,0 +1,141 @@
+"""Reversible removal: a component is switched off by zeroing its consumer's input at the site.
+
+Weights are never touched, so undoing a removal gives the original back bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compress_explain.anatomy import Anatomy, Group
+from compress_explain.errors import EditError
+
+
+class Masks:
+    """The removable components of one model, each of them on or off.
+
+    Used as a context manager: inside it the hooks are in place, outside it the model is untouched.
+    """
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
+        self.model, self.anatomy = model, anatomy
+        self.removed: dict[str, Bool[Tensor, " count"]] = {
+            name: torch.zeros(group.count, dtype=torch.bool) for name, group in anatomy.groups.items()
+        }
+        self._coordinates: dict[str, Bool[Tensor, " width"] | None] = dict.fromkeys(self.removed)
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def remove(self, components: Iterable[str]) -> None:
+        """Switch components off.
+
+        Raises:
+            EditError: one of them is off already.
+        """
+        self._switch(components, off=True)
+
+    def restore(self, components: Iterable[str]) -> None:
+        """Switch components on again.
+
+        Raises:
+            EditError: one of them is not off.
+        """
+        self._switch(components, off=False)
+
+    def is_removed(self, component: str) -> bool:
+        group, index = self.anatomy.locate(component)
+        return bool(self.removed[group.name][index])
+
+    @property
+    def components(self) -> list[str]:
+        """Every removed component, in the order of the anatomy."""
+        return [
+            self.anatomy.groups[name].components[index]
+            for name, flags in self.removed.items()
+            for index in flags.nonzero().flatten().tolist()
+        ]
+
+    def coordinates(self, group: Group) -> Bool[Tensor, " width"] | None:
+        """The site's input coordinates that are zeroed; None when nothing of the group is removed."""
+        return self._coordinates[group.name]
+
+    def silent(self, components: Iterable[str], batch: dict[str, Tensor]) -> list[str]:
+        """Those of ``components`` whose unmasked output is exactly zero on ``batch``.
+
+        Removing such a component cannot change anything: either it is dead, or the edit does not
+        reach what it claims to reach.
+
+        Raises:
+            EditError: a site never saw the batch, so its masks have no effect.
+        """
+        alive: dict[str, Bool[Tensor, " count"]] = {}
+
+        def look(group: Group) -> object:
+            def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                seen = (inputs[0] != 0).flatten(0, -2).any(0).view(group.count, group.width).any(1).cpu()
+                alive[group.name] = alive.get(group.name, torch.zeros_like(seen)) | seen
+
+            return self.model.get_submodule(group.site).register_forward_pre_hook(hook, prepend=True)
+
+        located = [(component, *self.anatomy.locate(component)) for component in components]
+        groups = {group.name: group for _, group, _ in located}
+        handles = [look(group) for group in groups.values()]
+        try:
+            with torch.inference_mode():
+                self.model(**batch)
+        finally:
+            for handle in handles:
+                handle.remove()  # type: ignore[attr-defined]
+        unreached = groups.keys() - alive.keys()
+        if unreached:
+            raise EditError(f"the model never ran the consumer of {sorted(unreached)[0]}: masking it has no effect")
+        return [component for component, group, index in located if not alive[group.name][index]]
+
+    def _switch(self, components: Iterable[str], *, off: bool) -> None:
+        located = [(component, *self.anatomy.locate(component)) for component in components]
+        for component, group, index in located:
+            if bool(self.removed[group.name][index]) is off:
+                raise EditError(f"{component} is {'already' if off else 'not'} removed")
+            self.removed[group.name][index] = off
+        for group in {group.name: group for _, group, _ in located}.values():
+            flags = self.removed[group.name]
+            self._coordinates[group.name] = flags.repeat_interleave(group.width) if flags.any() else None
+
+    def _hook(self, group: Group) -> torch.utils.hooks.RemovableHandle:
+        def zero(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            coordinates = self._coordinates[group.name]
+            if coordinates is None:
+                return None
+            return (inputs[0].masked_fill(coordinates.to(inputs[0].device), 0.0), *inputs[1:])
+
+        return self.model.get_submodule(group.site).register_forward_pre_hook(zero)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the hooks are in place."""
+        return bool(self._hooks)
+
+    def attach(self) -> None:
+        """Put the hooks in place; the model now computes without the removed components."""
+        if not self._hooks:
+            self._hooks = [self._hook(group) for group in self.anatomy.groups.values()]
+
+    def detach(self) -> None:
+        """Take the hooks away; the model is the original again."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def __enter__(self) -> Masks:
+        self.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()

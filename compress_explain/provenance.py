@@ -1,0 +1,37 @@
+"""What a result depended on besides model and data: versions, platform, threads."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+_PACKAGES = ("compress-explain", "torch", "transformers", "numpy", "scipy", "scikit-learn", "mlflow", "safetensors")
+
+
+def environment() -> dict[str, Any]:
+    """Versions of the packages that shape a result, and the machine."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "threads": torch.get_num_threads(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            return next(line.partition(":")[2].strip() for line in stream if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

@@ -1,0 +1,144 @@
+"""Choosing the cheapest components under a budget: what the removal strategies share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from compress_explain.edits import Edit
+from compress_explain.errors import InputError
+from compress_explain.examples import ALL
+from compress_explain.price import Prices
+from compress_explain.strategy import Situation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much to remove: a ``share`` of the components of a kind, or down to a share of FLOPs.
+
+    ``flops_kept`` is the share of the FLOPs of all layers that remains after the strategy, also
+    counting what earlier strategies took. ``floor`` is the share of each group that always stays.
+    """
+
+    share: float | None
+    flops_kept: float | None
+    floor: float
+    rounds: int
+
+    def check(self, strategy: str) -> None:
+        """Raises InputError unless exactly one target is set and everything is in range."""
+        if (self.share is None) == (self.flops_kept is None):
+            raise InputError(
+                f"strategies: {strategy}",
+                {"share": self.share, "flops_kept": self.flops_kept},
+                "exactly one target is needed",
+                "give share (of components removed) or flops_kept (of layer FLOPs that remain)",
+            )
+        for name, value, low_open in (("share", self.share, False), ("flops_kept", self.flops_kept, True)):
+            if value is not None and not (0 < value <= 1 if low_open else 0 <= value < 1):
+                interval = "(0, 1]" if low_open else "[0, 1)"
+                raise InputError(
+                    f"strategies: {strategy}.{name}", value, f"lies outside {interval}", "give a share such as 0.3"
+                )
+        if not 0 <= self.floor < 1:
+            raise InputError(f"strategies: {strategy}.floor", self.floor, "lies outside [0, 1)", "try 0.1")
+        if not 1 <= self.rounds <= 100:
+            raise InputError(f"strategies: {strategy}.rounds", self.rounds, "lies outside 1..100", "try 4")
+
+
+def cheapest(situation: Situation, kind: str, budget: Budget) -> tuple[Edit, ...]:
+    """The removals of this round: components of ``kind`` in order of expected KL per FLOP.
+
+    The KL divergence from the present predictions ranks, not the signed loss: many small edits
+    that each seem to help push the decision in one direction together. Measured on MiniLM/SST-2 at
+    60% of FLOPs kept: accuracy .883 by KL, .491 by loss.
+    """
+    prices = situation.prices
+    mine = np.flatnonzero(np.array([each == kind for each in prices.kinds]))
+    if not len(mine):
+        return ()
+    room = _room(situation, kind, budget)
+    cost = prices.values["kl"][prices.slices.index(ALL), mine] / prices.flops[mine]
+    order = mine[np.lexsort((mine, cost))]  # ties in the order of the anatomy
+    candidates = [index for index in order if not prices.restores[index]]
+    goal = _goal(situation, kind, budget)
+    chosen: list[Edit] = []
+    flops = 0
+    for rank, index in enumerate(candidates, start=1):
+        group, _ = situation.anatomy.locate(prices.components[index])
+        if goal.reached(len(chosen), flops + int(prices.flops[index])):
+            break
+        if room[group.name] <= 0:
+            continue
+        room[group.name] -= 1
+        flops += int(prices.flops[index])
+        chosen.append(_edit(prices, int(index), rank, len(candidates)))
+    return tuple(chosen)
+
+
+@dataclass(frozen=True)
+class _Goal:
+    count: int | None
+    flops: float | None
+
+    def reached(self, chosen: int, flops_with_next: int) -> bool:
+        """Whether one more component would go beyond the goal."""
+        if self.count is not None:
+            return chosen >= self.count
+        return self.flops is not None and flops_with_next > self.flops
+
+
+def _goal(situation: Situation, kind: str, budget: Budget) -> _Goal:
+    """What this round still has to remove; the rounds divide the way evenly."""
+    progress = (situation.round + 1) / budget.rounds
+    if budget.share is not None:
+        total = sum(group.count for group in situation.anatomy.of_kind(kind))
+        gone = sum(int(situation.removed[group.name].sum()) for group in situation.anatomy.of_kind(kind))
+        return _Goal(count=round(total * budget.share * progress) - gone, flops=None)
+    assert budget.flops_kept is not None
+    saved = situation.anatomy.saved(situation.removed)[1]
+    missing = situation.anatomy.flops * (1 - budget.flops_kept) - saved
+    return _Goal(count=None, flops=max(0.0, missing) / (budget.rounds - situation.round))
+
+
+def _room(situation: Situation, kind: str, budget: Budget) -> dict[str, int]:
+    """How many components each group can still lose."""
+    room = {}
+    for group in situation.anatomy.of_kind(kind):
+        stay = max(1, math.ceil(budget.floor * group.count))
+        room[group.name] = int((~situation.removed[group.name]).sum()) - stay
+    return room
+
+
+def _edit(prices: Prices, index: int, rank: int, candidates: int) -> Edit:
+    loss = float(prices.loss_change()[index])
+    return Edit(
+        component=prices.components[index],
+        kind=prices.kinds[index],
+        action="remove",
+        reason=_reason(prices, index, rank, candidates),
+        expected_loss_change=loss,
+        parameters_saved=int(prices.parameters[index]),
+        flops_saved=int(prices.flops[index]),
+    )
+
+
+def _reason(prices: Prices, index: int, rank: int, candidates: int) -> str:
+    loss = prices.loss_change()[index]
+    text = f"{ordinal(rank)} cheapest of {candidates} per FLOP; expected {loss:+.2g} nats"
+    share = prices.decision_share(index)
+    if len(prices.slices) > 1:
+        worst = int(np.argmax(share[1:])) + 1
+        text += f"; carries {100 * share[worst]:.2g}% of the decision on slice {prices.slices[worst]}"
+    return text
+
+
+def ordinal(number: int) -> str:
+    """
+    >>> [ordinal(n) for n in (1, 2, 3, 11, 22, 113)]
+    ['1st', '2nd', '3rd', '11th', '22nd', '113th']
+    """
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"

@@ -1,0 +1,79 @@
+"""From the ledger back to the model: what became of every component, and the same weights again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from transformers import PreTrainedModel
+
+from compress_explain.anatomy import read_anatomy
+from compress_explain.checkpoint import removed_flags
+from compress_explain.edits import Plan
+from compress_explain.errors import InputError
+from compress_explain.folder import LEDGER
+from compress_explain.ledger import Ledger
+from compress_explain.surgery import materialize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """A plan as it was carried out; ``reverted`` when it was taken back at once."""
+
+    plan: Plan
+    reverted: bool
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """The verified ledger of a run.
+
+    Raises:
+        InputError: the folder holds no run.
+    """
+    path = folder / LEDGER
+    if not path.exists():
+        raise InputError("run", str(folder), f"no {LEDGER} here", "give the folder that a run wrote to")
+    return Ledger(path)
+
+
+def applied_plans(ledger: Ledger) -> Iterator[Applied]:
+    """Every plan that was carried out, in order."""
+    for record in ledger.of_kind("applied"):
+        planned = ledger.find("planned", record.step)
+        assert planned is not None, "a plan is recorded before it is applied"
+        table = pd.read_parquet(ledger.path.parent / f"tables/edits-{record.step}.parquet")
+        yield Applied(
+            plan=Plan.from_frame(table, step=record.step, author=planned.body["author"]),
+            reverted=ledger.find("reverted", record.step) is not None,
+        )
+
+
+def removed_components(ledger: Ledger) -> list[str]:
+    """What is removed at the end of the ledger, in the order of removal."""
+    removed: dict[str, None] = {}
+    for applied in applied_plans(ledger):
+        if applied.reverted:
+            continue
+        for edit in applied.plan.edits:
+            if edit.action == "remove":
+                removed[edit.component] = None
+            else:
+                del removed[edit.component]
+    return list(removed)
+
+
+def replay(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
+    """Apply a run's ledger to the base model again: the artifact's weights, bit for bit.
+
+    Raises:
+        InputError: the folder holds no run.
+        LedgerError: the ledger does not verify.
+    """
+    anatomy = read_anatomy(base, tokens=1)
+    indices: dict[str, list[int]] = {}
+    for component in removed_components(read_ledger(Path(folder))):
+        group, index = anatomy.locate(component)
+        indices.setdefault(group.name, []).append(index)
+    return materialize(base, anatomy, removed_flags(anatomy, indices))

@@ -1,0 +1,1 @@
+def render_report(run, texts, labels): return "<html></html>"

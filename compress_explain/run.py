@@ -1,0 +1,129 @@
+"""The flow of a run, from top to bottom: price, plan, mask, observe, judge, reinstate, materialize, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from compress_explain.edits import Edit, Plan, undone
+from compress_explain.errors import RunInterrupted
+from compress_explain.gates import State, Verdict, overall
+from compress_explain.job import Job
+from compress_explain.outcome import Run, finish
+from compress_explain.predictions import Pairs
+from compress_explain.progress import Progress
+from compress_explain.reinstate import Reinstatement, can_be_helped
+from compress_explain.session import Session, open_session
+from compress_explain.strategy import Situation
+
+
+def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False) -> Run:
+    """Carry out ``job`` in ``folder`` and return the finished run.
+
+    Raises:
+        InputError: the folder cannot be used.
+        RunInterrupted: stopped from outside; everything recorded so far is kept for ``resume``.
+    """
+    try:
+        with open_session(job, folder, progress, resume=resume) as session:
+            compressed = compress(session)
+            state = reinstate(session, compressed)
+            if state != "fail":
+                artifact = session.materialize()
+                verdicts = session.judge("artifact", session.observe_artifact(artifact))
+                state = overall(verdicts)
+            return finish(session, state)
+    except KeyboardInterrupt:
+        raise RunInterrupted(f"stopped; continue with --resume (everything so far is kept in {folder})") from None
+
+
+def compress(session: Session) -> Pairs:
+    """Let each strategy propose, apply and observe its edits, round by round, at fresh prices."""
+    calibration, validation = session.job.splits.calibration, session.job.splits.validation
+    prices = session.price("start", calibration)
+    before = session.untouched(validation)
+    for position, strategy in enumerate(session.job.strategies, start=1):
+        author = type(strategy).__name__.lower()
+        for round_number in range(strategy.rounds):
+            step = f"{position}-{author}-{round_number + 1}"
+            if session.masks.components:
+                prices = session.price(step, calibration, strategy.kinds)
+            situation = Situation(
+                anatomy=session.anatomy, prices=prices, removed=session.masks.removed, round=round_number
+            )
+            plan = session.propose(step, author, partial(strategy.plan, situation))
+            if not plan.edits:
+                continue
+            expected = session.apply(plan)
+            after = session.observe(step)
+            session.record_effect(step, before, after, expected)
+            session.progress.say(
+                f"{author}, round {round_number + 1}: removed {_counted(plan.counts())}; loss expected "
+                f"{expected.loss_change:+.4f}, accuracy on {validation.name} now {after.compressed_right.mean():.4f}"
+            )
+            before = after
+    return before
+
+
+def reinstate(session: Session, pairs: Pairs) -> State:
+    """Judge on validation and, while a gate asks for it, undo the edits most guilty of it."""
+    limits = session.job.reinstatement
+    verdicts = session.judge("validation", pairs)
+    removed_flops = session.anatomy.saved(session.masks.removed)[1]
+    returned: list[Edit] = []
+    for round_number in range(1, limits.max_rounds + 1):
+        if not _wanting(verdicts, limits, started=bool(returned)):
+            break
+        _say_worst(session, round_number, verdicts)
+        spent = -sum(edit.flops_saved for edit in returned)
+        allowance = min(limits.step * removed_flops, limits.max_share * removed_flops - spent)
+        step = f"reinstate-{round_number}"
+        plan = session.propose(step, "reinstatement", partial(session.restorations, step, verdicts, allowance))
+        if not plan.edits:
+            break
+        expected = session.apply(plan)
+        after = session.observe(step)
+        session.record_effect(step, pairs, after, expected)
+        pairs, verdicts = after, session.judge(step, after)
+        returned += plan.edits
+    if returned and not _wanting(verdicts, limits, started=True):
+        _drop_unneeded(session, returned)
+    return overall(verdicts)
+
+
+def _say_worst(session: Session, round_number: int, verdicts: list[Verdict]) -> None:
+    worst = min(verdicts, key=lambda verdict: verdict.slack)
+    session.progress.say(f"reinstatement, round {round_number}: {worst.state}: {worst.message}")
+
+
+def _drop_unneeded(session: Session, returned: list[Edit]) -> None:
+    """Take the least guilty restorations out again as long as every gate still holds with its reserve."""
+    limits = session.job.reinstatement
+    needed, kept = 0, len(returned)  # the first ``needed`` must stay, the first ``kept`` are back now
+    for trial in range(1, limits.trims + 1):
+        middle = (needed + kept) // 2
+        if middle in (needed, kept):
+            break
+        step = f"trim-{trial}"
+        plan = session.propose(step, "reinstatement", partial(_without, returned[middle:kept]))
+        session.apply(plan)
+        if _wanting(session.judge(step, session.observe(step)), limits, started=True):
+            session.revert(plan)
+            needed = middle
+        else:
+            kept = middle
+    session.progress.say(f"reinstatement: {kept} of {len(returned)} restorations were needed")
+
+
+def _without(restorations: Sequence[Edit]) -> tuple[Edit, ...]:
+    return tuple(undone(edit) for edit in restorations)
+
+
+def _wanting(verdicts: Sequence[Verdict], limits: Reinstatement, *, started: bool) -> bool:
+    """Whether restoring could still help; once it has begun the gates are to hold with a reserve."""
+    return any(can_be_helped(verdict, limits.reserve if started else 0.0) for verdict in verdicts)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind.replace('_', ' ')}{'s' if count != 1 else ''}" for kind, count in counts.items())

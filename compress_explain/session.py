@@ -1,0 +1,264 @@
+"""The steps of a run. Each is recorded when it is done and read back, not repeated, on resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel
+
+from compress_explain.anatomy import Anatomy, read_anatomy
+from compress_explain.checkpoint import load_compressed, save_compressed
+from compress_explain.edits import Edit, Plan
+from compress_explain.errors import EditError
+from compress_explain.examples import Examples
+from compress_explain.folder import open_folder
+from compress_explain.gates import Verdict, judge, overall
+from compress_explain.job import Job
+from compress_explain.joint import Joint, expected_joint, observed_joint
+from compress_explain.ledger import Ledger
+from compress_explain.masks import Masks
+from compress_explain.predictions import Pairs, pair, predict
+from compress_explain.price import Prices, price
+from compress_explain.progress import Progress
+from compress_explain.provenance import environment
+from compress_explain.reinstate import choose_restorations
+from compress_explain.scores import Score
+from compress_explain.surgery import expected_parameters, materialize
+
+
+@dataclass
+class Session:
+    """One run under way: the untouched model, the masks over it, and the ledger of what happened."""
+
+    job: Job
+    ledger: Ledger
+    progress: Progress
+    anatomy: Anatomy
+    masks: Masks
+    originals: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        return self.ledger.path.parent
+
+    @property
+    def evaluations(self) -> int:
+        """Full evaluations of a compressed or original model so far."""
+        return len(self.ledger.of_kind("predicted"))
+
+    def start(self) -> None:
+        """Record what is about to be compressed, with what, and where."""
+        if self.ledger.find("started", "start"):
+            self.progress.say("resuming: steps that are recorded are not repeated")
+            return
+        subject = self.job.subject
+        body = {
+            "identity": self.job.identity(),
+            "settings": self.job.settings(),
+            "model": {"source": subject.source, "digest": subject.digest, "class": self.anatomy.model_class,
+                      "parameters": self.anatomy.parameters, "flops": self.anatomy.flops, "tokens": self.anatomy.tokens},
+            "splits": {split.name: {"digest": split.digest, "rows": len(split), "truncated": split.truncated}
+                       for split in self.job.splits},
+            "environment": environment(),
+        }  # fmt: skip
+        self.ledger.append("started", "start", body)
+
+    def price(self, step: str, examples: Examples, kinds: Sequence[str] = ()) -> Prices:
+        """Price one edit on every component of ``kinds`` in the present state."""
+        path = self._table(f"prices-{step}")
+        if self.ledger.find("priced", step):
+            return Prices.load(path)
+        with self.progress.track(f"pricing ({step})", len(examples)) as advance:
+            prices = price(self.masks, examples, kinds=kinds, batch_size=self.job.batch_size, advance=advance)
+        prices.save(path)
+        body = {"split": examples.name, "rows": len(examples), "components": len(prices.components)}
+        self.ledger.append("priced", step, body, (path,))
+        return prices
+
+    def propose(self, step: str, author: str, decide: Callable[[], tuple[Edit, ...]]) -> Plan:
+        """Let ``decide`` make a plan and record it before anything is changed."""
+        path = self._table(f"edits-{step}")
+        if self.ledger.find("planned", step):
+            return Plan.from_frame(pd.read_parquet(path), step=step, author=author)
+        edits = decide()
+        plan = Plan(step=step, author=author, edits=edits)
+        plan.to_frame().to_parquet(path, index=False)
+        body = {"author": author, "action": edits[0].action if edits else "none", "counts": plan.counts(),
+                "flops_saved": plan.flops_saved, "parameters_saved": plan.parameters_saved}  # fmt: skip
+        self.ledger.append("planned", step, body, (path,))
+        return plan
+
+    def apply(self, plan: Plan) -> Joint:
+        """Price the plan as a whole on validation, then switch its components by mask."""
+        record = self.ledger.find("applied", plan.step)
+        if record is None:
+            validation = self.job.splits.validation
+            with self.progress.track(f"expected effect of the whole ({plan.step})", len(validation)) as advance:
+                joint = expected_joint(self.masks, validation, plan.components, self.job.batch_size, advance)
+            self._refuse_idle_edits(plan)
+            self._switch(plan)
+            self.ledger.append("applied", plan.step, {"expected": asdict(joint)})
+            return joint
+        self._switch(plan)
+        return Joint(**record.body["expected"])
+
+    def revert(self, plan: Plan) -> None:
+        """Switch a plan's components back: it did not do what it was tried for."""
+        if not self.ledger.find("reverted", plan.step):
+            self.ledger.append("reverted", plan.step, {"counts": plan.counts(), "why": "a gate no longer held"})
+        self.masks.restore(edit.component for edit in plan.edits if edit.action == "remove")
+        self.masks.remove(edit.component for edit in plan.edits if edit.action == "restore")
+
+    def restorations(self, step: str, verdicts: Sequence[Verdict], allowance: float) -> tuple[Edit, ...]:
+        """What to put back, worth at most ``allowance`` FLOPs, priced for every gate at once."""
+        calibration = self.job.splits.calibration
+        with self.progress.track(f"pricing restorations ({step})", len(calibration)) as advance:
+            return choose_restorations(
+                self.masks, calibration, verdicts, flops=allowance, reserve=self.job.reinstatement.reserve,
+                batch_size=self.job.batch_size, advance=advance,
+            )  # fmt: skip
+
+    def observe(self, step: str) -> Pairs:
+        """Predictions of the masked model on validation, beside the original's."""
+        return self._predictions(step, self.job.splits.validation, self.job.subject.model)
+
+    def judge(self, step: str, pairs: Pairs) -> list[Verdict]:
+        """Scores and verdicts from paired predictions."""
+        scores = self.scores(pairs)
+        verdicts = judge(self.job.gates, scores)
+        if not self.ledger.find("judged", step):
+            path = self._table(f"scores-{step}")
+            pd.DataFrame([asdict(score) for score in scores]).to_parquet(path, index=False)
+            body = {"split": pairs.split, "state": overall(verdicts), "verdicts": [verdict_row(each) for each in verdicts]}
+            self.ledger.append("judged", step, body, (path,))
+        return verdicts
+
+    def scores(self, pairs: Pairs) -> list[Score]:
+        return [score for evaluator in self.job.evaluators for score in evaluator.evaluate(pairs)]
+
+    def record_effect(self, step: str, before: Pairs, after: Pairs, expected: Joint) -> None:
+        """Put what a step did beside what it was expected to do."""
+        if not self.ledger.find("observed", step):
+            body = {"expected": asdict(expected), "observed": asdict(observed_joint(before, after))}
+            self.ledger.append("observed", step, body)
+
+    def untouched(self, examples: Examples) -> Pairs:
+        """The original paired with itself: the state before the first edit."""
+        original = self.original(examples)
+        return pair(examples, original, original)
+
+    def original(self, examples: Examples) -> np.ndarray:
+        """The original's logits on a split; its masks are off while they are computed."""
+        if examples.name not in self.originals:
+            path = self.folder / "predictions" / f"original-{examples.name}.parquet"
+            if not self.ledger.find("predicted", f"original-{examples.name}"):
+                attached = self.masks.attached
+                self.masks.detach()
+                logits = self._predict(self.job.subject.model, examples, f"original on {examples.name}")
+                if attached:
+                    self.masks.attach()
+                pair(examples, logits, logits).save(path)
+                body = {"split": examples.name, "rows": len(examples)}
+                self.ledger.append("predicted", f"original-{examples.name}", body, (path,))
+            self.originals[examples.name] = Pairs.load(path).original
+        return self.originals[examples.name]
+
+    def materialize(self) -> Path:
+        """Cut the components out for good and write the artifact; it must hold what the ledger says."""
+        folder = self.folder / "artifact"
+        if self.ledger.find("materialized", "artifact"):
+            return folder
+        self.masks.detach()
+        removed = self.masks.removed
+        smaller = materialize(self.job.subject.model, self.anatomy, removed)
+        expected = expected_parameters(self.job.subject.model, self.anatomy, removed)
+        manifest = save_compressed(
+            smaller, folder, removed=removed, base=self.anatomy,
+            provenance={"source": self.job.subject.source, "digest": self.job.subject.digest, "ledger_head": self.ledger.head},
+        )  # fmt: skip
+        if manifest["parameters"] != expected:
+            raise EditError(f"the artifact has {manifest['parameters']} parameters, the ledger says {expected}")
+        self.job.subject.processor.save_pretrained(folder)
+        saved = self.anatomy.saved(removed)
+        body = {"parameters": manifest["parameters"], "parameters_saved": self.anatomy.parameters - expected,
+                "flops": self.anatomy.flops - saved[1], "flops_saved": saved[1],
+                "bytes": (folder / "model.safetensors").stat().st_size}  # fmt: skip
+        files = tuple(sorted(path for path in folder.iterdir() if path.is_file()))
+        self.ledger.append("materialized", "artifact", body, files)
+        return folder
+
+    def observe_artifact(self, folder: Path) -> Pairs:
+        """Predictions of the artifact, loaded from disk, on the test split."""
+        return self._predictions("artifact", self.job.splits.test, load_compressed(folder))
+
+    def _predictions(self, step: str, examples: Examples, model: PreTrainedModel) -> Pairs:
+        path = self.folder / "predictions" / f"{step}-{examples.name}.parquet"
+        name = f"{step}-{examples.name}"
+        if self.ledger.find("predicted", name):
+            return Pairs.load(path)
+        original = self.original(examples)
+        pairs = pair(examples, original, self._predict(model, examples, f"evaluating on {examples.name} ({step})"))
+        pairs.save(path)
+        self.ledger.append("predicted", name, {"split": examples.name, "rows": len(examples)}, (path,))
+        return pairs
+
+    def _predict(self, model: PreTrainedModel, examples: Examples, label: str) -> np.ndarray:
+        with self.progress.track(label, len(examples)) as advance:
+            return predict(model, examples, self.job.batch_size, advance)
+
+    def _refuse_idle_edits(self, plan: Plan) -> None:
+        """A removal is believed only if there was something to remove (a dead part must be priced 0)."""
+        removals = {edit.component: edit for edit in plan.edits if edit.action == "remove"}
+        if not removals:
+            return
+        batch = next(self.job.splits.calibration.batches(self.job.batch_size))
+        for component in self.masks.silent(removals, batch.inputs):
+            if removals[component].expected_loss_change != 0 and self._silent_everywhere(component):
+                raise EditError(f"{component} has no output to remove, yet its removal was priced")
+
+    def _silent_everywhere(self, component: str) -> bool:
+        batches = self.job.splits.calibration.batches(self.job.batch_size)
+        return all(self.masks.silent([component], batch.inputs) for batch in batches)
+
+    def _switch(self, plan: Plan) -> None:
+        self.masks.remove(edit.component for edit in plan.edits if edit.action == "remove")
+        self.masks.restore(edit.component for edit in plan.edits if edit.action == "restore")
+
+    def _table(self, name: str) -> Path:
+        return self.folder / "tables" / f"{name}.parquet"
+
+
+@contextmanager
+def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) -> Iterator[Session]:
+    """Lock the run's folder, read the model's anatomy and put the masks in place."""
+    with open_folder(folder, job.identity(), resume=resume) as ledger:
+        anatomy = read_anatomy(job.subject.model, _tokens(job))
+        with Masks(job.subject.model, anatomy) as masks:
+            session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
+            session.start()
+            yield session
+
+
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as plain values; what is not a finite number becomes None."""
+    row = {
+        "metric": verdict.gate.metric, "slice": verdict.slice, "gate": verdict.gate.rule_text, "rule": verdict.gate.rule,
+        "limit": verdict.gate.limit, "state": verdict.state, "estimate": verdict.estimate, "low": verdict.low,
+        "high": verdict.high, "slack": verdict.slack, "n": verdict.n, "n_needed": verdict.n_needed,
+        "message": verdict.message,
+    }  # fmt: skip
+    return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
+
+
+def _tokens(job: Job) -> int:
+    """Tokens an example, for FLOPs: what the data holds, or patches and class token of an image."""
+    config = job.subject.model.config
+    if job.subject.task == "image-classification":
+        return int((config.image_size // config.patch_size) ** 2 + 1)
+    return job.splits.calibration.tokens

@@ -1,0 +1,162 @@
+"""Slices: named sets of rows, declared by column, by expression, by pattern or by quantile."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from compress_explain.errors import InputError, did_you_mean
+
+MAX_VALUES = 50  # a column with more distinct values is not a set of slices
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceRule:
+    """One declaration; exactly one of ``column``, ``where`` and ``matches`` says what it selects.
+
+    ``column``: one slice a value (``label=negative``), or with ``quantiles`` equal shares of a
+    numeric column (``ink=q1``). ``where``: an expression over columns. ``matches``: a regular
+    expression searched in ``text``, ignoring case.
+    """
+
+    name: str
+    column: str | None = None
+    quantiles: int | None = None
+    where: str | None = None
+    matches: str | None = None
+
+    def __post_init__(self) -> None:
+        where = f"slices: {self.name}"
+        if sum(part is not None for part in (self.column, self.where, self.matches)) != 1:
+            raise InputError(where, self, "exactly one of column, where, matches is needed", "keep one of them")
+        if self.quantiles is not None and (self.column is None or not 2 <= self.quantiles <= 20):
+            raise InputError(where, self.quantiles, "quantiles go with a column and lie in 2..20", "try quantiles: 4")
+        if self.name in ("all", "*") or not re.fullmatch(r"[\w .=<>&-]+", self.name):
+            raise InputError(where, self.name, "not usable as the name of a slice", "use letters, digits, _ and -")
+        if self.where is not None:
+            _parse(where, self.where)
+        if self.matches is not None:
+            _compile(where, self.matches)
+
+    def edges(self, frame: pd.DataFrame) -> np.ndarray | None:
+        """The quantile edges on the reference split, so that every split is cut at the same values."""
+        if self.quantiles is None or self.column is None:
+            return None
+        values = _column(f"slices: {self.name}", frame, self.column)
+        if not pd.api.types.is_numeric_dtype(values):
+            raise InputError(f"slices: {self.name}", self.column, "quantiles need numbers", "drop quantiles")
+        return np.unique(np.quantile(values, np.linspace(0, 1, self.quantiles + 1)[1:-1]))
+
+    def members(
+        self, frame: pd.DataFrame, texts: tuple[str, ...], edges: np.ndarray | None
+    ) -> dict[str, Bool[np.ndarray, " rows"]]:
+        """Membership of every row of ``frame`` in the slices that this rule declares.
+
+        Raises:
+            InputError: an unknown column, a missing value in it, or too many values.
+        """
+        where = f"slices: {self.name}"
+        if self.matches is not None:
+            pattern = _compile(where, self.matches)
+            return {self.name: np.array([bool(pattern.search(text)) for text in texts])}
+        if self.where is not None:
+            result = np.asarray(_evaluate(_parse(where, self.where), frame, where))
+            if result.dtype != bool or result.shape != (len(frame),):
+                raise InputError(where, self.where, "not true or false for each row", "compare a column with a value")
+            return {self.name: result}
+        assert self.column is not None
+        values = _column(where, frame, self.column)
+        if edges is not None:
+            number = np.searchsorted(edges, values, side="left")
+            return {f"{self.name}=q{q + 1}": number == q for q in range(len(edges) + 1)}
+        kinds = sorted(values.unique(), key=str)
+        if len(kinds) > MAX_VALUES:
+            raise InputError(
+                where, self.column, f"{len(kinds)} different values are too many slices", "use quantiles or where"
+            )
+        return {f"{self.name}={kind}": (values == kind).to_numpy() for kind in kinds}
+
+
+def _column(where: str, frame: pd.DataFrame, name: str) -> pd.Series:
+    if name not in frame.columns:
+        raise InputError(where, name, "no such column", did_you_mean(name, map(str, frame.columns)))
+    if frame[name].isna().any():
+        rows = int(frame[name].isna().sum())
+        raise InputError(
+            where, name, f"{rows} rows have no value in this column", "fill them in, for example with the word 'missing'"
+        )
+    return frame[name]
+
+
+def _compile(where: str, pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern, re.IGNORECASE)
+    except re.error as error:
+        raise InputError(where, pattern, f"not a regular expression ({error})", "escape special characters") from None
+
+
+# Expressions: comparisons, and/or/not, in, + - * /, columns and constants. Parsed, never executed.
+
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda values, options: np.isin(values, options),
+    ast.NotIn: lambda values, options: ~np.isin(values, options),
+}
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Mod: operator.mod,
+}
+
+
+def _parse(where: str, expression: str) -> ast.expr:
+    try:
+        return ast.parse(expression, mode="eval").body
+    except SyntaxError as error:
+        raise InputError(where, expression, f"cannot be read ({error.msg})", 'write e.g. "words > 20 and label == 0"') from None
+
+
+def _evaluate(node: ast.expr, frame: pd.DataFrame, where: str) -> Any:
+    match node:
+        case ast.BoolOp(op=op, values=parts):
+            values = [_evaluate(part, frame, where) for part in parts]
+            combine = np.logical_and if isinstance(op, ast.And) else np.logical_or
+            return combine.reduce([np.asarray(value) for value in values])
+        case ast.UnaryOp(op=ast.Not(), operand=part):
+            return ~np.asarray(_evaluate(part, frame, where))
+        case ast.UnaryOp(op=ast.USub(), operand=part):
+            return -_evaluate(part, frame, where)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+            return _ARITHMETIC[type(op)](_evaluate(left, frame, where), _evaluate(right, frame, where))
+        case ast.Compare(left=left, ops=ops, comparators=rights) if all(type(op) in _COMPARE for op in ops):
+            values = [_evaluate(part, frame, where) for part in (left, *rights)]
+            pairs = zip(ops, values[:-1], values[1:], strict=True)
+            return np.logical_and.reduce([np.asarray(_COMPARE[type(op)](a, b)) for op, a, b in pairs])
+        case ast.Name(id=name):
+            return _column(where, frame, name).to_numpy()
+        case ast.List(elts=parts) | ast.Tuple(elts=parts):
+            return [_evaluate(part, frame, where) for part in parts]
+        case ast.Constant(value=value):
+            return value
+        case _:
+            raise InputError(
+                where,
+                ast.unparse(node),
+                "not allowed in an expression",
+                "use columns, constants, comparisons, and, or, not, in, + - * / %",
+            )

@@ -1,0 +1,65 @@
+"""Where rows come from: a CSV, JSONL or Parquet file, or a data set of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from compress_explain.errors import InputError
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def read_rows(where: str, source: str, limit: int | None = None, seed: int = 0) -> pd.DataFrame:
+    """The rows of ``source``: a file path, or ``dataset_id:split`` such as ``stanfordnlp/sst2:train[:2000]``.
+
+    With ``limit``, that many rows are drawn without replacement. ``where`` names the configuration
+    key in messages. A cell "NA" stays the text "NA".
+
+    Raises:
+        InputError: the source is missing, unreadable, of an unknown type, or empty.
+    """
+    frame = _read_file(where, Path(source)) if Path(source).suffix in SUFFIXES else _read_hub(where, source)
+    if frame.empty:
+        raise InputError(where, source, "no rows", "give a file with at least two rows a class")
+    if limit is not None and limit < len(frame):
+        frame = frame.sample(limit, random_state=seed)
+    return frame.reset_index(drop=True)
+
+
+def _read_file(where: str, path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise InputError(where, str(path), "no such file", f"check the path (from {Path.cwd()})")
+    try:
+        match path.suffix:
+            case ".csv":
+                return pd.read_csv(path, keep_default_na=False, na_values=[""])
+            case ".jsonl":
+                return pd.read_json(path, lines=True, dtype_backend="numpy_nullable")
+            case _:
+                return pd.read_parquet(path)
+    except PermissionError:
+        raise InputError(where, str(path), "may not be read", "change its permissions") from None
+    except IsADirectoryError:
+        raise InputError(where, str(path), "is a folder", "name the file in it") from None
+    except (ValueError, OSError) as error:  # parser and Arrow errors are both
+        problem = f"cannot be read as {path.suffix[1:]} ({str(error).splitlines()[0]})"
+        raise InputError(where, str(path), problem, "check that the file is complete and UTF-8") from None
+
+
+def _read_hub(where: str, source: str) -> pd.DataFrame:
+    identifier, _, split = source.partition(":")
+    if not split or identifier.startswith((".", "/")):
+        remedy = f"give a {', '.join(SUFFIXES)} file, or a hub data set as id:split"
+        raise InputError(where, source, "neither a known file type nor a hub data set", remedy)
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(identifier, split=split)
+    except Exception as error:  # the hub client raises many unrelated types
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            where, source, f"the hub data set could not be loaded ({first})", "check id, split and network, or give a file"
+        ) from None
+    return loaded.to_pandas()

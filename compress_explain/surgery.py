@@ -1,0 +1,153 @@
+"""Physical removal: slice the producers' rows and the consumers' columns, once, at the end."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from compress_explain.anatomy import Anatomy, Group
+from compress_explain.errors import EditError
+from compress_explain.families import family_of
+
+Removed = Mapping[str, Bool[Tensor, " count"]]  # by group name: which components are gone
+
+
+def materialize(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> PreTrainedModel:
+    """A smaller copy of ``model`` without the removed components; ``model`` is left as it is."""
+    smaller = copy.deepcopy(model)
+    cut(smaller, anatomy, removed)
+    return smaller
+
+
+def cut(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> None:
+    """Remove components from ``model`` in place.
+
+    Raises:
+        EditError: a sublayer would lose its last component.
+    """
+    touched = [anatomy.groups[name] for name, flags in removed.items() if flags.any()]
+    for group in touched:
+        if removed[group.name].all():
+            raise EditError(f"every component of {group.name} would go: a sublayer keeps at least one")
+    own_biases = _biases_to_copy(model, touched)
+    with torch.no_grad():
+        for attention, weight in own_biases.items():
+            _give_own_bias(model.get_submodule(attention), weight)
+        for group in touched:
+            _cut_group(model, group, (~removed[group.name]).nonzero().flatten())
+    for attention in own_biases:
+        _compute_own_bias(model.get_submodule(attention))
+
+
+def expected_parameters(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> int:
+    """Parameters of the smaller model: what the edits save, and any position bias that had to be copied."""
+    saved, _ = anatomy.saved(dict(removed))
+    touched = [anatomy.groups[name] for name, flags in removed.items() if flags.any()]
+    copies = 0
+    by_attention = {group.attention: group for group in anatomy.groups.values() if group.attention}
+    for attention, weight in _biases_to_copy(model, touched).items():
+        if not _has_bias(model.get_submodule(attention)):
+            group = by_attention[attention]
+            kept = group.count - int(removed[group.name].sum()) if group.name in removed else group.count
+            copies += weight.shape[0] * kept
+    return anatomy.parameters - saved + copies
+
+
+def _cut_group(model: PreTrainedModel, group: Group, kept: Int[Tensor, " kept"]) -> None:
+    for producer in group.producers:
+        _keep_outputs(model.get_submodule(producer.module), _rows(kept, producer.width, producer.blocks, group.count))
+    _keep_inputs(model.get_submodule(group.site), _rows(kept, group.width, 1, group.count))
+    if group.attention:
+        _resize_attention(model, group, kept)
+
+
+def _rows(kept: Int[Tensor, " kept"], width: int, blocks: int, count: int) -> Int[Tensor, " rows"]:
+    """Coordinates of the kept components, ``width`` each, repeated over ``blocks`` blocks."""
+    within = (kept[:, None] * width + torch.arange(width)).flatten()
+    return (torch.arange(blocks)[:, None] * (count * width) + within).flatten()
+
+
+def _keep_outputs(linear: nn.Module, rows: Int[Tensor, " rows"]) -> None:
+    dimension = 1 if isinstance(linear, Conv1D) else 0
+    linear.weight = _sliced(linear.weight, dimension, rows)  # type: ignore[arg-type]
+    if linear.bias is not None:
+        linear.bias = _sliced(linear.bias, 0, rows)  # type: ignore[arg-type]
+    setattr(linear, "nf" if isinstance(linear, Conv1D) else "out_features", len(rows))
+
+
+def _keep_inputs(linear: nn.Module, columns: Int[Tensor, " columns"]) -> None:
+    dimension = 0 if isinstance(linear, Conv1D) else 1
+    linear.weight = _sliced(linear.weight, dimension, columns)  # type: ignore[arg-type]
+    setattr(linear, "nx" if isinstance(linear, Conv1D) else "in_features", len(columns))
+
+
+def _sliced(parameter: nn.Parameter, dimension: int, index: Int[Tensor, " index"]) -> nn.Parameter:
+    kept = parameter.detach().index_select(dimension, index.to(parameter.device)).contiguous()
+    return nn.Parameter(kept, requires_grad=parameter.requires_grad)
+
+
+def _resize_attention(model: PreTrainedModel, group: Group, kept: Int[Tensor, " kept"]) -> None:
+    module = model.get_submodule(group.attention or "")
+    for parts in (parts for stack in family_of(model.config.model_type).stacks for parts in stack.attention):
+        if parts.split and hasattr(module, parts.split):
+            setattr(module, parts.split, len(kept) * group.width)
+    if group.position_bias:
+        module.n_heads = len(kept)  # type: ignore[assignment]
+        if _has_bias(module):
+            module.relative_attention_bias.weight = _sliced(module.relative_attention_bias.weight, 1, kept)  # type: ignore[union-attr,arg-type]
+            module.relative_attention_bias.embedding_dim = len(kept)  # type: ignore[union-attr,assignment]
+
+
+# T5 computes one position bias in a stack's first layer, a column a head, and lends it to the
+# others. Once layers keep different heads each needs a bias of its own.
+
+
+def _has_bias(attention: nn.Module) -> bool:
+    return getattr(attention, "relative_attention_bias", None) is not None
+
+
+def _biases_to_copy(model: PreTrainedModel, touched: list[Group]) -> dict[str, Tensor]:
+    """Attention modules of the touched stacks and the shared bias of each; cross-attention has none."""
+    stacks = {(group.name.split(".")[0], "cross" in group.name) for group in touched if group.position_bias}
+    found: dict[str, Tensor] = {}
+    for stack in family_of(model.config.model_type).stacks:
+        for parts in stack.attention:
+            if parts.position_bias is None or (stack.name, parts.cross) not in stacks:
+                continue
+            prefix = _prefix(model) + stack.layers
+            layers = list(model.get_submodule(prefix).children())
+            first = layers[0].get_submodule(parts.module)
+            weight = first.relative_attention_bias.weight if _has_bias(first) else torch.empty(0, 0)  # type: ignore[union-attr]
+            found.update({f"{prefix}.{index}.{parts.module}": weight for index in range(len(layers))})  # type: ignore[misc]
+    return found
+
+
+def _prefix(model: PreTrainedModel) -> str:
+    base = model.base_model
+    return next((name + "." for name, module in model.named_modules() if module is base and name), "")
+
+
+def _give_own_bias(attention: nn.Module, weight: Tensor) -> None:
+    if weight.numel() and not _has_bias(attention):
+        buckets, heads = weight.shape
+        own = nn.Embedding(buckets, heads, device=weight.device, dtype=weight.dtype)
+        own.weight = nn.Parameter(weight.detach().clone())
+        attention.relative_attention_bias = own
+        attention.has_relative_attention_bias = True  # type: ignore[assignment]
+
+
+def _compute_own_bias(attention: nn.Module) -> None:
+    """Make the module ignore the bias that the layer before hands on."""
+    attention.register_forward_pre_hook(_without_lent_bias, with_kwargs=True)
+
+
+def _without_lent_bias(
+    module: nn.Module, arguments: tuple[object, ...], options: dict[str, object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    return arguments, {**options, "position_bias": None}

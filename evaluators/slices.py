@@ -1,0 +1,32 @@
+"""The same figures for every declared slice: whom does the compression cost?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compress_explain.examples import ALL
+from compress_explain.predictions import Pairs
+from compress_explain.scores import METRICS, Score, score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slices:
+    """Accuracy, macro-F1, NLL (nats), Brier and flips on each declared slice that has rows.
+
+    ``confidence`` is two-sided; 0.90 makes a non-inferiority gate a one-sided test at 5%.
+    """
+
+    confidence: float = 0.90
+    seed: int = 0
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(METRICS)
+
+    def evaluate(self, pairs: Pairs) -> list[Score]:
+        return [
+            score(pairs, metric, name, self.confidence, self.seed)
+            for name, rows in pairs.slices.items()
+            if name != ALL and rows.any()
+            for metric in METRICS.values()
+        ]

@@ -1,0 +1,5 @@
+"""Registries: where a finished run is mirrored to."""
+
+from .mlflow import MlflowRegistry
+
+__all__ = ["MlflowRegistry"]

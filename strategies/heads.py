@@ -1,0 +1,37 @@
+"""Remove attention heads, the cheapest first; whole key-value groups where heads share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compress_explain.edits import Edit
+from compress_explain.ranking import Budget, cheapest
+from compress_explain.strategy import Situation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """Remove ``share`` of all heads, in [0, 1), or enough to keep ``flops_kept`` of layer FLOPs.
+
+    Heads are ranked over all layers by expected KL per FLOP and priced again before each of
+    ``rounds`` rounds. Every attention sublayer keeps at least ``floor`` of its heads, and one.
+    """
+
+    share: float | None = None
+    flops_kept: float | None = None
+    rounds: int = 2
+    floor: float = 0.1
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return ("head", "kv_group")
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(share=self.share, flops_kept=self.flops_kept, floor=self.floor, rounds=self.rounds)
+
+    def __post_init__(self) -> None:
+        self.budget.check("heads")
+
+    def plan(self, situation: Situation) -> tuple[Edit, ...]:
+        return tuple(edit for kind in self.kinds for edit in cheapest(situation, kind, self.budget))

@@ -1,0 +1,37 @@
+"""Remove feed-forward neurons, the cheapest first, plain and gated ones alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compress_explain.edits import Edit
+from compress_explain.ranking import Budget, cheapest
+from compress_explain.strategy import Situation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neurons:
+    """Remove ``share`` of all neurons, in [0, 1), or enough to keep ``flops_kept`` of layer FLOPs.
+
+    Neurons are ranked over all layers by expected KL per FLOP and priced again before each of
+    ``rounds`` rounds. Every feed-forward sublayer keeps at least ``floor`` of its neurons.
+    """
+
+    share: float | None = None
+    flops_kept: float | None = None
+    rounds: int = 4
+    floor: float = 0.1
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return ("neuron",)
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(share=self.share, flops_kept=self.flops_kept, floor=self.floor, rounds=self.rounds)
+
+    def __post_init__(self) -> None:
+        self.budget.check("neurons")
+
+    def plan(self, situation: Situation) -> tuple[Edit, ...]:
+        return cheapest(situation, "neuron", self.budget)
