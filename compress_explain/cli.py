@@ -53,12 +53,11 @@ def plan(
 def inspect(
     model: Annotated[str, typer.Argument(help="a model folder or hub id", metavar="MODEL")],
     tokens: Annotated[int, typer.Option(help="tokens an example, for FLOPs", min=1)] = 128,
-    task: Annotated[str, typer.Option(help="which head to load")] = "text-classification",
 ) -> None:
     """Show a model's components as a tree: counts, parameters, FLOPs, shares."""
     from compress_explain.commands import show_anatomy
 
-    show_anatomy(model, tokens, task)
+    show_anatomy(model, tokens)
 
 
 @app.command()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
-import transformers
 
 from compress_explain.api import compress
 from compress_explain.config import Config, load_config
 from compress_explain.data import Splits, load_splits
-from compress_explain.errors import Exit
-from compress_explain.folder import check_folder
+from compress_explain.catalog import REGISTRIES
+from compress_explain.errors import Exit, InputError
+from compress_explain.folder import check_folder, write_text
 from compress_explain.job import Job
-from compress_explain.models import Subject, load_subject
+from compress_explain.models import Subject, load_any, load_subject, quieten
 from compress_explain.outcome import Run
 from compress_explain.progress import Progress
 
@@ -52,9 +53,7 @@ def run_config(path: Path, overrides: list[str], out: Path | None, *, resume: bo
 
 def load_inputs(config: Config, progress: Progress) -> tuple[Subject, Splits]:
     """Model and data of a configuration, checked and encoded."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quieten()
     if config.threads:
         torch.set_num_threads(config.threads)
     progress.say(f"model: {config.model}")
@@ -82,5 +81,63 @@ def build_job(config: Config, subject: Subject, splits: Splits) -> Job:
     )
 
 
-def _open(folder: Path) -> Run:
-    return Run(folder)
+def show_plan(path: Path, overrides: list[str]) -> None:
+    """Price and plan with masks only; nothing is written."""
+    from compress_explain.rehearsal import rehearse
+
+    config = load_config(path, overrides)
+    progress = Progress()
+    subject, splits = load_inputs(config, progress)
+    rehearse(build_job(config, subject, splits), progress)
+
+
+def show_anatomy(source: str, tokens: int) -> None:
+    """Print a model's components as a tree."""
+    from compress_explain.anatomy import read_anatomy
+    from compress_explain.tree import print_anatomy
+
+    quieten()
+    print_anatomy(read_anatomy(load_any(source), tokens))
+
+
+def write_config(model: str, data: Path, out: Path) -> None:
+    """Write a commented configuration for a model and a data file."""
+    from compress_explain.starter import starter_config
+
+    quieten()
+    if out.exists():
+        raise InputError("out", str(out), "the file is already there", "choose another name with --out")
+    write_text(out, starter_config(model, data))
+    print(f"wrote {out}; check the commented lines, then: compress-explain run {out}")
+
+
+def show_run(folder: Path) -> None:
+    """Print the ledger of a run."""
+    from compress_explain.reading import print_ledger
+
+    print_ledger(folder)
+
+
+def show_component(folder: Path, component: str) -> None:
+    """Print what happened to one component."""
+    from compress_explain.reading import print_component
+
+    print_component(folder, component)
+
+
+def publish_run(folder: Path, tracking_uri: str | None) -> None:
+    """Mirror a run to MLflow."""
+    run = Run(folder)
+    registry = REGISTRIES.build("mlflow", {"tracking_uri": tracking_uri} if tracking_uri else {})
+    registry.check()
+    print(f"published: {registry.publish(run.folder)}")
+
+
+def open_ui(port: int) -> None:
+    """Serve the MLflow UI of the resolved store until it is stopped."""
+    from compress_explain.registry import resolve_tracking_uri
+
+    uri = resolve_tracking_uri(None)
+    print(f"MLflow on {uri}: http://127.0.0.1:{port} (stop with Ctrl-C)")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    subprocess.run(command, check=False)

@@ -44,6 +44,12 @@ def check_folder(path: Path, identity: str, *, resume: bool) -> None:
     _check_occupant(path, identity, resume=resume)
 
 
+def free_folder(path: Path) -> Path:
+    """``path`` itself when nothing is in it, else the first of ``path-2``, ``path-3``, … that is free."""
+    candidates = [path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000))]
+    return next(folder for folder in candidates if not folder.exists() or not any(folder.iterdir()))
+
+
 def _check_occupant(path: Path, identity: str, *, resume: bool) -> None:
     if not path.exists() or not any(path.iterdir()):
         return

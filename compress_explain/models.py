@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -44,6 +46,13 @@ class Subject:
         return {int(index): str(name) for index, name in self.model.config.id2label.items()}
 
 
+def quieten() -> None:
+    """Keep transformers from talking over our own progress lines."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
 def load_subject(source: str, task: str) -> Subject:
     """Load a model folder or hub id in float32, evaluation mode, from safetensors only.
 
@@ -69,6 +78,25 @@ def load_subject(source: str, task: str) -> Subject:
     return Subject(
         model=model.eval(), processor=_processor(source, task), task=task, source=source, digest=model_digest(model, source)
     )
+
+
+def load_any(source: str) -> PreTrainedModel:
+    """A model of any known family for looking at, with the class that its configuration names.
+
+    Raises:
+        InputError: it cannot be found or loaded, or its family is unknown.
+    """
+    if (Path(source) / MANIFEST).exists():
+        return load_compressed(source)
+    config = read_config(source)
+    family_of(config.model_type)
+    _refuse_pickles(source)
+    name = (config.architectures or ["AutoModel"])[0]
+    try:
+        return getattr(transformers, name).from_pretrained(source, dtype=torch.float32, use_safetensors=True).eval()
+    except (OSError, ValueError, RuntimeError, AttributeError) as error:
+        problem = f"could not be loaded as {name} ({str(error).splitlines()[0][:200]})"
+        raise InputError("model", source, problem, "give a complete folder with model.safetensors") from None
 
 
 def check_task(task: str) -> None:

@@ -238,7 +238,7 @@ class Session:
 def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) -> Iterator[Session]:
     """Lock the run's folder, read the model's anatomy and put the masks in place."""
     with open_folder(folder, job.identity(), resume=resume) as ledger:
-        anatomy = read_anatomy(job.subject.model, _tokens(job))
+        anatomy = read_anatomy(job.subject.model, tokens_of(job))
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
             session.start()
@@ -256,7 +256,7 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
 
 
-def _tokens(job: Job) -> int:
+def tokens_of(job: Job) -> int:
     """Tokens an example, for FLOPs: what the data holds, or patches and class token of an image."""
     config = job.subject.model.config
     if job.subject.task == "image-classification":

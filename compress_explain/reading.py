@@ -1,0 +1,116 @@
+"""The ledger for a person: what happened in a run, and to one component."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from compress_explain.errors import InputError, did_you_mean
+from compress_explain.ledger import Record
+from compress_explain.replay import applied_plans, read_ledger
+
+
+def print_ledger(folder: Path, console: Console | None = None) -> None:
+    """One line a record of a verified ledger."""
+    ledger = read_ledger(folder)
+    table = Table(title=f"{len(ledger.records)} records, chain verified", title_justify="left", header_style="bold")
+    for name in ("#", "time (UTC)", "step", "what happened", "hash"):
+        table.add_column(name, no_wrap=name != "what happened")
+    for record in ledger:
+        table.add_row(str(record.seq), record.time[11:19], record.step, describe(record), record.hash[:8])
+    (console or Console()).print(table)
+
+
+def describe(record: Record) -> str:
+    """A record in words."""
+    body = record.body
+    match record.kind:
+        case "started":
+            return f"started on {body['model']['source']} ({body['model']['parameters']:,} parameters)"
+        case "priced":
+            return f"priced {body['components']:,} components on {body['rows']:,} rows of {body['split']}"
+        case "planned":
+            counts = ", ".join(f"{count:,} {kind}" for kind, count in body["counts"].items()) or "nothing"
+            return f"{body['author']} proposed to {body['action']}: {counts}"
+        case "applied":
+            return f"masked; together expected loss {body['expected']['loss_change']:+.4f} nats"
+        case "predicted":
+            return f"evaluated on {body['rows']:,} rows of {body['split']}"
+        case "observed":
+            expected, observed = body["expected"]["loss_change"], body["observed"]["loss_change"]
+            return f"loss expected {expected:+.4f}, observed {observed:+.4f} nats"
+        case "judged":
+            return f"judged on {body['split']}: {body['state']}" + _worst(body["verdicts"])
+        case "reverted":
+            return f"taken back: {body['why']}"
+        case "materialized":
+            return f"wrote the artifact: {body['parameters']:,} parameters, {body['bytes'] / 1e6:.1f} MB"
+        case "finished":
+            return f"finished: {body['state']}"
+        case _:
+            return record.kind
+
+
+def print_component(folder: Path, component: str, console: Console | None = None) -> None:
+    """What was expected of one component, what was done with it, when and why.
+
+    Raises:
+        InputError: the run knows no such component.
+    """
+    console = console or Console()
+    ledger = read_ledger(folder)
+    prices = pd.read_parquet(folder / "tables" / "prices-start.parquet")
+    mine = prices[prices["component"] == component]
+    if mine.empty:
+        known = prices["component"].unique()
+        raise InputError("component", component, "this run knows no such component", did_you_mean(component, known[:2000])[:300])
+    first = mine.iloc[0]
+    console.print(f"[bold]{component}[/] ({first['kind']}): {first['parameters_saved']:,} parameters, {first['flops_saved']:,} FLOPs")
+    console.print(_price_table(mine))
+    times = {record.step: record.time for record in ledger.of_kind("applied")}
+    touched = False
+    for applied in applied_plans(ledger):
+        for edit in (edit for edit in applied.plan.edits if edit.component == component):
+            touched = True
+            verb = {"remove": "removed", "restore": "put back"}[edit.action] + (" on trial" if applied.reverted else "")
+            console.print(f"{times[applied.plan.step]}  {verb} at step {applied.plan.step}: {edit.reason}", highlight=False, soft_wrap=True)
+            _print_effect(console, ledger.find("observed", applied.plan.step), len(applied.plan))
+    if not touched:
+        console.print("It was priced and kept.")
+
+
+def _price_table(prices: pd.DataFrame) -> Table:
+    table = Table(title="Expected if it alone were removed (first prices)", title_justify="left", header_style="bold")
+    table.add_column("slice")
+    for name in ("n", "loss change, nats", "± s.e.", "KL, nats", "newly wrong", "newly right"):
+        table.add_column(name, justify="right")
+    for row in prices.to_dict("records"):
+        table.add_row(
+            row["slice"], f"{row['n']:,}", f"{row['expected_loss_change']:+.5f}", f"{row['expected_loss_change_se']:.5f}",
+            f"{row['expected_kl']:.5f}", f"{row['expected_flips_to_wrong']:.2%}", f"{row['expected_flips_to_right']:.2%}",
+        )  # fmt: skip
+    return table
+
+
+def _print_effect(console: Console, record: Record | None, size: int) -> None:
+    if record is None:
+        return
+    expected, observed = record.body["expected"], record.body["observed"]
+    console.print(
+        f"    the step's {size:,} edits together: loss expected {expected['loss_change']:+.4f}, observed "
+        f"{observed['loss_change']:+.4f} nats; accuracy {observed['accuracy_change']:+.4f} on validation",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _worst(verdicts: list[dict[str, Any]]) -> str:
+    troubled = [row for row in verdicts if row["state"] != "pass"]
+    if not troubled:
+        return f", all {len(verdicts)} gates hold"
+    worst = min(troubled, key=lambda row: row["slack"] if row["slack"] is not None else float("-inf"))
+    return f", {len(troubled)} of {len(verdicts)} gates do not hold; worst: {worst['metric']} on {worst['slice']}"

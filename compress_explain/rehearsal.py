@@ -1,0 +1,93 @@
+"""What a run would remove, without removing it: the price, the plans and their expected effect."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from compress_explain.anatomy import read_anatomy
+from compress_explain.edits import Edit
+from compress_explain.examples import ALL
+from compress_explain.job import Job
+from compress_explain.joint import Joint, expected_joint
+from compress_explain.masks import Masks
+from compress_explain.price import Prices, price
+from compress_explain.progress import Progress
+from compress_explain.session import tokens_of
+from compress_explain.strategy import Situation
+
+
+def rehearse(job: Job, progress: Progress) -> list[Edit]:
+    """Print what each strategy would do, in order, and return the edits. The model is left as it was."""
+    console = Console()
+    calibration = job.splits.calibration
+    anatomy = read_anatomy(job.subject.model, tokens_of(job))
+    proposed: list[Edit] = []
+    with Masks(job.subject.model, anatomy) as masks:
+        start = _priced(job, masks, progress, "start")
+        for strategy in job.strategies:
+            author = type(strategy).__name__.lower()
+            for round_number in range(strategy.rounds):
+                prices = _priced(job, masks, progress, f"{author} {round_number + 1}") if proposed else start
+                edits = strategy.plan(
+                    Situation(anatomy=anatomy, prices=prices, removed=masks.removed, round=round_number)
+                )
+                if not edits:
+                    continue
+                components = [edit.component for edit in edits]
+                joint = expected_joint(masks, calibration, components, job.batch_size)
+                _print_step(console, f"{author}, round {round_number + 1}", edits, joint)
+                masks.remove(components)
+                proposed += edits
+        _print_total(console, anatomy.flops, anatomy.parameters, proposed)
+        _print_slices(console, start, proposed)
+    return proposed
+
+
+def _priced(job: Job, masks: Masks, progress: Progress, label: str) -> Prices:
+    with progress.track(f"pricing ({label})", len(job.splits.calibration)) as advance:
+        return price(masks, job.splits.calibration, batch_size=job.batch_size, advance=advance)
+
+
+def _print_step(console: Console, title: str, edits: tuple[Edit, ...], joint: Joint) -> None:
+    table = Table(title=f"{title}: {len(edits):,} removals", title_justify="left", header_style="bold")
+    table.add_column("component")
+    table.add_column("why")
+    for edit in edits[:5]:
+        table.add_row(edit.component, edit.reason)
+    if len(edits) > 5:
+        table.add_row("…", f"and {len(edits) - 5:,} more")
+    console.print(table)
+    console.print(
+        f"expected together: loss {joint.loss_change:+.4f} nats, KL {joint.kl:.4f} nats, "
+        f"{joint.flips_to_wrong:.2%} of rows newly wrong, {joint.flips_to_right:.2%} newly right (calibration, n = {joint.n:,})\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_total(console: Console, flops: int, parameters: int, edits: list[Edit]) -> None:
+    saved = sum(edit.flops_saved for edit in edits)
+    lighter = sum(edit.parameters_saved for edit in edits)
+    console.print(
+        f"In all {len(edits):,} removals: {saved / flops:.1%} of layer FLOPs and {lighter / parameters:.1%} of parameters. "
+        "Nothing was changed.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_slices(console: Console, start: Prices, edits: list[Edit]) -> None:
+    """How much of each slice's decision runs through what would go, at the first prices."""
+    index = {component: position for position, component in enumerate(start.components)}
+    chosen = [index[edit.component] for edit in edits]
+    moves = start.values["logit_move"]
+    table = Table(title="Whom it touches", title_justify="left", header_style="bold")
+    table.add_column("slice")
+    for name in ("n", "share of logit movement", "sum of single loss changes"):
+        table.add_column(name, justify="right")
+    for row, (name, count) in enumerate(zip(start.slices, start.counts, strict=True)):
+        share = moves[row, chosen].sum() / max(moves[row].sum(), 1e-300)
+        loss = start.values["loss_change"][row, chosen].sum()
+        table.add_row("all rows" if name == ALL else name, f"{count:,}", f"{share:.1%}", f"{loss:+.4f} nats")
+    console.print(table)
