@@ -264,9 +264,7 @@ class _Reader:
         )
         return self._sublayer(sublayer, group, linears, None, 0)
 
-    def _sublayer(
-        self, name: str, group: Group, linears: list[Linear], attention: str | None, scores: int
-    ) -> Sublayer:
+    def _sublayer(self, name: str, group: Group, linears: list[Linear], attention: str | None, scores: int) -> Sublayer:
         self.groups[group.name] = group
         self.linears.update({linear.name: linear for linear in linears})
         own = 0

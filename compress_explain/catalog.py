@@ -36,7 +36,9 @@ class Catalog:
         for entry in entry_points(group=f"compress_explain.{self.kind}"):
             if entry.name in found and found[entry.name].value != entry.value:
                 owners = f"{found[entry.name].value} and {entry.value}"
-                raise InputError(self.kind, entry.name, f"announced twice, by {owners}", "uninstall one of the packages")
+                raise InputError(
+                    self.kind, entry.name, f"announced twice, by {owners}", "uninstall one of the packages"
+                )
             found[entry.name] = entry
         return found
 
@@ -55,7 +57,9 @@ class Catalog:
         try:
             loaded: type = entry.load()
         except (ImportError, AttributeError) as error:
-            raise InputError(self.kind, name, f"{entry.value} cannot be loaded ({error})", "repair its package") from None
+            raise InputError(
+                self.kind, name, f"{entry.value} cannot be loaded ({error})", "repair its package"
+            ) from None
         return loaded
 
     def build(self, name: str, options: dict[str, Any]) -> Any:
@@ -75,7 +79,9 @@ class Catalog:
         except InputError:
             raise
         except TypeError as error:
-            raise InputError(f"{self.kind}: {name}", options, str(error), "compare with the class's docstring") from None
+            raise InputError(
+                f"{self.kind}: {name}", options, str(error), "compare with the class's docstring"
+            ) from None
         return built
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from compress_explain.anatomy import Anatomy, read_anatomy
@@ -24,6 +24,8 @@ from compress_explain.surgery import Removed, cut
 FORMAT = 1
 MANIFEST = "compressed.json"
 WEIGHTS = "model.safetensors"
+_NEEDED = {"format", "model_class", "dtype", "removed", "weights_sha256"}
+_COPY_AGAIN = "copy the whole folder again from where it was made"
 
 
 def save_compressed(
@@ -37,7 +39,7 @@ def save_compressed(
     model.config.save_pretrained(folder)
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
-    save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    save_file(_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
     manifest = {
         "format": FORMAT,
         "model_class": type(model).__name__,
@@ -60,17 +62,19 @@ def load_compressed(folder: str | Path) -> PreTrainedModel:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    if file_digest(folder / WEIGHTS) != manifest["weights_sha256"]:
+    weights = folder / WEIGHTS
+    if not weights.exists() or file_digest(weights) != manifest["weights_sha256"]:
         raise InputError(
-            "checkpoint",
-            str(folder / WEIGHTS),
-            "the weights are not those that the manifest describes",
-            "copy the whole folder again from where it was made",
+            "checkpoint", str(weights), "the weights are not those that the manifest describes", _COPY_AGAIN
         )
-    model = _skeleton(folder, manifest)
-    anatomy = read_anatomy(model, tokens=1)
-    cut(model, anatomy, removed_flags(anatomy, manifest["removed"]))
-    load_model(model, str(folder / WEIGHTS), strict=True)
+    try:
+        model = _skeleton(folder, manifest)
+        anatomy = read_anatomy(model, tokens=1)
+        cut(model, anatomy, removed_flags(anatomy, manifest["removed"]))
+        load_model(model, str(weights), strict=True)
+    except (OSError, RuntimeError) as error:
+        problem = f"its files do not fit each other ({str(error).splitlines()[0][:200]})"
+        raise InputError("checkpoint", str(folder), problem, _COPY_AGAIN) from None
     return model.eval()
 
 
@@ -78,35 +82,57 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a compressed checkpoint.
 
     Raises:
-        InputError: there is none, or it was written by a newer version.
+        InputError: there is none, it cannot be read, or it was written by a newer version.
     """
     path = folder / MANIFEST
     if not path.exists():
         remedy = f"give a folder that holds {MANIFEST}, for example RUN_DIR/artifact"
         raise InputError("checkpoint", str(folder), f"no {MANIFEST} here", remedy)
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        missing = sorted(_NEEDED - manifest.keys())
+    except (ValueError, AttributeError):
+        raise InputError("checkpoint", str(path), "not a manifest", _COPY_AGAIN) from None
+    if missing:
+        raise InputError("checkpoint", str(path), f"the manifest lacks {', '.join(missing)}", _COPY_AGAIN)
     if manifest["format"] > FORMAT:
         raise InputError("checkpoint", manifest["format"], "written by a newer version", "upgrade compress-explain")
     return manifest
 
 
 def removed_flags(anatomy: Anatomy, removed: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    """Index lists by group, as a manifest holds them, as flags over every group of ``anatomy``."""
+    """Index lists by group, as a manifest holds them, as flags over every group of ``anatomy``.
+
+    Raises:
+        InputError: a component that the model does not have.
+    """
     flags = {name: torch.zeros(group.count, dtype=torch.bool) for name, group in anatomy.groups.items()}
     for name, indices in removed.items():
-        flags[name][indices] = True
+        for index in indices:
+            group, position = anatomy.locate(f"{name}.{index}")
+            flags[group.name][position] = True
     return flags
+
+
+def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Every tensor once, tied ones under their first name, so that equal models give equal files."""
+    once = {
+        id(tensor): (name, tensor) for name, tensor in sorted(model.state_dict(keep_vars=True).items(), reverse=True)
+    }
+    return {name: tensor.detach().contiguous() for name, tensor in once.values()}
 
 
 def _skeleton(folder: Path, manifest: dict[str, Any]) -> PreTrainedModel:
     """The original's shapes; its weights are all replaced afterwards."""
-    model_class = getattr(transformers, manifest["model_class"], None)
+    model_class = getattr(transformers, str(manifest["model_class"]), None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise InputError(
             "checkpoint", manifest["model_class"], "not a model class of transformers", "upgrade transformers"
         )
+    dtype = getattr(torch, str(manifest["dtype"]), None)
+    if not isinstance(dtype, torch.dtype):
+        raise InputError("checkpoint", manifest["dtype"], "not a number format of torch", _COPY_AGAIN)
     config = AutoConfig.from_pretrained(folder)
-    dtype = getattr(torch, manifest["dtype"])
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

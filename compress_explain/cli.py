@@ -75,7 +75,9 @@ def init(
 @app.command()
 def show(
     folder: RunFolder,
-    component: Annotated[str | None, typer.Argument(help="one component, e.g. encoder.layer.3.attention.head.7")] = None,
+    component: Annotated[
+        str | None, typer.Argument(help="one component, e.g. encoder.layer.3.attention.head.7")
+    ] = None,
 ) -> None:
     """Read the ledger: what happened in a run, or to one component, when and why."""
     from compress_explain.commands import show_component, show_run
@@ -117,6 +119,9 @@ def quickstart(
     raise typer.Exit(start(out))
 
 
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # of everything that is wrong with a command line
+
+
 def main() -> None:
     """Run the command line and end the process with the exit code of its outcome."""
     sys.exit(_guarded(lambda: app(standalone_mode=False)))
@@ -124,8 +129,6 @@ def main() -> None:
 
 def _guarded(command: Callable[[], Any]) -> int:
     """Run ``command``; every failure becomes one message and the exit code that belongs to it."""
-    import click
-
     try:
         return int(command() or Exit.PASSED)
     except InputErrors as error:
@@ -133,22 +136,22 @@ def _guarded(command: Callable[[], Any]) -> int:
             _complain(str(fault))
     except InputError as error:
         _complain(str(error))
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
-    except click.ClickException as error:
-        _complain(f"command line: {error.format_message()}. Remedy: see compress-explain --help")
-    except click.exceptions.Exit as error:
+    except _USAGE_ERROR as error:
+        _complain(f"command line: {error.format_message().rstrip('.')}. Remedy: see compress-explain --help")
+    except typer.Exit as error:
         return error.exit_code
     except RunInterrupted as error:
         _complain(str(error))
         return Exit.INTERRUPTED
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _complain("stopped before anything was written")
         return Exit.INTERRUPTED
     except LedgerError as error:
         _complain(f"ledger: {error}. Remedy: restore the run's folder from a copy; do not trust this one")
     except OSError as error:
-        _complain(f"{error.filename or 'disk'}: {error.strerror or error}. Remedy: free space or choose another folder with --out")
+        _complain(
+            f"{error.filename or 'disk'}: {error.strerror or error}. Remedy: free space or choose another folder with --out"
+        )
     except Exception:
         traceback.print_exc()
         _complain("internal error: please report the lines above")

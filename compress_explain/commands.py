@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from compress_explain.api import compress
+from compress_explain.catalog import REGISTRIES
 from compress_explain.config import Config, load_config
 from compress_explain.data import Splits, load_splits
-from compress_explain.catalog import REGISTRIES
 from compress_explain.errors import Exit, InputError
 from compress_explain.folder import check_folder, write_text
 from compress_explain.job import Job
@@ -62,7 +62,9 @@ def load_inputs(config: Config, progress: Progress) -> tuple[Subject, Splits]:
     progress.say("data: " + ", ".join(f"{split.name} {len(split):,} rows" for split in splits))
     for split in splits:
         if split.truncated:
-            progress.say(f"data: {split.truncated:,} texts of {split.name} were longer than the model takes and were cut")
+            progress.say(
+                f"data: {split.truncated:,} texts of {split.name} were longer than the model takes and were cut"
+            )
     return subject, splits
 
 
@@ -139,5 +141,16 @@ def open_ui(port: int) -> None:
 
     uri = resolve_tracking_uri(None)
     print(f"MLflow on {uri}: http://127.0.0.1:{port} (stop with Ctrl-C)")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     subprocess.run(command, check=False)

@@ -13,8 +13,8 @@ from compress_explain.data import DataSpec
 from compress_explain.errors import InputError, InputErrors, did_you_mean
 from compress_explain.evaluator import Evaluator
 from compress_explain.gates import Gate, check_gates
-from compress_explain.reinstate import Reinstatement
 from compress_explain.registry_protocol import Registry
+from compress_explain.reinstate import Reinstatement
 from compress_explain.slices import SliceRule
 from compress_explain.strategy import Strategy
 
@@ -119,7 +119,13 @@ def load_config(path: Path, overrides: list[str]) -> Config:
 def _check_parts(config: Config) -> None:
     """Build every part once, to show all of their faults together."""
     faults: list[InputError] = []
-    for build in (config.slice_rules, config.build_strategies, config.build_evaluators, config.build_gates, config.build_registries):
+    for build in (
+        config.slice_rules,
+        config.build_strategies,
+        config.build_evaluators,
+        config.build_gates,
+        config.build_registries,
+    ):
         try:
             build()
         except InputErrors as error:
@@ -144,7 +150,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("config", str(path), f"cannot be read ({error})", "give a YAML file in UTF-8") from None
     except yaml.YAMLError as error:
-        raise InputError("config", str(path), f"not valid YAML ({' '.join(str(error).split())})", "mend that line") from None
+        raise InputError(
+            "config", str(path), f"not valid YAML ({' '.join(str(error).split())})", "mend that line"
+        ) from None
     if not isinstance(document, dict):
         raise InputError("config", str(path), "not a mapping of keys to values", "start from: compress-explain init")
     return document
@@ -205,7 +213,9 @@ def _explain(error: ValidationError) -> InputError:
         elif fault["type"] == "missing":
             faults.append(InputError(where, None, "this key is needed", f"add {fault['loc'][-1]}: …"))
         else:
-            faults.append(InputError(where, fault["input"], fault["msg"], "see the commented file of: compress-explain init"))
+            faults.append(
+                InputError(where, fault["input"], fault["msg"], "see the commented file of: compress-explain init")
+            )
     return faults[0] if len(faults) == 1 else InputErrors(faults)
 
 

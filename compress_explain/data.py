@@ -85,9 +85,7 @@ def encode_splits(
     frames = {name: _with_measures(frame, spec, subject.task) for name, frame in frames.items()}
     labels = {name: _labels(frame[spec.label], f"data.{name}", subject) for name, frame in frames.items()}
     members = _memberships(rules, frames, spec, subject, labels)
-    encoded = {
-        name: _encode(frames[name], name, spec, subject, labels[name], members[name]) for name in SPLITS
-    }
+    encoded = {name: _encode(frames[name], name, spec, subject, labels[name], members[name]) for name in SPLITS}
     return Splits(**encoded)
 
 
@@ -95,7 +93,10 @@ def _check_columns(frame: pd.DataFrame, name: str, spec: DataSpec) -> None:
     for key, column in (("input", spec.input), ("label", spec.label)):
         if column not in frame.columns:
             raise InputError(
-                f"data.{key}", column, f"no such column in the {name} split", did_you_mean(column, map(str, frame.columns))
+                f"data.{key}",
+                column,
+                f"no such column in the {name} split",
+                did_you_mean(column, map(str, frame.columns)),
             )
     empty = frame[spec.input].isna()
     if empty.any():
@@ -124,7 +125,9 @@ def _without_overlap(frames: dict[str, pd.DataFrame], spec: DataSpec) -> dict[st
         frames = {**frames, first: frames[first][~shared].reset_index(drop=True)}
         keys[first] = keys[first][~shared].reset_index(drop=True)
         if frames[first].empty:
-            raise InputError(f"data.{first}", getattr(spec, first), f"every row also stands in {second}", "give other rows")
+            raise InputError(
+                f"data.{first}", getattr(spec, first), f"every row also stands in {second}", "give other rows"
+            )
     return frames
 
 
@@ -157,7 +160,9 @@ def _labels(column: pd.Series, where: str, subject: Subject) -> np.ndarray:
         known = ", ".join(f"{index} ({name})" for index, name in list(subject.labels.items())[:10])
         raise InputError(where, unknown[0], "the model knows no such label", f"its labels are {known}")
     if len(np.unique(labels)) < 2:
-        raise InputError(where, int(labels[0]), "all rows have one and the same label", "give rows of at least two classes")
+        raise InputError(
+            where, int(labels[0]), "all rows have one and the same label", "give rows of at least two classes"
+        )
     return labels
 
 
@@ -220,8 +225,10 @@ def _encode_texts(examples: Examples, texts: list[str], name: str, spec: DataSpe
     encoded = tokenizer(texts, truncation=True, max_length=limit)
     pad_id = tokenizer.pad_token_id
     if pad_id is None:
-        raise InputError("model", subject.source, "its tokenizer has no padding token", "set tokenizer.pad_token and save it")
-    padding = {key: 0 for key in encoded} | {"input_ids": pad_id}
+        raise InputError(
+            "model", subject.source, "its tokenizer has no padding token", "set tokenizer.pad_token and save it"
+        )
+    padding = dict.fromkeys(encoded, 0) | {"input_ids": pad_id}
     return replace(
         examples,
         inputs={key: [np.asarray(row, dtype=np.int64) for row in rows] for key, rows in encoded.items()},
@@ -237,13 +244,13 @@ def _length_limit(spec: DataSpec, subject: Subject) -> int:
     takes = getattr(subject.model.config, "max_position_embeddings", None) or subject.processor.model_max_length
     takes = min(takes, subject.processor.model_max_length)
     if spec.max_length is not None and not 2 <= spec.max_length <= takes:
-        raise InputError("data.max_length", spec.max_length, f"the model takes 2 to {takes} tokens", f"use at most {takes}")
+        raise InputError(
+            "data.max_length", spec.max_length, f"the model takes 2 to {takes} tokens", f"use at most {takes}"
+        )
     return min(takes, spec.max_length or takes)
 
 
-def _encode_images(
-    examples: Examples, values: pd.Series, frame: pd.DataFrame, name: str, subject: Subject
-) -> Examples:
+def _encode_images(examples: Examples, values: pd.Series, frame: pd.DataFrame, name: str, subject: Subject) -> Examples:
     """Pixels as ``(channels, height, width)`` arrays; anything else goes through the image processor."""
     first = values.iloc[0]
     if isinstance(first, np.ndarray) and first.ndim == 3:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Literal
 
@@ -63,8 +62,8 @@ class Plan:
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, *, step: str, author: str) -> Plan:
-        rows: Iterable[dict[str, object]] = frame.to_dict("records")
-        return cls(step=step, author=author, edits=tuple(Edit(**row) for row in rows))  # type: ignore[arg-type]
+        edits = tuple(Edit(**row) for row in frame.to_dict("records"))
+        return cls(step=step, author=author, edits=edits)
 
 
 def undone(restoration: Edit) -> Edit:

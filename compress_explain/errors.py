@@ -30,7 +30,7 @@ class InputError(ValueError):
         super().__init__(f"{culprit}: {value!r}: {problem}. Remedy: {remedy}")
 
 
-class InputErrors(InputError):
+class InputErrors(InputError):  # noqa: N818 (a plural, not another kind)
     """Several faults of one configuration, shown together so that they are mended together."""
 
     def __init__(self, errors: list[InputError]) -> None:
@@ -38,7 +38,7 @@ class InputErrors(InputError):
         ValueError.__init__(self, "\n".join(str(error) for error in errors))
 
 
-class RunInterrupted(RuntimeError):
+class RunInterrupted(RuntimeError):  # noqa: N818 (not an error of the run)
     """The run was stopped from outside and can be resumed (exit code 130)."""
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
 from typing import Protocol, runtime_checkable
 
+from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.predictions import Pairs
 from compress_explain.scores import Score
 
@@ -26,7 +26,7 @@ def check_evaluator(evaluator: object) -> None:
         TypeError: what is missing.
     """
     name = type(evaluator).__name__
-    if not is_dataclass(evaluator) or not type(evaluator).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not is_frozen_dataclass(evaluator):
         raise TypeError(f"evaluator {name} must be a frozen dataclass: it is its own configuration")
     if not isinstance(evaluator, Evaluator):
         raise TypeError(f"evaluator {name} must have metrics and evaluate(pairs)")

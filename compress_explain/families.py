@@ -110,9 +110,7 @@ def _llama_like(model_type: str) -> Family:
                         "self_attn.o_proj",
                     ),
                 ),
-                feed_forward=(
-                    FeedForwardParts(gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj"),
-                ),
+                feed_forward=(FeedForwardParts(gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj"),),
             ),
         ),
     )

@@ -32,7 +32,9 @@ def open_folder(path: Path, identity: str, *, resume: bool) -> Iterator[Ledger]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError("out", str(path), "another process is writing here", "wait for it, or choose another folder") from None
+            raise InputError(
+                "out", str(path), "another process is writing here", "wait for it, or choose another folder"
+            ) from None
         for part in ("tables", "predictions"):
             (path / part).mkdir(exist_ok=True)
         yield Ledger(path / LEDGER)
@@ -63,7 +65,12 @@ def _check_occupant(path: Path, identity: str, *, resume: bool) -> None:
     if there is not None and there != identity:
         raise InputError("out", str(path), "the folder holds another run", "choose another folder with --out")
     if not resume:
-        raise InputError("out", str(path), "the folder holds this very run", "add --resume to continue it, or choose another folder with --out")
+        raise InputError(
+            "out",
+            str(path),
+            "the folder holds this very run",
+            "add --resume to continue it, or choose another folder with --out",
+        )
 
 
 def _check_writable(path: Path) -> None:
@@ -86,5 +93,5 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    os.chmod(name, 0o644)
-    os.replace(name, path)
+    Path(name).chmod(0o644)
+    Path(name).replace(path)

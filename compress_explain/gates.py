@@ -45,7 +45,9 @@ class Gate:
         value = getattr(self, given[0])
         if not math.isfinite(value) or (given[0] in ("max_drop", "max_rise") and value < 0):
             raise InputError(
-                f"gates: {self.metric} on {self.slice}", value, f"{given[0]} must be finite and not negative",
+                f"gates: {self.metric} on {self.slice}",
+                value,
+                f"{given[0]} must be finite and not negative",
                 "write the largest change that you accept, for example 0.01",
             )
 

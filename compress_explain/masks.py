@@ -98,9 +98,12 @@ class Masks:
 
     def _switch(self, components: Iterable[str], *, off: bool) -> None:
         located = [(component, *self.anatomy.locate(component)) for component in components]
-        for component, group, index in located:
-            if bool(self.removed[group.name][index]) is off:
+        seen: set[tuple[str, int]] = set()
+        for component, group, index in located:  # all are checked before any is switched
+            if bool(self.removed[group.name][index]) is off or (group.name, index) in seen:
                 raise EditError(f"{component} is {'already' if off else 'not'} removed")
+            seen.add((group.name, index))
+        for _, group, index in located:
             self.removed[group.name][index] = off
         for group in {group.name: group for _, group, _ in located}.values():
             flags = self.removed[group.name]

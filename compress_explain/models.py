@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -63,8 +64,7 @@ def load_subject(source: str, task: str) -> Subject:
     check_task(task)
     if (Path(source) / MANIFEST).exists():
         raise InputError("model", source, "this model is already compressed", "start from the original model")
-    config = read_config(source)
-    family_of(config.model_type)
+    read_config(source)
     _refuse_pickles(source)
     model, report = _load(source, task)
     missing = sorted(report["missing_keys"])
@@ -76,7 +76,11 @@ def load_subject(source: str, task: str) -> Subject:
             f"choose a model fine-tuned for {task}, or another task: {', '.join(TASKS)}",
         )
     return Subject(
-        model=model.eval(), processor=_processor(source, task), task=task, source=source, digest=model_digest(model, source)
+        model=model.eval(),
+        processor=_processor(source, task),
+        task=task,
+        source=source,
+        digest=model_digest(model, source),
     )
 
 
@@ -89,12 +93,11 @@ def load_any(source: str) -> PreTrainedModel:
     if (Path(source) / MANIFEST).exists():
         return load_compressed(source)
     config = read_config(source)
-    family_of(config.model_type)
     _refuse_pickles(source)
     name = (config.architectures or ["AutoModel"])[0]
     try:
         return getattr(transformers, name).from_pretrained(source, dtype=torch.float32, use_safetensors=True).eval()
-    except (OSError, ValueError, RuntimeError, AttributeError) as error:
+    except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
         problem = f"could not be loaded as {name} ({str(error).splitlines()[0][:200]})"
         raise InputError("model", source, problem, "give a complete folder with model.safetensors") from None
 
@@ -109,11 +112,15 @@ def read_config(source: str) -> PretrainedConfig:
     """The configuration of a model folder or hub id.
 
     Raises:
-        InputError: there is none to be found.
+        InputError: there is none to be found, or it is of an unknown family.
     """
     try:
+        document, _ = PretrainedConfig.get_config_dict(source)
+        family_of(str(document.get("model_type")))
         return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # configuration classes raise many unrelated types
         problem = f"no model configuration could be loaded ({str(error).splitlines()[0][:200]})"
         remedy = "give a folder that save_pretrained wrote, or a hub id and a network"
         raise InputError("model", source, problem, remedy) from None
@@ -137,7 +144,7 @@ def _load(source: str, task: str) -> tuple[PreTrainedModel, dict[str, Any]]:
         loaded = _LOADERS[task].from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         problem = f"its weights could not be loaded ({str(error).splitlines()[0][:200]})"
         remedy = "give a complete folder with model.safetensors that fits its config.json"
         raise InputError("model", source, problem, remedy) from None
@@ -165,4 +172,6 @@ def _processor(source: str, task: str) -> Any:
         return loader.from_pretrained(source)
     except (OSError, ValueError, ImportError) as error:
         problem = f"no {'tokenizer' if task == 'text-classification' else 'image processor'} could be loaded"
-        raise InputError("model", source, f"{problem} ({str(error).splitlines()[0][:200]})", "save it beside the model") from None
+        raise InputError(
+            "model", source, f"{problem} ({str(error).splitlines()[0][:200]})", "save it beside the model"
+        ) from None

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from compress_explain.anatomy import Group
+from compress_explain.errors import InputError
 from compress_explain.examples import Batch, Examples
 from compress_explain.masks import Masks
 
@@ -120,6 +121,9 @@ def price(
     """Price one edit on every component of ``kinds`` (all kinds when empty), streaming over examples.
 
     Memory does not grow with the number of examples. ``advance`` is told how many rows were done.
+
+    Raises:
+        InputError: the model has no component of ``kinds``.
     """
     groups = _groups(masks, kinds)
     total = _Sums(sum(group.count for group in groups), examples)
@@ -207,7 +211,12 @@ def _binary_impact(logits: Tensor, move: Tensor, labels: Tensor) -> dict[str, Te
 
 
 def _groups(masks: Masks, kinds: Sequence[str]) -> list[Group]:
-    return [group for group in masks.anatomy.groups.values() if not kinds or group.kind in kinds]
+    groups = [group for group in masks.anatomy.groups.values() if not kinds or group.kind in kinds]
+    if not groups:
+        raise InputError(
+            "kinds", list(kinds), "this model has no such components", f"choose from {', '.join(masks.anatomy.kinds)}"
+        )
+    return groups
 
 
 class _Sites:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def _version(name: str) -> str:
 
 def _processor_name() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as stream:
             return next(line.partition(":")[2].strip() for line in stream if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or "unknown"

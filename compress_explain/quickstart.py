@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.datasets import load_digits
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import ViTConfig, ViTForImageClassification
 
 from compress_explain.api import compress
 from compress_explain.catalog import EVALUATORS, REGISTRIES, STRATEGIES
@@ -88,7 +88,9 @@ def digits_frames() -> dict[str, pd.DataFrame]:
 
 def digits_splits(frames: dict[str, pd.DataFrame], subject: Subject) -> Splits:
     """The three splits, sliced by digit and by ink thickness."""
-    spec = DataSpec(calibration="digits", validation="digits", test="digits", input="image", label="digit", overlap="drop")
+    spec = DataSpec(
+        calibration="digits", validation="digits", test="digits", input="image", label="digit", overlap="drop"
+    )
     rules = [SliceRule(name="digit", column="digit"), SliceRule(name="ink", column="ink", quantiles=4)]
     named = {"calibration": frames["training"], "validation": frames["validation"], "test": frames["test"]}
     return encode_splits(named, spec, rules, subject)
@@ -100,13 +102,15 @@ def digits_model(training: pd.DataFrame, progress: Progress) -> Path:
     if (folder / "model.safetensors").exists():
         progress.say(f"model: digits vision transformer, trained before ({folder})")
         return folder
-    pixels = torch.from_numpy(np.stack(training["image"].to_numpy()))
+    pixels = torch.from_numpy(np.stack(list(training["image"])))
     labels = torch.tensor(training["digit"].to_numpy())
     torch.manual_seed(SEED)
     model = ViTForImageClassification(_config())
     with progress.track("training a vision transformer on digits", EPOCHS * len(labels)) as advance:
         _train(model, pixels, labels, advance)
-    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
+    from transformers import ViTImageProcessorPil
+
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
 
@@ -140,7 +144,9 @@ def _train(model: ViTForImageClassification, pixels: torch.Tensor, labels: torch
         for rows in torch.randperm(len(labels), generator=generator).split(_BATCH):
             shift = bool(torch.rand(1, generator=generator) < 0.5)
             images = _shifted(pixels[rows], generator) if shift else pixels[rows]
-            loss = torch.nn.functional.cross_entropy(model(pixel_values=images).logits, labels[rows], label_smoothing=0.05)
+            loss = torch.nn.functional.cross_entropy(
+                model(pixel_values=images).logits, labels[rows], label_smoothing=0.05
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

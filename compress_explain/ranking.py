@@ -98,7 +98,7 @@ def _goal(situation: Situation, kind: str, budget: Budget) -> _Goal:
         gone = sum(int(situation.removed[group.name].sum()) for group in situation.anatomy.of_kind(kind))
         return _Goal(count=round(total * budget.share * progress) - gone, flops=None)
     assert budget.flops_kept is not None
-    saved = situation.anatomy.saved(situation.removed)[1]
+    saved = situation.anatomy.saved(dict(situation.removed))[1]
     missing = situation.anatomy.flops * (1 - budget.flops_kept) - saved
     return _Goal(count=None, flops=max(0.0, missing) / (budget.rounds - situation.round))
 

@@ -67,9 +67,13 @@ def print_component(folder: Path, component: str, console: Console | None = None
     mine = prices[prices["component"] == component]
     if mine.empty:
         known = prices["component"].unique()
-        raise InputError("component", component, "this run knows no such component", did_you_mean(component, known[:2000])[:300])
+        raise InputError(
+            "component", component, "this run knows no such component", did_you_mean(component, known[:2000])[:300]
+        )
     first = mine.iloc[0]
-    console.print(f"[bold]{component}[/] ({first['kind']}): {first['parameters_saved']:,} parameters, {first['flops_saved']:,} FLOPs")
+    console.print(
+        f"[bold]{component}[/] ({first['kind']}): {first['parameters_saved']:,} parameters, {first['flops_saved']:,} FLOPs"
+    )
     console.print(_price_table(mine))
     times = {record.step: record.time for record in ledger.of_kind("applied")}
     touched = False
@@ -77,7 +81,11 @@ def print_component(folder: Path, component: str, console: Console | None = None
         for edit in (edit for edit in applied.plan.edits if edit.component == component):
             touched = True
             verb = {"remove": "removed", "restore": "put back"}[edit.action] + (" on trial" if applied.reverted else "")
-            console.print(f"{times[applied.plan.step]}  {verb} at step {applied.plan.step}: {edit.reason}", highlight=False, soft_wrap=True)
+            console.print(
+                f"{times[applied.plan.step]}  {verb} at step {applied.plan.step}: {edit.reason}",
+                highlight=False,
+                soft_wrap=True,
+            )
             _print_effect(console, ledger.find("observed", applied.plan.step), len(applied.plan))
     if not touched:
         console.print("It was priced and kept.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+from compress_explain.conformance import is_frozen_dataclass
 
 
 @runtime_checkable
@@ -23,7 +24,7 @@ class Registry(Protocol):
 def check_registry(registry: object) -> None:
     """Raise TypeError if ``registry`` is not a frozen dataclass with ``check`` and ``publish``."""
     name = type(registry).__name__
-    if not is_dataclass(registry) or not type(registry).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not is_frozen_dataclass(registry):
         raise TypeError(f"registry {name} must be a frozen dataclass: it is its own configuration")
     if not isinstance(registry, Registry):
         raise TypeError(f"registry {name} must have check() and publish(folder)")

@@ -44,7 +44,7 @@ class Reinstatement:
     max_share: float = 0.5
     step: float = 0.02
     trims: int = 4
-    reserve: float = 0.5
+    reserve: float = 0.25
 
     def __post_init__(self) -> None:
         for name, value, fits in (

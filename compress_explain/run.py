@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from compress_explain.edits import Edit, Plan, undone
+from compress_explain.edits import Edit, undone
 from compress_explain.errors import RunInterrupted
 from compress_explain.gates import State, Verdict, overall
 from compress_explain.job import Job
 from compress_explain.outcome import Run, finish
 from compress_explain.predictions import Pairs
 from compress_explain.progress import Progress
-from compress_explain.reinstate import Reinstatement, can_be_helped
+from compress_explain.reinstate import Reinstatement, can_be_helped, noise
 from compress_explain.session import Session, open_session
 from compress_explain.strategy import Situation
 
@@ -93,8 +93,10 @@ def reinstate(session: Session, pairs: Pairs) -> State:
 
 
 def _say_worst(session: Session, round_number: int, verdicts: list[Verdict]) -> None:
-    worst = min(verdicts, key=lambda verdict: verdict.slack)
-    session.progress.say(f"reinstatement, round {round_number}: {worst.state}: {worst.message}")
+    """The gate that this round is for: the least slack for its noise."""
+    worst = min(verdicts, key=lambda verdict: verdict.slack / noise(verdict))
+    note = "holds, but with too little reserve" if worst.state == "pass" else worst.state
+    session.progress.say(f"reinstatement, round {round_number}: {note}: {worst.message}")
 
 
 def _drop_unneeded(session: Session, returned: list[Edit]) -> None:

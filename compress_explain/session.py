@@ -135,7 +135,11 @@ class Session:
         if not self.ledger.find("judged", step):
             path = self._table(f"scores-{step}")
             pd.DataFrame([asdict(score) for score in scores]).to_parquet(path, index=False)
-            body = {"split": pairs.split, "state": overall(verdicts), "verdicts": [verdict_row(each) for each in verdicts]}
+            body = {
+                "split": pairs.split,
+                "state": overall(verdicts),
+                "verdicts": [verdict_row(each) for each in verdicts],
+            }
             self.ledger.append("judged", step, body, (path,))
         return verdicts
 

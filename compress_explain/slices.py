@@ -91,7 +91,10 @@ def _column(where: str, frame: pd.DataFrame, name: str) -> pd.Series:
     if frame[name].isna().any():
         rows = int(frame[name].isna().sum())
         raise InputError(
-            where, name, f"{rows} rows have no value in this column", "fill them in, for example with the word 'missing'"
+            where,
+            name,
+            f"{rows} rows have no value in this column",
+            "fill them in, for example with the word 'missing'",
         )
     return frame[name]
 
@@ -128,7 +131,9 @@ def _parse(where: str, expression: str) -> ast.expr:
     try:
         return ast.parse(expression, mode="eval").body
     except SyntaxError as error:
-        raise InputError(where, expression, f"cannot be read ({error.msg})", 'write e.g. "words > 20 and label == 0"') from None
+        raise InputError(
+            where, expression, f"cannot be read ({error.msg})", 'write e.g. "words > 20 and label == 0"'
+        ) from None
 
 
 def _evaluate(node: ast.expr, frame: pd.DataFrame, where: str) -> Any:

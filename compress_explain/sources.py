@@ -60,6 +60,9 @@ def _read_hub(where: str, source: str) -> pd.DataFrame:
     except Exception as error:  # the hub client raises many unrelated types
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            where, source, f"the hub data set could not be loaded ({first})", "check id, split and network, or give a file"
+            where,
+            source,
+            f"the hub data set could not be loaded ({first})",
+            "check id, split and network, or give a file",
         ) from None
     return loaded.to_pandas()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from compress_explain.anatomy import Anatomy
+from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.edits import Edit
 from compress_explain.price import Prices
 
@@ -47,7 +48,7 @@ def check_strategy(strategy: object) -> None:
         TypeError: what is missing.
     """
     name = type(strategy).__name__
-    if not is_dataclass(strategy) or not type(strategy).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not is_frozen_dataclass(strategy):
         raise TypeError(f"strategy {name} must be a frozen dataclass: it is its own configuration")
     if not isinstance(strategy, Strategy):
         raise TypeError(f"strategy {name} must have kinds, rounds and plan(situation)")

@@ -27,12 +27,16 @@ def print_anatomy(anatomy: Anatomy, console: Console | None = None) -> None:
             for linear in (anatomy.linears[each] for each in sublayer.linears):
                 twig.add(f"[dim]{linear.name}  {linear.inputs} → {linear.outputs}, {linear.parameters:,} parameters[/]")
     elsewhere = anatomy.parameters_elsewhere
-    tree.add(f"elsewhere (embeddings, final norms, task head)  {elsewhere:,} parameters, {elsewhere / anatomy.parameters:.1%}")
+    tree.add(
+        f"elsewhere (embeddings, final norms, task head)  {elsewhere:,} parameters, {elsewhere / anatomy.parameters:.1%}"
+    )
     (console or Console()).print(tree, highlight=False, soft_wrap=True)
 
 
 def _shares(anatomy: Anatomy, parameters: int, flops: int) -> str:
-    return f"{parameters:,} parameters ({parameters / anatomy.parameters:.1%}), {flops / anatomy.flops:.1%} of layer FLOPs"
+    return (
+        f"{parameters:,} parameters ({parameters / anatomy.parameters:.1%}), {flops / anatomy.flops:.1%} of layer FLOPs"
+    )
 
 
 def _flops(flops: int) -> str:

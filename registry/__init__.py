@@ -1,5 +1,6 @@
 """Registries: where a finished run is mirrored to."""
 
-from .mlflow import MlflowRegistry
+from .addresses import resolve_tracking_uri
+from .tracking import MlflowRegistry
 
-__all__ = ["MlflowRegistry"]
+__all__ = ["MlflowRegistry", "resolve_tracking_uri"]

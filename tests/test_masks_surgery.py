@@ -6,14 +6,15 @@ import copy
 
 import pytest
 import torch
-from tiny import FAMILIES, GENERATORS, flagged, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
+from tests.tiny import FAMILIES, GENERATORS, WITH_AND_WITHOUT_GENERATION, flagged, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 
 from compress_explain.anatomy import read_anatomy
 from compress_explain.errors import EditError, InputError
 from compress_explain.masks import Masks
 from compress_explain.surgery import cut, expected_parameters, materialize
 
-TOLERANCE = 1e-5  # of logits of order 1 to 10, in float32
+# Of logits of order 1 to 5. Largest seen: 8.4e-6 and 1.3e-14 (gated T5), 4.5e-6 and below elsewhere.
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 
 
 def logits_of(model, inputs):
@@ -138,10 +139,12 @@ def test_a_site_that_never_runs_is_an_error():
 # Surgery
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_real_removal_computes_what_the_mask_computed(family, attention, record_property):
-    model, inputs = tiny_model(family, attention=attention), tiny_inputs(family)
+def test_real_removal_computes_what_the_mask_computed(family, attention, dtype, record_property):
+    model, inputs = tiny_model(family, attention=attention).to(dtype), tiny_inputs(family)
+    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
     anatomy = read_anatomy(model, tiny_tokens(family))
     removed = uneven_removal(anatomy)
     weights = copy.deepcopy(model.state_dict())
@@ -151,16 +154,13 @@ def test_real_removal_computes_what_the_mask_computed(family, attention, record_
     smaller = materialize(model, anatomy, removed)
     difference = float((logits_of(smaller, inputs) - masked).abs().max())
     record_property("largest_difference", difference)
-    assert difference < TOLERANCE
+    assert difference < TOLERANCE[dtype]
     assert masked.std() > 0.1, "the check would be empty on constant logits"
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("generates", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "generates"), WITH_AND_WITHOUT_GENERATION)
 def test_the_cut_model_has_exactly_the_announced_number_of_parameters(family, generates):
-    if generates and family not in GENERATORS:
-        pytest.skip("does not generate")
     model = tiny_model(family, generates=generates)
     anatomy = read_anatomy(model, tiny_tokens(family))
     for seed in range(3):

@@ -92,6 +92,7 @@ MODELS = {
 }
 FAMILIES = tuple(MODELS)
 GENERATORS = tuple(name for name, tiny in MODELS.items() if tiny.generator)
+WITH_AND_WITHOUT_GENERATION = [(name, False) for name in FAMILIES] + [(name, True) for name in GENERATORS]
 
 
 def tiny_model(name: str, *, labels: int = 3, attention: str = "sdpa", generates: bool = False, seed: int = 0) -> Any:
@@ -103,13 +104,17 @@ def tiny_model(name: str, *, labels: int = 3, attention: str = "sdpa", generates
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
-            noise = 0.3 * torch.randn(parameter.shape, generator=generator)
+            noise = 0.25 * torch.randn(parameter.shape, generator=generator)
             norm = "norm" in parameter_name.lower() or ".ln_" in parameter_name
+            if parameter_name.endswith("Attention.q.weight"):  # T5 does not scale its attention scores
+                noise /= config.d_kv**0.5
             parameter.copy_(1 + noise if norm and parameter_name.endswith("weight") else noise)
     return model.eval()
 
 
-def tiny_inputs(name: str, batch: int = 4, tokens: int = TOKENS, *, seed: int = 1, padded: bool = True) -> dict[str, Tensor]:
+def tiny_inputs(
+    name: str, batch: int = 4, tokens: int = TOKENS, *, seed: int = 1, padded: bool = True
+) -> dict[str, Tensor]:
     """Random inputs; text rows have different lengths, are padded on the right and end with EOS."""
     generator = torch.Generator().manual_seed(seed)
     if name == "vit":

@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: make quickstart, make test.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+SHARED := $(wildcard ../shared/data)
+
+.PHONY: quickstart test check install dev clean
+
+quickstart: install
+	$(BIN)/compress-explain quickstart
+
+test: dev check
+	$(BIN)/python -m pytest -m "not slow"
+ifneq ($(SHARED),)
+	$(BIN)/python -m pytest -m "slow"
+endif
+
+check: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(VENV)/.installed
+
+dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

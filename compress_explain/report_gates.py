@@ -1,0 +1,102 @@
+"""The gate table: every verdict with its interval drawn against its limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compress_explain.charts import Scale, Whisker, scale_over, whisker
+from compress_explain.gates import Gate
+from compress_explain.report_judgement import Judgement
+from compress_explain.report_numbers import plain, signed
+
+if TYPE_CHECKING:
+    from compress_explain.outcome import Run
+
+_WIDTH = 200  # of a whisker, in px
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRow:
+    """One verdict, ready to be shown; the numbers are written out already."""
+
+    state: str
+    gate: str
+    slice: str
+    original: float | None
+    compressed: float | None
+    judged: str
+    limit: str
+    n: int
+    note: str
+    whisker: Whisker | None
+
+
+def gate_rows(run: Run, judgement: Judgement) -> list[GateRow]:
+    """One row a verdict, in the order of the gates."""
+    gates = {gate.rule_text: gate for gate in (Gate(**declared) for declared in run.summary["settings"]["gates"])}
+    scales = _scales(judgement.verdicts, gates)
+    return [_row(verdict, gates[verdict["gate"]], scales, judgement) for verdict in judgement.verdicts]
+
+
+def _row(verdict: dict[str, Any], gate: Gate, scales: dict[tuple[str, bool], Scale], judgement: Judgement) -> GateRow:
+    score = judgement.scores.get((verdict["metric"], verdict["slice"]), {})
+    write = signed if gate.relative else plain
+    judged = MISSING_TEXT
+    if _measured(verdict):
+        judged = f"{write(verdict['estimate'])} ({write(verdict['low'])} to {write(verdict['high'])})"
+    return GateRow(
+        state=verdict["state"],
+        gate=verdict["gate"].replace("_", " "),
+        slice=verdict["slice"],
+        original=score.get("original"),
+        compressed=score.get("compressed"),
+        judged=judged,
+        limit=write(verdict["limit"]),
+        n=verdict["n"],
+        note=_note(verdict, gate),
+        whisker=_whisker(verdict, gate, scales, judged) if _measured(verdict) else None,
+    )
+
+
+MISSING_TEXT = "not measured"
+
+
+def _scales(verdicts: Sequence[dict[str, Any]], gates: dict[str, Gate]) -> dict[tuple[str, bool], Scale]:
+    """One scale for all gates of a metric, so that their whiskers can be compared down the column."""
+    values: dict[tuple[str, bool], list[float]] = {}
+    for verdict in filter(_measured, verdicts):
+        relative = gates[verdict["gate"]].relative
+        seen = values.setdefault((verdict["metric"], relative), [0.0] if relative else [])
+        seen += [verdict["low"], verdict["high"], verdict["limit"]]
+    return {key: scale_over(seen, 6, _WIDTH - 6) for key, seen in values.items()}
+
+
+def _whisker(verdict: dict[str, Any], gate: Gate, scales: dict[tuple[str, bool], Scale], judged: str) -> Whisker:
+    return whisker(
+        scales[verdict["metric"], gate.relative],
+        estimate=verdict["estimate"],
+        interval=(verdict["low"], verdict["high"]),
+        limit=verdict["limit"],
+        bounded_below=gate.bounded_below,
+        zero=gate.relative,
+        state=verdict["state"],
+        title=f"{verdict['gate']} on {verdict['slice']}: {judged}",
+    )
+
+
+def _measured(verdict: dict[str, Any]) -> bool:
+    return all(verdict[part] is not None for part in ("estimate", "low", "high"))
+
+
+def _note(verdict: dict[str, Any], gate: Gate) -> str:
+    rest: str = verdict["message"].rpartition(verdict["gate"])[2].strip("; :")
+    if rest:
+        return rest[0].upper() + rest[1:]
+    slack = plain(abs(verdict["slack"]))
+    if gate.rule == "point":
+        return f"Within the limit by {slack}" if verdict["state"] == "pass" else f"Beyond the limit by {slack}"
+    if verdict["state"] == "pass":
+        return f"The whole interval clears the limit, by {slack} at its nearest"
+    return "The whole interval lies beyond the limit"

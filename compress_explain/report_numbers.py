@@ -1,0 +1,71 @@
+"""How figures are written in the report: signs, thousands, shares, counts of components."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+MISSING = "–"
+_MINUS = "\N{MINUS SIGN}"
+
+
+def count(value: int | None) -> str:
+    """
+    >>> count(1821)
+    '1,821'
+    """
+    return MISSING if value is None else f"{value:,}"
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """A change, always with its sign; what rounds to nothing has none.
+
+    >>> signed(-0.01812), signed(0.5, 2), signed(-0.00001)
+    ('−0.0181', '+0.50', '0.0000')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if round(value, digits) == 0:
+        return f"{0:.{digits}f}"
+    return f"{value:+.{digits}f}".replace("-", _MINUS)
+
+
+def plain(value: float | None, digits: int = 4) -> str:
+    """
+    >>> plain(0.89676, 3), plain(None)
+    ('0.897', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:.{digits}f}".replace("-", _MINUS)
+
+
+def share(value: float) -> str:
+    """A share in percent, with a decimal only where a whole number would hide it.
+
+    >>> share(0.3586), share(0.0057), share(1.0)
+    ('36%', '0.6%', '100%')
+    """
+    percent = 100 * value
+    return f"{percent:.1f}%" if 0 < percent < 10 or 99 < percent < 100 else f"{percent:.0f}%"
+
+
+def magnitude(value: int) -> str:
+    """Three digits and thousands, millions or billions.
+
+    >>> magnitude(22713986), magnitude(640), magnitude(1_250_000_000)
+    ('22.7 M', '640', '1.25 G')
+    """
+    for size, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}" if value < 999.5 * size else f"{value / size:,.0f} {letter}"
+    return str(value)
+
+
+def kinds(counts: Mapping[str, int]) -> str:
+    """
+    >>> kinds({"head": 1, "kv_group": 2})
+    '1 head, 2 kv groups'
+    """
+    named = (f"{number:,} {kind.replace('_', ' ')}{'' if number == 1 else 's'}" for kind, number in counts.items())
+    return ", ".join(named) or "nothing"

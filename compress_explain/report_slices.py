@@ -1,0 +1,134 @@
+"""Whom does it cost: every slice, the worst first, and the first judgement beside the final one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compress_explain.charts import DotPlot, Line, dot_plot
+from compress_explain.report_judgement import Judgement
+from compress_explain.report_numbers import signed
+
+if TYPE_CHECKING:
+    from compress_explain.outcome import Run
+
+_SHOWN = ("accuracy", "nll")
+_DRAWN = 40  # slices in the figure; the table holds all of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceRow:
+    """One slice with its score of each shown metric (None where there is none)."""
+
+    slice: str
+    n: int
+    scores: tuple[dict[str, Any] | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One gate on one slice, as judged first and as judged finally."""
+
+    gate: str
+    slice: str
+    first: dict[str, Any]
+    final: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceSection:
+    """The slices of the final judgement, and both judgements gate by gate."""
+
+    metrics: tuple[str, ...]
+    rows: tuple[SliceRow, ...]
+    figure: DotPlot | None
+    confidence: float
+    comparisons: tuple[Comparison, ...]
+    first_split: str
+
+
+def slice_section(run: Run, final: Judgement, first: Judgement) -> SliceSection:
+    """Rows are sorted by the first shown metric, the worst first; all rows together stand on top."""
+    metrics = _metrics(final)
+    names = dict.fromkeys(name for _, name in final.scores)
+    rows = [_row(name, metrics, final) for name in names]
+    rows.sort(key=lambda row: (row.slice != "all", _badness(row)))
+    compared = () if first.record.seq == final.record.seq else tuple(_compare(first, final))
+    return SliceSection(
+        metrics=metrics,
+        rows=tuple(rows),
+        figure=_figure(rows[:_DRAWN], metrics) if rows else None,
+        confidence=next((score["confidence"] for score in final.scores.values()), 0.9),
+        comparisons=compared,
+        first_split=first.split,
+    )
+
+
+def _metrics(judgement: Judgement) -> tuple[str, ...]:
+    present = {metric for metric, _ in judgement.scores}
+    gated = (verdict["metric"] for verdict in judgement.verdicts)
+    return tuple(dict.fromkeys(metric for metric in (*_SHOWN, *gated) if metric in present))[:2]
+
+
+def _row(name: str, metrics: tuple[str, ...], judgement: Judgement) -> SliceRow:
+    scores = tuple(judgement.scores.get((metric, name)) for metric in metrics)
+    n = next(score["n"] for (_, slice_name), score in judgement.scores.items() if slice_name == name)
+    return SliceRow(slice=name, n=int(n), scores=scores)
+
+
+def _badness(row: SliceRow) -> float:
+    score = next((score for score in row.scores if score is not None), None)
+    if score is None or score["difference"] != score["difference"]:  # NaN is worst of all
+        return float("-inf")
+    return float(score["difference"]) * (1 if score["direction"] == "higher" else -1)
+
+
+def _figure(rows: list[SliceRow], metrics: tuple[str, ...]) -> DotPlot | None:
+    panels = []
+    for position, metric in enumerate(metrics):
+        lines = [_line(row, row.scores[position]) for row in rows]
+        if any(line is not None for line in lines):
+            panels.append((_heading(metric, rows, position), lines))
+    if not panels:
+        return None
+    description = "One line a slice: the dot is the estimated change, the stroke its interval, the tall line no change."
+    return dot_plot(
+        "slices", "Change from the original, slice by slice", description, [_named(row) for row in rows], panels
+    )
+
+
+def _named(row: SliceRow) -> str:
+    return "all rows" if row.slice == "all" else row.slice
+
+
+def _heading(metric: str, rows: list[SliceRow], position: int) -> str:
+    score = next(row.scores[position] for row in rows if row.scores[position] is not None)
+    assert score is not None
+    unit = "" if score["unit"] == "share" else f", {score['unit']}"
+    better = "right" if score["direction"] == "higher" else "left"
+    name = "NLL" if metric == "nll" else metric.replace("_", " ").capitalize()
+    return f"{name} change{unit} ({better} is better)"
+
+
+def _line(row: SliceRow, score: dict[str, Any] | None) -> Line | None:
+    if score is None or not all(abs(score[part]) < float("inf") for part in ("difference", "low", "high")):
+        return None
+    interval = f"{signed(score['low'])} to {signed(score['high'])}"
+    return Line(
+        stretch=(score["low"], score["high"]),
+        marks=(("dot", score["difference"]),),
+        title=f"{_named(row)}: {signed(score['difference'])} ({interval})",
+    )
+
+
+def _compare(first: Judgement, final: Judgement) -> list[Comparison]:
+    finals = {(verdict["gate"], verdict["slice"]): verdict for verdict in final.verdicts}
+    return [
+        Comparison(
+            gate=verdict["gate"].replace("_", " "),
+            slice=verdict["slice"],
+            first=verdict,
+            final=finals.get((verdict["gate"], verdict["slice"])),
+        )
+        for verdict in first.verdicts
+    ]

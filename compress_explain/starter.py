@@ -1,0 +1,58 @@
+"""A commented configuration to start from, filled in for a given model and data file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+
+from compress_explain.errors import InputError
+from compress_explain.models import read_config
+from compress_explain.sources import read_rows
+
+_INPUTS = ("text", "sentence", "content", "review", "image", "path")
+_LABELS = ("label", "labels", "class", "target", "label_name")
+
+
+def starter_config(model: str, data: Path) -> str:
+    """YAML text. The three splits name the one file given; the comments say what to put there.
+
+    Raises:
+        InputError: the model or the file cannot be read, or no text and label columns are found.
+    """
+    config = read_config(model)
+    frame = read_rows("data", str(data))
+    text = _find(frame, data, _INPUTS, "input")
+    label = _find(frame, data, _LABELS, "label")
+    task = "image-classification" if config.model_type == "vit" else "text-classification"
+    template = Environment(loader=PackageLoader("compress_explain"), trim_blocks=True, autoescape=False).get_template(
+        "starter.yaml"
+    )
+    return template.render(
+        model=json.dumps(model), task=task, data=json.dumps(str(data)), text=json.dumps(text), label=json.dumps(label),
+        columns=_slice_columns(frame, {text, label}), rows=len(frame),
+    )  # fmt: skip
+
+
+def _find(frame: pd.DataFrame, path: Path, names: tuple[str, ...], key: str) -> str:
+    for name in names:
+        if name in frame.columns:
+            return name
+    columns = ", ".join(map(str, frame.columns))
+    raise InputError(
+        "data",
+        str(path),
+        f"no {key} column found among {columns}",
+        f"rename one to {names[0]}, or write data.{key} by hand",
+    )
+
+
+def _slice_columns(frame: pd.DataFrame, taken: set[str]) -> list[str]:
+    """Columns with few values and none missing: what people usually want to see apart."""
+    return [
+        str(name)
+        for name in frame.columns
+        if name not in taken and 2 <= frame[name].nunique() <= 12 and not frame[name].isna().any()
+    ]

@@ -1,0 +1,167 @@
+"""Storing the compressed model, and proving that what the store gives back is the same model."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, Schema, TensorSpec
+from transformers import AutoTokenizer, PreTrainedModel
+
+from compress_explain.checkpoint import load_compressed
+from compress_explain.errors import InputError
+from compress_explain.outcome import Run
+
+from .description import model_name
+from .names import slug, tag
+from .uploads import files_below, upload_missing
+
+TOLERANCE = 1e-5  # of a logit, or of the largest logit where that is above 1
+TEXTS = (
+    "It works.",
+    "The second half is slow, but nobody who stays to the end will regret it.",
+    "I would not recommend this to anyone: too long, too loud and never once funny.",
+    "",
+)
+_CODE = Path(__file__).with_name("served_model.py")
+_REQUIRED = ("compress-explain", "torch", "transformers", "mlflow")
+
+
+def store_model(client: MlflowClient, run: Run, experiment_id: str, run_id: str) -> LoggedModel:
+    """The run's logged model, complete and checked; one that is ready already is left as it is.
+
+    Raises:
+        InputError: the store gives back another model than it was given.
+    """
+    model = _find(client, run, experiment_id) or _create(client, run, experiment_id, run_id)
+    _link(client, run_id, model.model_id)
+    if model.status != LoggedModelStatus.READY:
+        _upload(client, run, run_id, model)
+        check_round_trip(client, run, model)
+        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return model
+
+
+def check_round_trip(client: MlflowClient, run: Run, model: LoggedModel) -> float:
+    """The largest difference of a logit between the stored model and the artifact.
+
+    Raises:
+        InputError: it is beyond :data:`TOLERANCE`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        local = mlflow.artifacts.download_artifacts(
+            artifact_uri=model.artifact_location, dst_path=folder, tracking_uri=client.tracking_uri
+        )
+        served = mlflow.pyfunc.load_model(local)
+        original = load_compressed(run.folder / "artifact")
+        inputs, expected = reference(original, run.folder / "artifact")
+        found = served.predict(inputs).drop(columns="label").to_numpy()
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        problem = f"the stored model differs from the artifact by up to {difference:.2g} in a logit"
+        remedy = f"delete it in MLflow, then: compress-explain publish {run.folder}"
+        raise InputError("mlflow: model", model.model_uri, problem, remedy)
+    return difference
+
+
+def reference(model: PreTrainedModel, folder: Path) -> tuple[Any, np.ndarray]:
+    """A few fixed inputs, and the model's logits on them, one at a time and without padding."""
+    if model.main_input_name != "input_ids":
+        shape = (2, *_image_shape(model))
+        pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        return pixels, _alone(model, [{"pixel_values": torch.from_numpy(image[None])} for image in pixels])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [text for text in TEXTS if tokenizer(text)["input_ids"]]
+    return pd.DataFrame({"text": texts}), _alone(model, [dict(tokenizer(text, return_tensors="pt")) for text in texts])
+
+
+def _alone(model: PreTrainedModel, inputs: list[dict[str, torch.Tensor]]) -> np.ndarray:
+    with torch.inference_mode():
+        return np.concatenate([model(**each).logits.float().numpy() for each in inputs])
+
+
+def _image_shape(model: PreTrainedModel) -> tuple[int, int, int]:
+    size = model.config.image_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return model.config.num_channels, height, width
+
+
+def _find(client: MlflowClient, run: Run, experiment_id: str) -> LoggedModel | None:
+    found = client.search_logged_models([experiment_id], f"tags.`{tag('ledger_head')}` = '{run.ledger.head}'")
+    return found[0] if found else None
+
+
+def _create(client: MlflowClient, run: Run, experiment_id: str, run_id: str) -> LoggedModel:
+    facts = run.summary
+    return client.create_logged_model(
+        experiment_id,
+        name=f"{slug(model_name(run))}-compressed",
+        source_run_id=run_id,
+        model_type=facts["settings"]["task"],
+        tags={tag("ledger_head"): run.ledger.head, tag("state"): facts["state"]},
+        params={
+            "compressed_from": str(facts["settings"]["model"])[:500],
+            "parameters": str(facts["parameters"]["compressed"]),
+            "flops": str(facts["flops"]["compressed"]),
+        },
+    )
+
+
+def _link(client: MlflowClient, run_id: str, model_id: str) -> None:
+    outputs = client.get_run(run_id).outputs
+    if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+
+
+def _upload(client: MlflowClient, run: Run, run_id: str, model: LoggedModel) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        _save(run, folder, Model(run_id=run_id, model_uuid=model.model_id, model_id=model.model_id))
+        upload_missing(
+            files_below(folder),
+            there=partial(client.list_logged_model_artifacts, model.model_id),
+            send=partial(client.log_model_artifact, model.model_id),
+        )
+
+
+def _save(run: Run, folder: Path, facts: Model) -> None:
+    artifact = run.folder / "artifact"
+    mlflow.pyfunc.save_model(
+        folder,
+        python_model=str(_CODE),
+        artifacts={"compressed": str(artifact)},
+        signature=_signature(load_compressed(artifact)),
+        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED],
+        mlflow_model=facts,
+    )
+    python = facts.flavors["python_function"]
+    python["model_code_path"] = _CODE.name
+    python["artifacts"]["compressed"]["uri"] = "artifact"  # not where it lay on this machine
+    facts.save(folder / "MLmodel")
+    for cache in folder.rglob("__pycache__"):
+        shutil.rmtree(cache)
+
+
+def _signature(model: PreTrainedModel) -> ModelSignature:
+    if model.main_input_name == "input_ids":
+        inputs = Schema([ColSpec("string", "text")])
+    else:
+        inputs = Schema([TensorSpec(np.dtype(np.float32), (-1, *_image_shape(model)))])
+    labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
+    outputs: list[ColSpec | TensorSpec] = [
+        *(ColSpec("float", f"logit:{label}") for label in labels),
+        ColSpec("string", "label"),
+    ]
+    return ModelSignature(inputs=inputs, outputs=Schema(outputs))

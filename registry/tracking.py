@@ -1,0 +1,48 @@
+"""The MLflow registry: one parent run a compression, one child a step, the model beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress_explain.outcome import Run
+
+from .addresses import resolve_tracking_uri
+from .reach import check_reachable, explained, quiet
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlflowRegistry:
+    """Mirrors finished runs to an MLflow tracking store.
+
+    ``tracking_uri`` defaults to ``MLFLOW_TRACKING_URI``, else to ``mlflow.db`` in the working
+    folder; ``experiment`` to the last part of the model's name. A run that passed its gates becomes
+    a version of the registered model ``register_as``, under the alias ``candidate``.
+    """
+
+    tracking_uri: str | None = None
+    experiment: str | None = None
+    register_as: str | None = None
+
+    def check(self) -> None:
+        """See within seconds whether the store answers.
+
+        Raises:
+            InputError: it does not.
+        """
+        check_reachable(resolve_tracking_uri(self.tracking_uri))
+
+    def publish(self, folder: Path) -> str:
+        """Mirror the run in ``folder``, completing what an earlier attempt left out, and return its address.
+
+        Raises:
+            InputError: there is no finished run in the folder, the store fails, or the model that it
+                gives back is not the one that was stored. The folder itself is never changed.
+        """
+        run = Run(Path(folder))
+        uri = resolve_tracking_uri(self.tracking_uri)
+        check_reachable(uri)
+        with quiet(), explained(uri, "the run could not be mirrored completely", run.folder):
+            from .mirror import mirror
+
+            return mirror(run, uri, experiment=self.experiment, register_as=self.register_as)

@@ -1,0 +1,209 @@
+"""The anatomy counts every parameter and FLOP once, for every family, by an independent count."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as hf
+from tests.tiny import FAMILIES, WITH_AND_WITHOUT_GENERATION, flagged, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
+from torch.utils.flop_counter import FlopCounterMode
+
+from compress_explain import families
+from compress_explain.anatomy import linear_shape, read_anatomy
+from compress_explain.errors import InputError
+from compress_explain.families import AttentionParts, Family, FeedForwardParts, Stack
+from compress_explain.masks import Masks
+from compress_explain.surgery import expected_parameters, materialize
+
+KINDS = {"llama": "kv_group", "qwen3": "kv_group"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_components_and_the_rest_add_up_to_every_layer(family):
+    """Removing all components leaves of a layer its norms and the biases of its consumers, nothing else."""
+    model = tiny_model(family)
+    anatomy = read_anatomy(model, tiny_tokens(family))
+    for layer in anatomy.layers.values():
+        removable = sum(
+            anatomy.groups[name].parameters * anatomy.groups[name].count
+            for sublayer in layer.sublayers
+            for name in anatomy.sublayers[sublayer].groups
+        )
+        block = model.get_submodule(layer.module)
+        linears = [module for module in block.modules() if isinstance(module, torch.nn.Linear | hf.Conv1D)]
+        in_linears = {id(parameter) for module in linears for parameter in module.parameters()}
+        norms = sum(
+            parameter.numel()
+            for name, parameter in block.named_parameters()
+            if id(parameter) not in in_linears and "relative_attention_bias" not in name
+        )
+        sites = [anatomy.groups[name].site for name in anatomy.groups if name.startswith(layer.name + ".")]
+        site_biases = [model.get_submodule(site).bias for site in sites]
+        biases = sum(bias.numel() for bias in site_biases if bias is not None)
+        assert removable + norms + biases == layer.parameters
+        assert sum(anatomy.sublayers[name].parameters for name in layer.sublayers) + norms == layer.parameters
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_total_is_the_models(family):
+    model = tiny_model(family)
+    anatomy = read_anatomy(model, tiny_tokens(family))
+    in_layers = sum(
+        parameter.numel()
+        for layer in anatomy.layers.values()
+        for parameter in model.get_submodule(layer.module).parameters()
+    )
+    total = model.num_parameters()
+    assert anatomy.parameters == total
+    assert anatomy.parameters_elsewhere == total - in_layers > 0
+
+
+@pytest.mark.parametrize(("family", "generates"), WITH_AND_WITHOUT_GENERATION)
+def test_flops_are_those_that_torch_counts(family, generates):
+    """Exact, no tolerance: matrix products in the layers of one full-length example, eager attention."""
+    model = tiny_model(family, attention="eager", generates=generates)
+    inputs = tiny_inputs(family, batch=1, padded=False)
+    if generates and family.startswith("t5"):
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    anatomy = read_anatomy(model, tiny_tokens(family))
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        model(**inputs)
+    counted = counter.get_flop_counts()
+    root = type(model).__name__
+    for layer in anatomy.layers.values():
+        assert layer.flops == sum(counted[f"{root}.{layer.module}"].values()), layer.name
+        assert layer.flops == sum(anatomy.sublayers[name].flops for name in layer.sublayers)
+    for linear in anatomy.linears.values():
+        assert linear.flops == sum(counted[f"{root}.{linear.module}"].values()), linear.name
+    assert anatomy.flops == sum(layer.flops for layer in anatomy.layers.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_removing_a_component_saves_the_flops_that_torch_no_longer_counts(family):
+    model = tiny_model(family, attention="eager")
+    inputs = tiny_inputs(family, batch=1, padded=False)
+    anatomy = read_anatomy(model, tiny_tokens(family))
+    removed = uneven_removal(anatomy)
+
+    def count(subject):
+        counter = FlopCounterMode(display=False)
+        with counter, torch.inference_mode():
+            subject(**inputs)
+        return counter.get_total_flops()
+
+    assert count(model) - count(materialize(model, anatomy, removed)) == anatomy.saved(removed)[1] > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_groups_are_named_and_sized_after_the_model(family):
+    model = tiny_model(family)
+    anatomy = read_anatomy(model, tiny_tokens(family))
+    assert anatomy.kinds == (KINDS.get(family, "head"), "neuron")
+    for group in anatomy.groups.values():
+        assert group.count == (24 if group.kind == "neuron" else 4)
+        assert linear_shape(model.get_submodule(group.site))[0] == group.count * group.width
+        for producer in group.producers:
+            outputs = linear_shape(model.get_submodule(producer.module))[1]
+            assert outputs == group.count * producer.width * producer.blocks
+        assert group.layer in anatomy.layers
+        assert all(anatomy.locate(name) == (group, index) for index, name in enumerate(group.components))
+
+
+def test_head_dimensions_follow_the_weights_not_the_hidden_size():
+    anatomy = read_anatomy(tiny_model("qwen3"), 9)
+    group = anatomy.groups["decoder.layer.0.attention.group"]
+    assert group.width == 2 * 6  # two query heads of width 6 a group, though hidden/heads is 4
+    assert [producer.width for producer in group.producers] == [12, 6, 6]
+
+
+def test_cross_attention_has_its_own_components():
+    names = set(read_anatomy(tiny_model("t5"), 9).groups)
+    assert {"decoder.layer.1.attention.head", "decoder.layer.1.cross_attention.head"} <= names
+    assert not any(name.startswith("encoder") and "cross" in name for name in names)
+
+
+def test_an_encoder_alone_is_read_without_its_decoder():
+    config = hf.T5Config(**tiny_model("t5").config.to_diff_dict())
+    anatomy = read_anatomy(hf.T5EncoderModel(config), 9)
+    assert {layer.split(".")[0] for layer in anatomy.layers} == {"encoder"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_bare_model_has_the_same_components(family):
+    model = tiny_model(family)
+    bare = type(model.base_model)(model.config)
+    assert set(read_anatomy(bare, 9).groups) == set(read_anatomy(model, 9).groups)
+
+
+def test_a_near_miss_is_pointed_out():
+    with pytest.raises(InputError, match=r"did you mean 'encoder\.layer\.0\.ffn\.neuron'"):
+        read_anatomy(tiny_model("bert"), 9).locate("encoder.layer.0.ffn.neurn.3")
+
+
+def test_an_unknown_family_is_told_which_are_known_and_how_to_add_one():
+    model = hf.ElectraForSequenceClassification(_electra_config())
+    with pytest.raises(InputError) as caught:
+        read_anatomy(model, 9)
+    message = str(caught.value)
+    assert "'electra'" in message
+    assert all(name in message for name in families.families())
+    assert "compress_explain.families.register(family)" in message
+
+
+def test_one_row_is_all_that_a_new_family_takes(electra):
+    model = hf.ElectraForSequenceClassification(_electra_config()).eval()
+    inputs = tiny_inputs("bert")
+    anatomy = read_anatomy(model, 9)
+    removed = uneven_removal(anatomy)
+    with Masks(model, anatomy) as masks, torch.inference_mode():
+        masks.remove(flagged(anatomy, removed))
+        masked = model(**inputs).logits
+    smaller = materialize(model, anatomy, removed)
+    with torch.inference_mode():
+        assert torch.allclose(smaller(**inputs).logits, masked, atol=1e-6)
+    assert smaller.num_parameters() == expected_parameters(model, anatomy, removed) < model.num_parameters()
+
+
+def test_a_family_is_not_overridden(electra):
+    with pytest.raises(ValueError, match="'electra' is already registered"):
+        families.register(electra)
+
+
+def test_the_table_is_read_only():
+    with pytest.raises(TypeError):
+        families.families()["bert"] = families.family_of("bert")  # type: ignore[index]
+
+
+@pytest.fixture
+def electra():
+    """A row for ELECTRA, taken out again afterwards."""
+    row = Family(
+        model_type="electra",
+        stacks=(
+            Stack(
+                name="encoder",
+                layers="encoder.layer",
+                attention=(
+                    AttentionParts(
+                        module="attention.self",
+                        query="attention.self.query",
+                        key="attention.self.key",
+                        value="attention.self.value",
+                        output="attention.output.dense",
+                    ),
+                ),
+                feed_forward=(FeedForwardParts(up="intermediate.dense", down="output.dense"),),
+            ),
+        ),
+    )
+    families.register(row)
+    yield row
+    del families._FAMILIES["electra"]
+
+
+def _electra_config():
+    return hf.ElectraConfig(
+        vocab_size=60, embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=24, max_position_embeddings=40,
+    )  # fmt: skip
