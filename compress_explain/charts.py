@@ -132,7 +132,10 @@ def dot_plot(
     shown = [shortened(label, _LABEL) for label in labels]
     margin = label_width(shown)
     ys = [_TOP + _ROW * (index + 0.5) for index in range(len(labels))]
-    placed = [_panel(heading, lines, ys, margin + 16 + position * (_PANEL + _GAP)) for position, (heading, lines) in enumerate(panels)]
+    placed = [
+        _panel(heading, lines, ys, margin + 16 + position * (_PANEL + _GAP))
+        for position, (heading, lines) in enumerate(panels)
+    ]
     return DotPlot(
         name=name,
         title=title,

@@ -137,7 +137,8 @@ def _guarded(command: Callable[[], Any]) -> int:
     except InputError as error:
         _complain(str(error))
     except _USAGE_ERROR as error:
-        _complain(f"command line: {error.format_message().rstrip('.')}. Remedy: see compress-explain --help")
+        if error.format_message():  # empty when the help was shown because no command was given
+            _complain(f"command line: {error.format_message().rstrip('.')}. Remedy: see compress-explain --help")
     except typer.Exit as error:
         return error.exit_code
     except RunInterrupted as error:

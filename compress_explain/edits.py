@@ -66,6 +66,15 @@ class Plan:
         return cls(step=step, author=author, edits=edits)
 
 
+def counted(counts: dict[str, int]) -> str:
+    """Counts by kind in words.
+
+    >>> counted({"head": 1, "kv_group": 2, "neuron": 1751})
+    '1 head, 2 kv groups, 1,751 neurons'
+    """
+    return ", ".join(f"{count:,} {kind.replace('_', ' ')}{'s' * (count != 1)}" for kind, count in counts.items())
+
+
 def undone(restoration: Edit) -> Edit:
     """The removal that takes a restoration back."""
     return replace(

@@ -101,7 +101,7 @@ class Verdict:
 def judge(gates: Sequence[Gate], scores: Iterable[Score]) -> list[Verdict]:
     """One verdict a gate and slice. A missing or non-finite score never passes."""
     table = {(score.metric, score.slice): score for score in scores}
-    slices = list(dict.fromkeys(slice_name for _, slice_name in table if slice_name != ALL))
+    slices = list(dict.fromkeys(slice_name for _, slice_name in table if slice_name != ALL)) or [EVERY]
     verdicts = []
     for gate in gates:
         for slice_name in slices if gate.slice == EVERY else [gate.slice]:
@@ -175,7 +175,8 @@ def _judge_one(gate: Gate, slice_name: str, score: Score | None) -> Verdict:
     else:
         slack = at_worst
         state = "pass" if at_worst >= 0 else "fail" if at_best < 0 else "inconclusive"
-    needed = _examples_needed(at_estimate, at_estimate - at_worst, score.n) if state == "inconclusive" else None
+    width = at_estimate - at_worst if at_estimate > 0 else at_best - at_estimate  # of the side towards the limit
+    needed = _examples_needed(at_estimate, width, score.n) if state == "inconclusive" else None
     return Verdict(
         gate=gate,
         slice=slice_name,

@@ -107,12 +107,17 @@ class Ledger:
             previous = record.hash
 
     def _read(self) -> Iterator[Record]:
-        with self.path.open(encoding="utf-8") as stream:
+        with self.path.open("rb") as stream:
             for number, line in enumerate(stream):
                 try:
-                    yield Record(**json.loads(line))
-                except (json.JSONDecodeError, TypeError) as error:
+                    facts = json.loads(line)
+                    record = Record(**facts)
+                    as_written = f"{_canonical(facts)}\n".encode()
+                except (ValueError, TypeError) as error:  # not JSON, not UTF-8, not finite; not a record
                     raise LedgerError(f"{self.path}: record {number} is not readable ({error})") from None
+                if line != as_written:
+                    raise LedgerError(f"{self.path}: record {number} was changed, moved or removed")
+                yield record
 
     def _drop_incomplete_tail(self) -> None:
         """A write cut off by a crash leaves a line without its end; nothing ever relied on it."""

@@ -9,6 +9,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from compress_explain.console import output
+from compress_explain.edits import counted
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.ledger import Record
 from compress_explain.replay import applied_plans, read_ledger
@@ -22,7 +24,7 @@ def print_ledger(folder: Path, console: Console | None = None) -> None:
         table.add_column(name, no_wrap=name != "what happened")
     for record in ledger:
         table.add_row(str(record.seq), record.time[11:19], record.step, describe(record), record.hash[:8])
-    (console or Console()).print(table)
+    (console or output()).print(table)
 
 
 def describe(record: Record) -> str:
@@ -34,8 +36,7 @@ def describe(record: Record) -> str:
         case "priced":
             return f"priced {body['components']:,} components on {body['rows']:,} rows of {body['split']}"
         case "planned":
-            counts = ", ".join(f"{count:,} {kind}" for kind, count in body["counts"].items()) or "nothing"
-            return f"{body['author']} proposed to {body['action']}: {counts}"
+            return f"{body['author']} proposed to {body['action']}: {counted(body['counts']) or 'nothing'}"
         case "applied":
             return f"masked; together expected loss {body['expected']['loss_change']:+.4f} nats"
         case "predicted":
@@ -61,7 +62,7 @@ def print_component(folder: Path, component: str, console: Console | None = None
     Raises:
         InputError: the run knows no such component.
     """
-    console = console or Console()
+    console = console or output()
     ledger = read_ledger(folder)
     prices = pd.read_parquet(folder / "tables" / "prices-start.parquet")
     mine = prices[prices["component"] == component]

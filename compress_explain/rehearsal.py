@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
 from compress_explain.anatomy import read_anatomy
+from compress_explain.console import output
 from compress_explain.edits import Edit
 from compress_explain.examples import ALL
 from compress_explain.job import Job
@@ -19,7 +22,7 @@ from compress_explain.strategy import Situation
 
 def rehearse(job: Job, progress: Progress) -> list[Edit]:
     """Print what each strategy would do, in order, and return the edits. The model is left as it was."""
-    console = Console()
+    console = output()
     calibration = job.splits.calibration
     anatomy = read_anatomy(job.subject.model, tokens_of(job))
     proposed: list[Edit] = []
@@ -28,7 +31,7 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
         for strategy in job.strategies:
             author = type(strategy).__name__.lower()
             for round_number in range(strategy.rounds):
-                prices = _priced(job, masks, progress, f"{author} {round_number + 1}") if proposed else start
+                prices = _priced(job, masks, progress, f"{author} {round_number + 1}", strategy.kinds) if proposed else start
                 edits = strategy.plan(
                     Situation(anatomy=anatomy, prices=prices, removed=masks.removed, round=round_number)
                 )
@@ -44,9 +47,9 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     return proposed
 
 
-def _priced(job: Job, masks: Masks, progress: Progress, label: str) -> Prices:
+def _priced(job: Job, masks: Masks, progress: Progress, label: str, kinds: Sequence[str] = ()) -> Prices:
     with progress.track(f"pricing ({label})", len(job.splits.calibration)) as advance:
-        return price(masks, job.splits.calibration, batch_size=job.batch_size, advance=advance)
+        return price(masks, job.splits.calibration, kinds=kinds, batch_size=job.batch_size, advance=advance)
 
 
 def _print_step(console: Console, title: str, edits: tuple[Edit, ...], joint: Joint) -> None:

@@ -35,17 +35,28 @@ class GateRow:
 
 def gate_rows(run: Run, judgement: Judgement) -> list[GateRow]:
     """One row a verdict, in the order of the gates."""
-    gates = {gate.rule_text: gate for gate in (Gate(**declared) for declared in run.summary["settings"]["gates"])}
+    gates = declared_gates(run)
     scales = _scales(judgement.verdicts, gates)
     return [_row(verdict, gates[verdict["gate"]], scales, judgement) for verdict in judgement.verdicts]
 
 
+def declared_gates(run: Run) -> dict[str, Gate]:
+    """The gates of the run's settings by what they say."""
+    gates = (Gate(**declared) for declared in run.summary["settings"]["gates"])
+    return {gate.rule_text: gate for gate in gates}
+
+
+def judged_text(verdict: dict[str, Any], gate: Gate) -> str:
+    """Estimate and interval; with signs where a difference is judged."""
+    if not _measured(verdict):
+        return "not measured"
+    write = signed if gate.relative else plain
+    return f"{write(verdict['estimate'])} ({write(verdict['low'])} to {write(verdict['high'])})"
+
+
 def _row(verdict: dict[str, Any], gate: Gate, scales: dict[tuple[str, bool], Scale], judgement: Judgement) -> GateRow:
     score = judgement.scores.get((verdict["metric"], verdict["slice"]), {})
-    write = signed if gate.relative else plain
-    judged = MISSING_TEXT
-    if _measured(verdict):
-        judged = f"{write(verdict['estimate'])} ({write(verdict['low'])} to {write(verdict['high'])})"
+    judged = judged_text(verdict, gate)
     return GateRow(
         state=verdict["state"],
         gate=verdict["gate"].replace("_", " "),
@@ -53,14 +64,11 @@ def _row(verdict: dict[str, Any], gate: Gate, scales: dict[tuple[str, bool], Sca
         original=score.get("original"),
         compressed=score.get("compressed"),
         judged=judged,
-        limit=write(verdict["limit"]),
+        limit=(signed if gate.relative else plain)(verdict["limit"]),
         n=verdict["n"],
         note=_note(verdict, gate),
         whisker=_whisker(verdict, gate, scales, judged) if _measured(verdict) else None,
     )
-
-
-MISSING_TEXT = "not measured"
 
 
 def _scales(verdicts: Sequence[dict[str, Any]], gates: dict[str, Gate]) -> dict[tuple[str, bool], Scale]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 MISSING = "–"
 _MINUS = "\N{MINUS SIGN}"
+_SPOKEN = {"kv_group": "key-value group"}
 
 
 def count(value: int | None) -> str:
@@ -46,6 +47,8 @@ def share(value: float) -> str:
     >>> share(0.3586), share(0.0057), share(1.0)
     ('36%', '0.6%', '100%')
     """
+    if not math.isfinite(value):
+        return MISSING
     percent = 100 * value
     return f"{percent:.1f}%" if 0 < percent < 10 or 99 < percent < 100 else f"{percent:.0f}%"
 
@@ -65,7 +68,8 @@ def magnitude(value: int) -> str:
 def kinds(counts: Mapping[str, int]) -> str:
     """
     >>> kinds({"head": 1, "kv_group": 2})
-    '1 head, 2 kv groups'
+    '1 head, 2 key-value groups'
     """
-    named = (f"{number:,} {kind.replace('_', ' ')}{'' if number == 1 else 's'}" for kind, number in counts.items())
+    spoken = ((_SPOKEN.get(kind, kind.replace("_", " ")), number) for kind, number in counts.items())
+    named = (f"{number:,} {name}{'' if number == 1 else 's'}" for name, number in spoken)
     return ", ".join(named) or "nothing"

@@ -51,6 +51,13 @@ class Trim:
     reverted: bool
     outcome: Judged | None
 
+    @property
+    def conclusion(self) -> str:
+        if not self.reverted:
+            return "not needed: left out"
+        held = self.outcome is not None and not self.outcome.failed and not self.outcome.inconclusive
+        return "needed for the reserve: put back again" if held else "needed: put back again"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reinstated:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compress_explain.charts import DotPlot, Line, dot_plot
+from compress_explain.gates import Gate
+from compress_explain.report_gates import declared_gates, judged_text
 from compress_explain.report_judgement import Judgement
 from compress_explain.report_numbers import signed
 
@@ -26,13 +28,21 @@ class SliceRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A verdict in brief: its state, and estimate with interval written out."""
+
+    state: str
+    judged: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """One gate on one slice, as judged first and as judged finally."""
 
     gate: str
     slice: str
-    first: dict[str, Any]
-    final: dict[str, Any] | None
+    first: Standing
+    final: Standing | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +63,7 @@ def slice_section(run: Run, final: Judgement, first: Judgement) -> SliceSection:
     names = dict.fromkeys(name for _, name in final.scores)
     rows = [_row(name, metrics, final) for name in names]
     rows.sort(key=lambda row: (row.slice != "all", _badness(row)))
-    compared = () if first.record.seq == final.record.seq else tuple(_compare(first, final))
+    compared = () if first.record.seq == final.record.seq else tuple(_compare(first, final, declared_gates(run)))
     return SliceSection(
         metrics=metrics,
         rows=tuple(rows),
@@ -121,14 +131,18 @@ def _line(row: SliceRow, score: dict[str, Any] | None) -> Line | None:
     )
 
 
-def _compare(first: Judgement, final: Judgement) -> list[Comparison]:
-    finals = {(verdict["gate"], verdict["slice"]): verdict for verdict in final.verdicts}
+def _compare(first: Judgement, final: Judgement, gates: dict[str, Gate]) -> list[Comparison]:
+    before, after = _standings(first, gates), _standings(final, gates)
     return [
-        Comparison(
-            gate=verdict["gate"].replace("_", " "),
-            slice=verdict["slice"],
-            first=verdict,
-            final=finals.get((verdict["gate"], verdict["slice"])),
-        )
-        for verdict in first.verdicts
+        Comparison(gate=gate.replace("_", " "), slice=name, first=standing, final=after.get((gate, name)))
+        for (gate, name), standing in before.items()
     ]
+
+
+def _standings(judgement: Judgement, gates: dict[str, Gate]) -> dict[tuple[str, str], Standing]:
+    return {
+        (verdict["gate"], verdict["slice"]): Standing(
+            state=verdict["state"], judged=judged_text(verdict, gates[verdict["gate"]])
+        )
+        for verdict in judgement.verdicts
+    }

@@ -79,7 +79,7 @@ def _gates_in_words(state: str, final: Judgement) -> str:
         also = f", {undecided} more could not be decided" if undecided else ""
         return f"{failed} of {total} gates failed{also}."
     needed = [verdict["n_needed"] for verdict in final.verdicts if verdict["n_needed"]]
-    settle = f" About {count(max(needed))} examples would settle the slowest of them." if needed else ""
+    settle = f" About {count(max(needed))} examples would settle it for all." if needed else ""
     return f"No gate failed, but {undecided} of {total} could not be decided with the examples at hand.{settle}"
 
 

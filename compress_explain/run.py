@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from compress_explain.edits import Edit, undone
+from compress_explain.edits import Edit, counted, undone
 from compress_explain.errors import RunInterrupted
 from compress_explain.gates import State, Verdict, overall
 from compress_explain.job import Job
@@ -59,7 +59,7 @@ def compress(session: Session) -> Pairs:
             after = session.observe(step)
             session.record_effect(step, before, after, expected)
             session.progress.say(
-                f"{author}, round {round_number + 1}: removed {_counted(plan.counts())}; loss expected "
+                f"{author}, round {round_number + 1}: removed {counted(plan.counts())}; loss expected "
                 f"{expected.loss_change:+.4f}, accuracy on {validation.name} now {after.compressed_right.mean():.4f}"
             )
             before = after
@@ -125,7 +125,3 @@ def _without(restorations: Sequence[Edit]) -> tuple[Edit, ...]:
 def _wanting(verdicts: Sequence[Verdict], limits: Reinstatement, *, started: bool) -> bool:
     """Whether restoring could still help; once it has begun the gates are to hold with a reserve."""
     return any(can_be_helped(verdict, limits.reserve if started else 0.0) for verdict in verdicts)
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {kind.replace('_', ' ')}{'s' if count != 1 else ''}" for kind, count in counts.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,10 +151,15 @@ METRICS = MappingProxyType(_METRICS)
 
 
 def score(pairs: Pairs, metric: Metric, slice_name: str, confidence: float, seed: int = 0) -> Score:
-    """Compute one metric on one slice. ``confidence`` is two-sided."""
+    """Compute one metric on one slice. ``confidence`` is two-sided.
+
+    Where a prediction is not a finite number there is no figure: every value is NaN.
+    """
     rows = pairs.only(slice_name)
     own_seed = zlib.crc32(f"{seed}/{metric.name}/{slice_name}".encode())
-    original, compressed, low, high, own_low, own_high = metric.measure(rows, confidence, own_seed)
+    finite = np.isfinite(rows.original).all() and np.isfinite(rows.compressed).all()
+    figures = metric.measure(rows, confidence, own_seed) if finite else (math.nan,) * 6
+    original, compressed, low, high, own_low, own_high = figures
     return Score(
         metric=metric.name,
         slice=slice_name,

@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -61,14 +62,15 @@ class SliceRule:
         """Membership of every row of ``frame`` in the slices that this rule declares.
 
         Raises:
-            InputError: an unknown column, a missing value in it, or too many values.
+            InputError: an unknown column, a missing value in it, too many values, or an expression
+            that is not true or false for each row.
         """
         where = f"slices: {self.name}"
         if self.matches is not None:
             pattern = _compile(where, self.matches)
             return {self.name: np.array([bool(pattern.search(text)) for text in texts])}
         if self.where is not None:
-            result = np.asarray(_evaluate(_parse(where, self.where), frame, where))
+            result = np.asarray(_compute(where, self.where, frame))
             if result.dtype != bool or result.shape != (len(frame),):
                 raise InputError(where, self.where, "not true or false for each row", "compare a column with a value")
             return {self.name: result}
@@ -108,6 +110,13 @@ def _compile(where: str, pattern: str) -> re.Pattern[str]:
 
 # Expressions: comparisons, and/or/not, in, + - * /, columns and constants. Parsed, never executed.
 
+
+def _is_in(values: Any, options: Any) -> Any:
+    if not isinstance(options, list) or any(np.ndim(option) for option in options):
+        raise TypeError("in needs a list of constants")
+    return pd.Series(values).isin(options).to_numpy()  # unlike NumPy's it does not turn 1 into "1" beside a word
+
+
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -115,8 +124,8 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
-    ast.In: lambda values, options: np.isin(values, options),
-    ast.NotIn: lambda values, options: ~np.isin(values, options),
+    ast.In: _is_in,
+    ast.NotIn: lambda values, options: ~_is_in(values, options),
 }
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -136,12 +145,20 @@ def _parse(where: str, expression: str) -> ast.expr:
         ) from None
 
 
+def _compute(where: str, expression: str, frame: pd.DataFrame) -> Any:
+    try:
+        return _evaluate(_parse(where, expression), frame, where)
+    except (TypeError, ArithmeticError) as error:  # a word compared with a number, 1 / 0
+        problem = f"cannot be computed ({error})"
+        raise InputError(where, expression, problem, "compare numbers with numbers and words with words") from None
+
+
 def _evaluate(node: ast.expr, frame: pd.DataFrame, where: str) -> Any:
     match node:
         case ast.BoolOp(op=op, values=parts):
             values = [_evaluate(part, frame, where) for part in parts]
             combine = np.logical_and if isinstance(op, ast.And) else np.logical_or
-            return combine.reduce([np.asarray(value) for value in values])
+            return reduce(combine, values)
         case ast.UnaryOp(op=ast.Not(), operand=part):
             return ~np.asarray(_evaluate(part, frame, where))
         case ast.UnaryOp(op=ast.USub(), operand=part):
@@ -151,7 +168,7 @@ def _evaluate(node: ast.expr, frame: pd.DataFrame, where: str) -> Any:
         case ast.Compare(left=left, ops=ops, comparators=rights) if all(type(op) in _COMPARE for op in ops):
             values = [_evaluate(part, frame, where) for part in (left, *rights)]
             pairs = zip(ops, values[:-1], values[1:], strict=True)
-            return np.logical_and.reduce([np.asarray(_COMPARE[type(op)](a, b)) for op, a, b in pairs])
+            return reduce(np.logical_and, [np.asarray(_COMPARE[type(op)](a, b)) for op, a, b in pairs])
         case ast.Name(id=name):
             return _column(where, frame, name).to_numpy()
         case ast.List(elts=parts) | ast.Tuple(elts=parts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -14,18 +15,42 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 def read_rows(where: str, source: str, limit: int | None = None, seed: int = 0) -> pd.DataFrame:
     """The rows of ``source``: a file path, or ``dataset_id:split`` such as ``stanfordnlp/sst2:train[:2000]``.
 
+    A file may carry a range of rows like a split does: ``rows.csv[:50%]``, ``rows.csv[200:400]``.
     With ``limit``, that many rows are drawn without replacement. ``where`` names the configuration
     key in messages. A cell "NA" stays the text "NA".
 
     Raises:
         InputError: the source is missing, unreadable, of an unknown type, or empty.
     """
-    frame = _read_file(where, Path(source)) if Path(source).suffix in SUFFIXES else _read_hub(where, source)
+    path, part = _split_range(source)
+    if path.suffix in SUFFIXES:
+        frame = _read_file(where, path)
+        frame = frame[slice(*(_row(bound, len(frame)) for bound in part))]
+    else:
+        frame = _read_hub(where, source)
     if frame.empty:
         raise InputError(where, source, "no rows", "give a file with at least two rows a class")
     if limit is not None and limit < len(frame):
         frame = frame.sample(limit, random_state=seed)
     return frame.reset_index(drop=True)
+
+
+_RANGE = re.compile(r"(?P<path>.+)\[(?P<start>\d*%?):(?P<stop>\d*%?)\]")
+
+
+def _split_range(source: str) -> tuple[Path, tuple[str, str]]:
+    match = _RANGE.fullmatch(source)
+    return (Path(match["path"]), (match["start"], match["stop"])) if match else (Path(source), ("", ""))
+
+
+def _row(bound: str, rows: int) -> int | None:
+    """
+    >>> _row("50%", 300), _row("20", 300), _row("", 300)
+    (150, 20, None)
+    """
+    if not bound.rstrip("%"):
+        return None
+    return round(rows * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
 
 
 def _read_file(where: str, path: Path) -> pd.DataFrame:

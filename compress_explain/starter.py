@@ -17,7 +17,7 @@ _LABELS = ("label", "labels", "class", "target", "label_name")
 
 
 def starter_config(model: str, data: Path) -> str:
-    """YAML text. The three splits name the one file given; the comments say what to put there.
+    """YAML text. The three splits are parts of the one file given.
 
     Raises:
         InputError: the model or the file cannot be read, or no text and label columns are found.
@@ -31,7 +31,7 @@ def starter_config(model: str, data: Path) -> str:
         "starter.yaml"
     )
     return template.render(
-        model=json.dumps(model), task=task, data=json.dumps(str(data)), text=json.dumps(text), label=json.dumps(label),
+        model=json.dumps(model), task=task, data=data, text=json.dumps(text), label=json.dumps(label),
         columns=_slice_columns(frame, {text, label}), rows=len(frame),
     )  # fmt: skip
 
@@ -54,5 +54,8 @@ def _slice_columns(frame: pd.DataFrame, taken: set[str]) -> list[str]:
     return [
         str(name)
         for name in frame.columns
-        if name not in taken and 2 <= frame[name].nunique() <= 12 and not frame[name].isna().any()
+        if name not in taken
+        and name not in _LABELS
+        and 2 <= frame[name].nunique() <= 12
+        and not frame[name].isna().any()
     ]

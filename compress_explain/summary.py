@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from compress_explain.console import output
 from compress_explain.outcome import REPORT, Run
 from compress_explain.replay import applied_plans
 
@@ -21,7 +22,7 @@ _VERDICTS = {
 
 def print_run(run: Run, places: Sequence[str], console: Console | None = None) -> None:
     """Print the tables and the next commands. ``places`` is where registries show the run."""
-    console = console or Console()
+    console = console or output()
     console.print()
     console.print(_removed_table(run))
     console.print(_cost_table(run))

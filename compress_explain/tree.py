@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.tree import Tree
 
 from compress_explain.anatomy import Anatomy
+from compress_explain.console import output
 
 
 def print_anatomy(anatomy: Anatomy, console: Console | None = None) -> None:
@@ -30,7 +31,7 @@ def print_anatomy(anatomy: Anatomy, console: Console | None = None) -> None:
     tree.add(
         f"elsewhere (embeddings, final norms, task head)  {elsewhere:,} parameters, {elsewhere / anatomy.parameters:.1%}"
     )
-    (console or Console()).print(tree, highlight=False, soft_wrap=True)
+    (console or output()).print(tree, highlight=False, soft_wrap=True)
 
 
 def _shares(anatomy: Anatomy, parameters: int, flops: int) -> str:

@@ -11,9 +11,9 @@ from .steps import counted
 
 VERDICTS = 15  # rows of the table; overview/1_gates.json has all
 _MEANING = {
-    "pass": "every gate held on the file that would be deployed",
-    "fail": "at least one gate failed: do not release",
-    "inconclusive": "no gate failed, but the examples do not suffice to say that every gate holds",
+    "pass": "Every gate held on the file that would be deployed",
+    "fail": "At least one gate failed: do not release",
+    "inconclusive": "No gate failed, but the examples do not suffice to say that every gate holds",
 }
 _CONTENTS = """\
 ### Where to look
@@ -21,15 +21,15 @@ _CONTENTS = """\
 - **Artifacts → overview**: gates, scores, steps, layers, components and ledger as tables
 - **Model metrics**: `test/…` compares the models, `layer/…` shows what each layer keeps (step = layer), \
 `course/…` what each step did (step = its position)
-- **Child runs**: one a step, each with its expected and its observed effect"""
+- **Child runs**: one a step, each with its expected and its observed effect
+- **Logged models**: the compressed model, ready to be loaded"""
 
 
 def describe(run: Run, model_uri: str | None) -> str:
     """What was compressed, whether it may be released, and where to read on."""
     facts = run.summary
     parts = [
-        f"## Verdict: {facts['state']}\n{_MEANING[facts['state']]} (judged on {facts['judged_split']}).",
-        _sizes(facts),
+        f"## Verdict: {facts['state']}\n{_MEANING[facts['state']]} (judged on {facts['judged_split']}). {_sizes(facts)}",
         _changes(facts),
         _table(facts["verdicts"]),
         _CONTENTS,
@@ -46,8 +46,7 @@ def model_name(run: Run) -> str:
 
 def _sizes(facts: dict[str, Any]) -> str:
     parameters, flops = (_change(facts[quantity]) for quantity in ("parameters", "flops"))
-    model = _plain(str(facts["settings"]["model"])[:LONGEST_VALUE])
-    return f"**{model}**: {parameters} parameters, {flops} FLOPs an example of {facts['tokens']} tokens."
+    return f"{parameters} parameters, {flops} FLOPs an example of {facts['tokens']} tokens."
 
 
 def _change(quantity: dict[str, int]) -> str:
@@ -69,7 +68,8 @@ def _changes(facts: dict[str, Any]) -> str:
         for status in ("removed", "restored")
     )
     text = f"Removed: {counted(removed) or 'nothing'}."
-    return text + (f" Put back because a gate asked for it: {counted(restored)}." if restored else "")
+    text += f" Put back because a gate asked for it: {counted(restored)}." if restored else ""
+    return f"{text} From: {_plain(str(facts['settings']['model'])[:LONGEST_VALUE])}."
 
 
 def _table(verdicts: list[dict[str, Any]]) -> str:

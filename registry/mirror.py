@@ -31,6 +31,7 @@ from .views import write_views
 
 COMPLETE, INCOMPLETE = "complete", "incomplete"
 _NOT_MIRRORED = (".lock", "artifact/")  # the artifact goes with the model, once
+_EXPERIMENT = "Compressions of one model. Every run is one compression; the runs nested in it are its steps."
 
 
 def mirror(run: Run, uri: str, *, experiment: str | None, register_as: str | None) -> str:
@@ -73,7 +74,8 @@ def _complete(client: MlflowClient, run: Run, experiment_id: str, run_id: str) -
 def _experiment(client: MlflowClient, uri: str, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
-        return client.create_experiment(name, artifact_location=artifact_location(uri, slug(name)))
+        tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": _EXPERIMENT}
+        return client.create_experiment(name, artifact_location=artifact_location(uri, slug(name)), tags=tags)
     if found.lifecycle_stage != "active":
         where, remedy = f"{name} at {redacted(uri)}", "restore it, or set the registry's experiment to another name"
         raise InputError("mlflow: experiment", where, "this experiment was deleted", remedy)

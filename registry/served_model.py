@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow.models import set_model
-from mlflow.pyfunc.model import PythonModel, PythonModelContext
 import numpy as np
 import pandas as pd
 import torch
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from transformers import AutoTokenizer
 
 from compress_explain import load_compressed
@@ -42,9 +42,10 @@ class CompressedModel(PythonModel):
     def _rows(self, model_input: Any) -> Any:
         if not self.reads_text:
             return np.asarray(model_input, dtype=np.float32)
-        if isinstance(model_input, pd.DataFrame):
-            return model_input["text"].astype(str).tolist()
-        return [str(row["text"] if isinstance(row, dict) else row) for row in model_input]
+        if not isinstance(model_input, pd.DataFrame):
+            model_input = pd.DataFrame([row if isinstance(row, dict) else {"text": row} for row in model_input])
+        texts = model_input["text"].explode()  # MLflow makes one cell of {"text": [several]}
+        return [str(text) for text in texts]
 
     def _logits(self, rows: Any) -> np.ndarray:
         with torch.inference_mode():

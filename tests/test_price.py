@@ -133,7 +133,7 @@ def test_moves_are_finite_differences_too():
             assert torch.allclose(moves[batch.rows, start + index], expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("family", ["bert", "llama", "t5"])
+@pytest.mark.parametrize("family", ["bert", "vit", "llama"])
 def test_the_price_of_a_small_component_is_exact_to_second_order(family):
     """With its consumer's columns scaled by e, error of the price falls as e squared: 16-fold for a quarter."""
     errors = {}
@@ -296,7 +296,7 @@ def test_memory_does_not_grow_with_the_number_of_examples():
 
 
 def _live_elements():
-    tensors = {id(each): each.numel() for each in gc.get_objects() if isinstance(each, torch.Tensor)}
+    tensors = {id(each): each.numel() for each in gc.get_objects() if issubclass(type(each), torch.Tensor)}
     return sum(tensors.values())
 
 

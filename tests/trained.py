@@ -1,0 +1,65 @@
+"""A tiny BERT that has learned something, so that what is taken out of it is missed."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import numpy as np
+import torch
+import transformers as hf
+
+from compress_explain.examples import ALL, Examples
+
+POSITIVE, NEGATIVE, NOT = range(4, 10), range(10, 16), 3
+FILLERS = range(16, 40)
+
+
+def reviews(rows: int, seed: int, name: str = "calibration") -> Examples:
+    """Rows of fillers and one telling word; a NOT before it turns the label around, in a third of the rows."""
+    rng = np.random.default_rng(seed)
+    ids, labels, negated = [], rng.integers(0, 2, rows), rng.random(rows) < 1 / 3
+    for label, turned in zip(labels, negated, strict=True):
+        words = list(rng.choice(FILLERS, rng.integers(3, 8)))
+        telling = rng.choice(POSITIVE if label != turned else NEGATIVE)
+        place = rng.integers(0, len(words) + 1)
+        words[place:place] = [NOT, telling] if turned else [telling]
+        ids.append(np.array([2, *words, 1]))
+    return Examples(
+        name=name,
+        inputs={"input_ids": ids, "attention_mask": [np.ones_like(row) for row in ids]},
+        labels=labels,
+        slices={ALL: np.ones(rows, dtype=bool), "negated": negated, "plain": ~negated},
+        texts=tuple(" ".join(map(str, row)) for row in ids),
+        digest=f"reviews-{rows}-{seed}",
+        padding={"input_ids": 0, "attention_mask": 0},
+    )
+
+
+@cache
+def _trained() -> hf.PreTrainedModel:
+    torch.manual_seed(0)
+    config = hf.BertConfig(
+        vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=2,
+    )  # fmt: skip
+    model = hf.BertForSequenceClassification(config)
+    examples = reviews(1500, seed=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=10 * 24)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        batches = list(examples.batches(64))
+        for index in rng.permutation(len(batches)):
+            batch = batches[index]
+            loss = model(**batch.inputs, labels=torch.from_numpy(examples.labels[batch.rows])).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def trained_model() -> hf.PreTrainedModel:
+    """A copy of the model that :func:`reviews` trained; training takes a few seconds, once."""
+    return copy.deepcopy(_trained())
