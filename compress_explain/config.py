@@ -55,6 +55,9 @@ class GateSection(_Section):
 class ReinstatementSection(_Section):
     max_rounds: int = Field(default=6, ge=0)
     max_share: float = Field(default=0.5, gt=0, le=1)
+    step: float = Field(default=0.02, gt=0, le=1)
+    trims: int = Field(default=4, ge=0)
+    reserve: float = Field(default=0.25, ge=0)
 
 
 class Config(_Section):

@@ -15,7 +15,7 @@ from compress_explain.checkpoint import load_compressed
 from compress_explain.errors import Exit, InputError
 from compress_explain.folder import write_json, write_text
 from compress_explain.gates import State
-from compress_explain.ledger import Ledger
+from compress_explain.ledger import Ledger, Record
 from compress_explain.replay import applied_plans, read_ledger
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
     """The figures that every reader starts from."""
     ledger, anatomy = session.ledger, session.anatomy
     judged = ledger.of_kind("judged")
+    standing = _standing(ledger)
     by_status = components.groupby(["kind", "status"], sort=False).size()
     materialized = ledger.find("materialized", "artifact")
     saved_parameters, saved_flops = anatomy.saved(session.masks.removed)
@@ -145,10 +146,9 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
         "restored_share": {"count": len(returned) / max(1, len(once_removed)),
                            "flops": float(returned["flops_saved"].sum()) / max(1, int(once_removed["flops_saved"].sum()))},
         "first_verdicts": judged[0].body["verdicts"],
-        "verdicts": judged[-1].body["verdicts"] if state != "fail" or judged[-1].step == "artifact"
-                    else _last_standing(session),
-        "judged_step": judged[-1].step,
-        "judged_split": judged[-1].body["split"],
+        "verdicts": standing.body["verdicts"],
+        "judged_step": standing.step,
+        "judged_split": standing.body["split"],
         "evaluations": session.evaluations,
         "steps": [{"step": record.step, **record.body} for record in ledger.of_kind("observed")],
         "splits": {split.name: {"rows": len(split), "digest": split.digest, "truncated": split.truncated}
@@ -157,12 +157,10 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
     }  # fmt: skip
 
 
-def _last_standing(session: Session) -> list[dict[str, Any]]:
-    """The verdicts of the last judgement on validation that was not reverted."""
-    reverted = {record.step for record in session.ledger.of_kind("reverted")}
-    judged = [record for record in session.ledger.of_kind("judged") if record.step not in reverted]
-    verdicts: list[dict[str, Any]] = judged[-1].body["verdicts"]
-    return verdicts
+def _standing(ledger: Ledger) -> Record:
+    """The last judgement of a state that was not taken back."""
+    reverted = {record.step for record in ledger.of_kind("reverted")}
+    return [record for record in ledger.of_kind("judged") if record.step not in reverted][-1]
 
 
 def _anatomy_facts(session: Session, components: pd.DataFrame) -> dict[str, Any]:

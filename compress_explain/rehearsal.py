@@ -31,7 +31,9 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
         for strategy in job.strategies:
             author = type(strategy).__name__.lower()
             for round_number in range(strategy.rounds):
-                prices = _priced(job, masks, progress, f"{author} {round_number + 1}", strategy.kinds) if proposed else start
+                prices = (
+                    _priced(job, masks, progress, f"{author} {round_number + 1}", strategy.kinds) if proposed else start
+                )
                 edits = strategy.plan(
                     Situation(anatomy=anatomy, prices=prices, removed=masks.removed, round=round_number)
                 )

@@ -85,7 +85,11 @@ def reinstate(session: Session, pairs: Pairs) -> State:
         expected = session.apply(plan)
         after = session.observe(step)
         session.record_effect(step, pairs, after, expected)
-        pairs, verdicts = after, session.judge(step, after)
+        judged = session.judge(step, after)
+        if overall(verdicts) == "pass" and overall(judged) != "pass":
+            session.revert(plan)  # it was for the reserve, and cost more than it gave
+            break
+        pairs, verdicts = after, judged
         returned += plan.edits
     if returned and not _wanting(verdicts, limits, started=True):
         _drop_unneeded(session, returned)

@@ -11,9 +11,9 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-GOOD = "good great fine lovely bright".split()
-BAD = "bad poor dull dreary grim".split()
-FILLER = "the a film plot scene actor was is and very quite not".split()
+GOOD = ["good", "great", "fine", "lovely", "bright"]
+BAD = ["bad", "poor", "dull", "dreary", "grim"]
+FILLER = ["the", "a", "film", "plot", "scene", "actor", "was", "is", "and", "very", "quite", "not"]
 
 
 def sentences(rows: int, seed: int) -> pd.DataFrame:

@@ -7,7 +7,6 @@ import pickle
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, GENERATORS, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, pipeline
 
@@ -15,6 +14,7 @@ from compress_explain.anatomy import read_anatomy
 from compress_explain.checkpoint import MANIFEST, WEIGHTS, load_compressed, read_manifest, save_compressed
 from compress_explain.errors import InputError
 from compress_explain.surgery import materialize
+from tests.tiny import FAMILIES, GENERATORS, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 
 
 def save_cut(model, folder, tokens=9):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as hf
-from tests.tiny import FAMILIES, WITH_AND_WITHOUT_GENERATION, flagged, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress_explain import families
@@ -14,6 +13,15 @@ from compress_explain.errors import InputError
 from compress_explain.families import AttentionParts, Family, FeedForwardParts, Stack
 from compress_explain.masks import Masks
 from compress_explain.surgery import expected_parameters, materialize
+from tests.tiny import (
+    FAMILIES,
+    WITH_AND_WITHOUT_GENERATION,
+    flagged,
+    tiny_inputs,
+    tiny_model,
+    tiny_tokens,
+    uneven_removal,
+)
 
 KINDS = {"llama": "kv_group", "qwen3": "kv_group"}
 

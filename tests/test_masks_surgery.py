@@ -6,12 +6,21 @@ import copy
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, GENERATORS, WITH_AND_WITHOUT_GENERATION, flagged, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 
 from compress_explain.anatomy import read_anatomy
 from compress_explain.errors import EditError, InputError
 from compress_explain.masks import Masks
 from compress_explain.surgery import cut, expected_parameters, materialize
+from tests.tiny import (
+    FAMILIES,
+    GENERATORS,
+    WITH_AND_WITHOUT_GENERATION,
+    flagged,
+    tiny_inputs,
+    tiny_model,
+    tiny_tokens,
+    uneven_removal,
+)
 
 # Of logits of order 1 to 5. Largest seen: 8.4e-6 and 1.3e-14 (gated T5), 4.5e-6 and below elsewhere.
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}

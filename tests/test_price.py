@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
-from tests.tiny import FAMILIES, flagged, tiny_examples, tiny_model, tiny_tokens, uneven_removal
 
 from compress_explain.anatomy import read_anatomy
 from compress_explain.errors import InputError
@@ -17,6 +16,7 @@ from compress_explain.joint import expected_joint, observed_joint
 from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs, predict
 from compress_explain.price import IMPACTS, Prices, impact_of, linearised, price
+from tests.tiny import FAMILIES, flagged, tiny_examples, tiny_model, tiny_tokens, uneven_removal
 
 
 def collect(masks, examples, batch_size=8):

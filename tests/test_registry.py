@@ -19,9 +19,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from compress_explain.registry import MlflowRegistry, resolve_tracking_uri, served
-from compress_explain.registry.names import Point, points, slugs
-from compress_explain.registry.reach import quiet
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from transformers import AutoTokenizer, ViTConfig, ViTForImageClassification
@@ -32,6 +29,9 @@ from compress_explain.checkpoint import load_compressed, save_compressed
 from compress_explain.commands import run_config
 from compress_explain.errors import InputError
 from compress_explain.outcome import Run
+from compress_explain.registry import MlflowRegistry, resolve_tracking_uri, served
+from compress_explain.registry.names import Point, points, slugs
+from compress_explain.registry.reach import quiet
 from compress_explain.surgery import materialize
 
 from .small_job import small_job_files

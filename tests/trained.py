@@ -16,7 +16,10 @@ FILLERS = range(16, 40)
 
 
 def reviews(rows: int, seed: int, name: str = "calibration") -> Examples:
-    """Rows of fillers and one telling word; a NOT before it turns the label around, in a third of the rows."""
+    """Rows of fillers and one telling word; a NOT before it turns the label around, in a third of the rows.
+
+    One label in 25 is wrong, so that no model is right or sure everywhere.
+    """
     rng = np.random.default_rng(seed)
     ids, labels, negated = [], rng.integers(0, 2, rows), rng.random(rows) < 1 / 3
     for label, turned in zip(labels, negated, strict=True):
@@ -25,6 +28,7 @@ def reviews(rows: int, seed: int, name: str = "calibration") -> Examples:
         place = rng.integers(0, len(words) + 1)
         words[place:place] = [NOT, telling] if turned else [telling]
         ids.append(np.array([2, *words, 1]))
+    labels = np.where(rng.random(rows) < 1 / 25, 1 - labels, labels)
     return Examples(
         name=name,
         inputs={"input_ids": ids, "attention_mask": [np.ones_like(row) for row in ids]},
@@ -42,13 +46,14 @@ def _trained() -> hf.PreTrainedModel:
     config = hf.BertConfig(
         vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
         max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=2,
+        initializer_range=0.1,
     )  # fmt: skip
     model = hf.BertForSequenceClassification(config)
     examples = reviews(1500, seed=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=10 * 24)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=8 * 24)
     rng = np.random.default_rng(0)
-    for _ in range(10):
+    for _ in range(8):
         batches = list(examples.batches(64))
         for index in rng.permutation(len(batches)):
             batch = batches[index]
