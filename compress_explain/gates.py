@@ -201,7 +201,7 @@ def _unjudged(gate: Gate, slice_name: str, why: str, n: int = 0) -> Verdict:
 
 def _examples_needed(at_estimate: float, half_width: float, n: int) -> int | None:
     """Intervals shrink with the root of n: how many rows until this one clears the limit."""
-    if at_estimate == 0:
+    if abs(at_estimate) < half_width / 1000:  # a million times as many: the estimate lies on the limit
         return None
     return math.ceil(n * (half_width / at_estimate) ** 2)
 

@@ -150,7 +150,7 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
         "judged_step": standing.step,
         "judged_split": standing.body["split"],
         "evaluations": session.evaluations,
-        "steps": [{"step": record.step, **record.body} for record in ledger.of_kind("observed")],
+        "steps": [{"step": record.step, "reverted": ledger.find("reverted", record.step) is not None, **record.body} for record in ledger.of_kind("observed")],
         "splits": {split.name: {"rows": len(split), "digest": split.digest, "truncated": split.truncated}
                    for split in session.job.splits},
         "artifact": "artifact" if materialized else None,

@@ -95,8 +95,11 @@ def choose_restorations(
     a slice's accuracy. The gates are aimed at ``reserve`` half-widths of slack. Empty when nothing
     that is removed would help.
     """
+    aimed = [each for each in verdicts if math.isfinite(each.slack) and each.slice in examples.slices]
+    if not aimed or not masks.components:
+        return ()
     moves = _collect(masks, examples, batch_size, advance)
-    aims = _Aims(examples, verdicts, moves.rows)
+    aims = _Aims(examples, aimed, moves.rows)
     picked = _pick(moves, aims, flops, reserve)
     return tuple(_edit(masks.anatomy, moves, aims, index, place) for place, index in enumerate(picked, start=1))
 
@@ -149,15 +152,14 @@ class _Aims:
         verdicts: Sequence[Verdict],
         rows: Int[np.ndarray, " rows"],
     ) -> None:
-        judged = [verdict for verdict in verdicts if math.isfinite(verdict.slack)]
-        self.verdicts = judged
+        self.verdicts = list(verdicts)
         self.labels = torch.from_numpy(examples.labels[rows])
-        members = np.stack([examples.slices[verdict.slice][rows] for verdict in judged]).astype(np.float32)
+        members = np.stack([examples.slices[verdict.slice][rows] for verdict in verdicts]).astype(np.float32)
         self.members = torch.from_numpy(members / np.maximum(members.sum(1, keepdims=True), 1))
-        self.slack = torch.tensor([verdict.slack for verdict in judged])
-        self.noise = torch.tensor([noise(verdict) for verdict in judged])
-        self.kinds = [_SURROGATE.get(verdict.gate.metric, "loss") for verdict in judged]
-        self.signs = torch.tensor([_sign(verdict) for verdict in judged])
+        self.slack = torch.tensor([verdict.slack for verdict in verdicts])
+        self.noise = torch.tensor([noise(verdict) for verdict in verdicts])
+        self.kinds = [_surrogate(verdict) for verdict in verdicts]
+        self.signs = torch.tensor([_sign(verdict) for verdict in verdicts])
         self.start: Tensor | None = None
 
     def slacks(self, logits: Float[Tensor, "rows classes"]) -> Float[Tensor, " verdicts"]:
@@ -190,12 +192,15 @@ _SURROGATE = {
 }
 
 
+def _surrogate(verdict: Verdict) -> str:
+    """What stands for a metric; an unknown one follows the label's probability when it must not fall, else the loss."""
+    return _SURROGATE.get(verdict.gate.metric, "right" if verdict.gate.bounded_below else "loss")
+
+
 def _sign(verdict: Verdict) -> float:
     """+1 when a rise of the surrogate gives the gate more room."""
-    kind = _SURROGATE.get(verdict.gate.metric, "loss")
-    if kind != "right":
-        return 1.0 if verdict.gate.bounded_below else -1.0
-    return -1.0 if verdict.gate.metric == "negative_flips" and verdict.gate.bounded_below else 1.0
+    sign = 1.0 if verdict.gate.bounded_below else -1.0
+    return -sign if verdict.gate.metric == "negative_flips" else sign
 
 
 def noise(verdict: Verdict) -> float:

@@ -93,7 +93,7 @@ class Plain:
 # Every implementation meets every check
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", list(STRATEGIES))
 def test_every_strategy_conforms(name):
     strategy = STRATEGIES.build(name, OPTIONS.get(name, {}))
     check_strategy(strategy)
@@ -103,7 +103,7 @@ def test_every_strategy_conforms(name):
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "t5"])
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", list(STRATEGIES))
 def test_every_strategy_decides_before_it_does(name, family):
     """A plan is a value: the same again for the same situation, and nothing has changed meanwhile."""
     strategy = STRATEGIES.build(name, OPTIONS.get(name, {}))
@@ -130,7 +130,7 @@ def test_every_strategy_decides_before_it_does(name, family):
     assert not any(flags.all() for flags in masks.removed.values()), "a sublayer keeps at least one component"
 
 
-@pytest.mark.parametrize("name", EVALUATORS)
+@pytest.mark.parametrize("name", list(EVALUATORS))
 def test_every_evaluator_conforms(name):
     evaluator = EVALUATORS.build(name, {})
     check_evaluator(evaluator)

@@ -1,4 +1,7 @@
-"""A tiny BERT that has learned something, so that what is taken out of it is missed."""
+"""A tiny GPT-2 that has learned something, so that what is taken out of it is missed.
+
+Its task is an exclusive or and its head is linear: neither heads nor neurons are there for nothing.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +46,12 @@ def reviews(rows: int, seed: int, name: str = "calibration") -> Examples:
 @cache
 def _trained() -> hf.PreTrainedModel:
     torch.manual_seed(0)
-    config = hf.BertConfig(
-        vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
-        max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=2,
-        initializer_range=0.1,
+    config = hf.GPT2Config(
+        vocab_size=40, n_embd=32, n_layer=2, n_head=4, n_inner=24, n_positions=16, num_labels=2,
+        pad_token_id=0, bos_token_id=2, eos_token_id=1,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, initializer_range=0.1,
     )  # fmt: skip
-    model = hf.BertForSequenceClassification(config)
+    model = hf.GPT2ForSequenceClassification(config)
     examples = reviews(1500, seed=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=8 * 24)
