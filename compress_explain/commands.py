@@ -22,7 +22,7 @@ from compress_explain.progress import Progress
 
 def run_config(path: Path, overrides: list[str], out: Path | None, *, resume: bool) -> Exit:
     """Carry out a configuration file and show the result."""
-    from compress_explain.summary import print_run
+    from compress_explain.summary import print_places, print_run
 
     config = load_config(path, overrides)
     folder = out or Path(config.out)
@@ -47,7 +47,8 @@ def run_config(path: Path, overrides: list[str], out: Path | None, *, resume: bo
         resume=resume,
         progress=progress,
     )
-    print_run(run, [registry.publish(folder) for registry in registries])
+    print_run(run)
+    print_places([registry.publish(folder) for registry in registries])
     return run.exit_code
 
 

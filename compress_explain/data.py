@@ -20,27 +20,6 @@ SPLITS = ("calibration", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Splits:
-    """The three splits of a run, each with one job: price, drive reinstatement, give the verdict."""
-
-    calibration: Examples = field(repr=False)
-    validation: Examples = field(repr=False)
-    test: Examples = field(repr=False)
-
-    def __iter__(self) -> Any:
-        return iter((self.calibration, self.validation, self.test))
-
-    @property
-    def slices(self) -> list[str]:
-        """Slices that have rows in validation and in test."""
-        return [
-            name
-            for name, rows in self.test.slices.items()
-            if name != ALL and rows.any() and self.validation.slices[name].any()
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
 class DataSpec:
     """Where the splits come from and how their columns are read.
 
@@ -58,6 +37,31 @@ class DataSpec:
     max_length: int | None = None
     long_text: str = "truncate"
     overlap: str = "refuse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The three splits of a run, each with one job: price, drive reinstatement, give the verdict.
+
+    ``spec`` says where they came from, when they were read from somewhere.
+    """
+
+    calibration: Examples = field(repr=False)
+    validation: Examples = field(repr=False)
+    test: Examples = field(repr=False)
+    spec: DataSpec | None = None
+
+    def __iter__(self) -> Any:
+        return iter((self.calibration, self.validation, self.test))
+
+    @property
+    def slices(self) -> list[str]:
+        """Slices that have rows in validation and in test."""
+        return [
+            name
+            for name, rows in self.test.slices.items()
+            if name != ALL and rows.any() and self.validation.slices[name].any()
+        ]
 
 
 def load_splits(spec: DataSpec, rules: Sequence[SliceRule], subject: Subject, seed: int) -> Splits:
@@ -86,7 +90,7 @@ def encode_splits(
     labels = {name: _labels(frame[spec.label], f"data.{name}", subject) for name, frame in frames.items()}
     members = _memberships(rules, frames, spec, subject, labels)
     encoded = {name: _encode(frames[name], name, spec, subject, labels[name], members[name]) for name in SPLITS}
-    return Splits(**encoded)
+    return Splits(**encoded, spec=spec)
 
 
 def _check_columns(frame: pd.DataFrame, name: str, spec: DataSpec) -> None:

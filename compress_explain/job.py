@@ -41,6 +41,7 @@ class Job:
         return {
             "model": self.subject.source,
             "task": self.subject.task,
+            "data": asdict(self.splits.spec) if self.splits.spec else None,
             "strategies": [_described(strategy) for strategy in self.strategies],
             "evaluators": [_described(evaluator) for evaluator in self.evaluators],
             "gates": [{key: value for key, value in asdict(gate).items() if value is not None} for gate in self.gates],

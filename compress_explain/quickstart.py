@@ -36,7 +36,7 @@ _SPLIT = (797, 500, 500)  # training (calibration is drawn from it), validation,
 
 def quickstart(out: Path) -> Exit:
     """Train or load the digits model, compress it into ``out``, and show what happened."""
-    from compress_explain.summary import print_run
+    from compress_explain.summary import print_places, print_run
 
     quieten()
     progress = Progress()
@@ -45,7 +45,8 @@ def quickstart(out: Path) -> Exit:
     frames = digits_frames()
     model = digits_model(frames["training"], progress)
     run = compress_digits(model, frames, free_folder(out), progress)
-    print_run(run, [registry.publish(run.folder)])
+    print_run(run)
+    print_places([registry.publish(run.folder)])
     return run.exit_code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -188,7 +189,7 @@ class Session:
         )  # fmt: skip
         if manifest["parameters"] != expected:
             raise EditError(f"the artifact has {manifest['parameters']} parameters, the ledger says {expected}")
-        self.job.subject.processor.save_pretrained(folder)
+        self._processor().save_pretrained(folder)
         saved = self.anatomy.saved(removed)
         body = {"parameters": manifest["parameters"], "parameters_saved": self.anatomy.parameters - expected,
                 "flops": self.anatomy.flops - saved[1], "flops_saved": saved[1],
@@ -196,6 +197,15 @@ class Session:
         files = tuple(sorted(path for path in folder.iterdir() if path.is_file()))
         self.ledger.append("materialized", "artifact", body, files)
         return folder
+
+    def _processor(self) -> Any:
+        """What goes with the artifact: a tokenizer that cuts where the judged texts were cut."""
+        spec = self.job.splits.spec
+        if self.job.subject.task != "text-classification" or spec is None or spec.max_length is None:
+            return self.job.subject.processor
+        processor = copy.deepcopy(self.job.subject.processor)
+        processor.model_max_length = spec.max_length
+        return processor
 
     def observe_artifact(self, folder: Path) -> Pairs:
         """Predictions of the artifact, loaded from disk, on the test split."""

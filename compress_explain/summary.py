@@ -20,8 +20,8 @@ _VERDICTS = {
 }
 
 
-def print_run(run: Run, places: Sequence[str], console: Console | None = None) -> None:
-    """Print the tables and the next commands. ``places`` is where registries show the run."""
+def print_run(run: Run, console: Console | None = None) -> None:
+    """Print the tables, the verdict and the next commands."""
     console = console or output()
     console.print()
     console.print(_removed_table(run))
@@ -30,7 +30,13 @@ def print_run(run: Run, places: Sequence[str], console: Console | None = None) -
     console.print(f"\nVerdict: {_VERDICTS[run.state]}", highlight=False)
     for reason in _reasons(run):
         console.print(f"  {reason}", highlight=False, soft_wrap=True)
-    _print_next(run, places, console)
+    _print_next(run, console)
+
+
+def print_places(places: Sequence[str]) -> None:
+    """Where registries show the run, once it is there."""
+    for place in places:
+        output().print(f"  this run in MLflow: {place}", highlight=False, soft_wrap=True)
 
 
 def _removed_table(run: Run) -> Table:
@@ -98,15 +104,13 @@ def _reasons(run: Run) -> list[str]:
     return [f"{_STATES[row['state']]} {lead}{row['message']}" for row in chosen[:5]]
 
 
-def _print_next(run: Run, places: Sequence[str], console: Console) -> None:
+def _print_next(run: Run, console: Console) -> None:
     console.print("\nNext:", highlight=False)
     lines = [f"open {run.folder / REPORT}    the report, one file"]
     lines.append(f"compress-explain show {run.folder}    the ledger, readable")
     lines.append("compress-explain ui    runs side by side in MLflow")
     for line in lines:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
-    for place in places:
-        console.print(f"  (this run in MLflow: {place})", highlight=False, soft_wrap=True)
 
 
 def plural(kind: str) -> str:

@@ -59,17 +59,22 @@ def log_datasets(client: MlflowClient, run: Run, run_id: str) -> None:
     """The three splits as inputs, known by their digests."""
     inputs = client.get_run(run_id).inputs
     there = {each.dataset.name for each in (inputs.dataset_inputs if inputs else [])}
-    missing = [_dataset(name, split) for name, split in run.summary["splits"].items() if _name(name) not in there]
+    sources = run.summary["settings"].get("data") or {}
+    missing = [
+        _dataset(name, split, str(sources.get(name, "given as objects")))
+        for name, split in run.summary["splits"].items()
+        if _name(name) not in there
+    ]
     if missing:
         client.log_inputs(run_id, datasets=missing)
 
 
-def _dataset(split: str, facts: dict[str, Any]) -> DatasetInput:
+def _dataset(split: str, facts: dict[str, Any], source: str) -> DatasetInput:
     dataset = Dataset(
         name=_name(split),
         digest=facts["digest"][:_DIGEST],
         source_type="local",
-        source=json.dumps({"uri": "named in the configuration of the run"}),
+        source=json.dumps({"uri": source}),
         profile=json.dumps({"num_rows": facts["rows"], "truncated_rows": facts["truncated"]}),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", split)])

@@ -105,7 +105,7 @@ def test_chosen_restorations_help_more_than_random_ones(bench):
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.3])
 def test_the_allowance_is_respected(bench, share):
     allowance = share * bench.removed_flops
-    edits = bench.choose(bench.verdicts(), flops=allowance, reserve=10)
+    edits = bench.choose(bench.verdicts(), flops=allowance, reserve=10.0)
     assert -sum(edit.flops_saved for edit in edits) <= allowance
     smallest = min(group.flops for group in bench.masks.anatomy.of_kind("neuron"))
     assert bool(edits) == (allowance >= smallest)
@@ -201,7 +201,7 @@ def test_what_has_no_figure_cannot_be_helped():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_rounds", -1), ("max_share", 0), ("max_share", 1.1), ("step", 0), ("trims", 21), ("reserve", -0.1)],
+    [("max_rounds", -1), ("max_share", 0.0), ("max_share", 1.1), ("step", 0.0), ("trims", 21), ("reserve", -0.1)],
 )
 def test_limits_out_of_range_are_refused(name, value):
     with pytest.raises(InputError, match=rf"reinstatement\.{name}"):

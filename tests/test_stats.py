@@ -88,7 +88,7 @@ def test_counts_that_do_not_fit_are_refused(lost, won, n):
         paired_accuracy_interval(lost, won, n)
 
 
-@pytest.mark.parametrize("confidence", [0, 1, 90, math.nan])
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 90.0, math.nan])
 def test_a_confidence_is_a_share(confidence):
     for call in (
         lambda: paired_accuracy_interval(1, 2, 10, confidence),

@@ -141,7 +141,7 @@ def test_the_cheapest_per_flop_come_first():
     masks, examples = tiny_masks()
     prices = price(masks, examples, kinds=("neuron",))
     situation = Situation(anatomy=masks.anatomy, prices=prices, removed=masks.removed, round=0)
-    plan = Neurons(share=0.3, rounds=1, floor=0).plan(situation)
+    plan = Neurons(share=0.3, rounds=1, floor=0.0).plan(situation)
     cost = dict(zip(prices.components, prices.values["kl"][0] / prices.flops, strict=True))
     planned = [cost[edit.component] for edit in plan]
     assert planned == sorted(planned)
@@ -153,7 +153,7 @@ def test_reasons_name_the_rank_and_the_slice_that_it_costs_most():
     examples = reviews(200, seed=3)
     prices = price(masks, examples, kinds=("neuron",), batch_size=64)
     situation = Situation(anatomy=masks.anatomy, prices=prices, removed=masks.removed, round=0)
-    for rank, edit in enumerate(Neurons(share=0.3, rounds=1, floor=0).plan(situation), start=1):
+    for rank, edit in enumerate(Neurons(share=0.3, rounds=1, floor=0.0).plan(situation), start=1):
         suffix = "th" if rank % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
         assert edit.reason.startswith(f"{rank}{suffix} cheapest of 48 per FLOP; expected ")
         index = prices.components.index(edit.component)
