@@ -252,7 +252,9 @@ def test_every_component_has_its_size_and_direction():
     masks = random_state("llama", 2)
     prices = price(masks, tiny_examples("llama", labels=2))
     assert prices.components == tuple(name for group in masks.anatomy.groups.values() for name in group.components)
-    assert {name for name, back in zip(prices.components, prices.restores, strict=True) if back} == set(masks.components)
+    assert {name for name, back in zip(prices.components, prices.restores, strict=True) if back} == set(
+        masks.components
+    )
     for index, component in enumerate(prices.components):
         group, _ = masks.anatomy.locate(component)
         assert (prices.kinds[index], prices.parameters[index], prices.flops[index]) == (
@@ -344,7 +346,9 @@ def test_what_was_observed_compares_two_states_of_the_compressed_model():
     labels = rng.integers(0, 3, 40)
     before, after = (rng.normal(0, 2, (40, 3)) for _ in range(2))
     states = [
-        Pairs(split="validation", digest="d", labels=labels, original=rng.normal(size=(40, 3)), compressed=each, slices={})
+        Pairs(
+            split="validation", digest="d", labels=labels, original=rng.normal(size=(40, 3)), compressed=each, slices={}
+        )
         for each in (before, after)
     ]
     assert_joint(observed_joint(*states), before, after, labels)

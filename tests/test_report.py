@@ -21,8 +21,8 @@ from compress_explain.outcome import Run
 from compress_explain.progress import Progress
 from compress_explain.reinstate import Reinstatement
 from compress_explain.report import render_report
-from compress_explain.report_flips import REDACTED
-from compress_explain.report_judgement import final_judgement
+from compress_explain.report.flips import REDACTED
+from compress_explain.report.judgement import final_judgement
 from compress_explain.run import execute
 from compress_explain.strategies import Heads, Neurons
 

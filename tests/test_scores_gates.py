@@ -25,9 +25,7 @@ def random_pairs(n=200, classes=3, seed=0, spread=0.7):
     original = rng.normal(0, 1, (n, classes)) + 1.5 * np.eye(classes)[labels]
     compressed = original + rng.normal(0, spread, (n, classes))
     slices = {"all": np.ones(n, bool), "first": np.arange(n) < n // 4, "nobody": np.zeros(n, bool)}
-    return Pairs(
-        split="test", digest="d", labels=labels, original=original, compressed=compressed, slices=slices
-    )
+    return Pairs(split="test", digest="d", labels=labels, original=original, compressed=compressed, slices=slices)
 
 
 def measured(pairs, metric, slice_name="all", confidence=0.90):

@@ -48,7 +48,16 @@ def test_quantiles_are_cut_at_the_values_of_the_reference_split():
     other = pd.DataFrame({"words": [25, 26, 50, 51, 75, 76, 1000, -5]})
     found = members(rule, other, reference=reference)
     assert list(found) == ["length=q1", "length=q2", "length=q3", "length=q4"]
-    assert [int(np.argmax([flags[row] for flags in found.values()])) + 1 for row in range(8)] == [1, 2, 2, 3, 3, 4, 4, 1]
+    assert [int(np.argmax([flags[row] for flags in found.values()])) + 1 for row in range(8)] == [
+        1,
+        2,
+        2,
+        3,
+        3,
+        4,
+        4,
+        1,
+    ]
     sizes = [flags.sum() for flags in members(rule, reference).values()]
     assert sizes == [25, 25, 25, 25]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress_explain.charts import shortened
 from compress_explain.predictions import Pairs
-from compress_explain.report_judgement import Judgement
+from compress_explain.report.charts import shortened
+from compress_explain.report.judgement import Judgement
 
 REDACTED = "redacted"
 _LOST, _WON, _LETTERS = 20, 10, 400

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from compress_explain.ledger import Record
-from compress_explain.report_numbers import kinds, share
-from compress_explain.report_steps import step_title
+from compress_explain.report.numbers import kinds, share
+from compress_explain.report.steps import step_title
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run

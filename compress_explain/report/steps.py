@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress_explain.charts import DotPlot, Line, dot_plot
-from compress_explain.report_judgement import Judgement, headline
-from compress_explain.report_numbers import kinds, plain, signed
+from compress_explain.report.charts import DotPlot, Line, dot_plot
+from compress_explain.report.judgement import Judgement, headline
+from compress_explain.report.numbers import kinds, plain, signed
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress_explain.charts import DotPlot, Line, dot_plot
 from compress_explain.gates import Gate
-from compress_explain.report_gates import declared_gates, judged_text
-from compress_explain.report_judgement import Judgement
-from compress_explain.report_numbers import signed
+from compress_explain.report.charts import DotPlot, Line, dot_plot
+from compress_explain.report.gates import declared_gates, judged_text
+from compress_explain.report.judgement import Judgement
+from compress_explain.report.numbers import signed
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from compress_explain import report_numbers as numbers
-from compress_explain.report_flips import flipped
-from compress_explain.report_gates import gate_rows
-from compress_explain.report_judgement import final_judgement, first_judgement
-from compress_explain.report_provenance import provenance
-from compress_explain.report_reinstated import reinstated
-from compress_explain.report_removed import removed
-from compress_explain.report_slices import slice_section
-from compress_explain.report_steps import effects
-from compress_explain.report_verdict import opening
+from compress_explain.report import numbers
+from compress_explain.report.flips import flipped
+from compress_explain.report.gates import gate_rows
+from compress_explain.report.judgement import final_judgement, first_judgement
+from compress_explain.report.provenance import provenance
+from compress_explain.report.reinstated import reinstated
+from compress_explain.report.removed import removed
+from compress_explain.report.slices import slice_section
+from compress_explain.report.steps import effects
+from compress_explain.report.verdict import opening
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress_explain.report_numbers import count
+from compress_explain.report.numbers import count
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run

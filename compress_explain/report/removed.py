@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from compress_explain.charts import label_width
-from compress_explain.report_numbers import count, kinds, signed
+from compress_explain.report.charts import label_width
+from compress_explain.report.numbers import count, kinds, signed
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run

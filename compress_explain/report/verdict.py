@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from compress_explain.report_judgement import Judgement, headline
-from compress_explain.report_numbers import count, kinds, magnitude, plain, share
+from compress_explain.report.judgement import Judgement, headline
+from compress_explain.report.numbers import count, kinds, magnitude, plain, share
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run
