@@ -33,7 +33,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="continue a run that was stopped")] = False,
 ) -> None:
     """Price, plan, mask, observe, judge, reinstate, materialize, judge the artifact, report."""
-    from compress_explain.commands import run_config
+    from compress_explain.terminal.commands import run_config
 
     raise typer.Exit(run_config(config, overrides, out, resume=resume))
 
@@ -44,7 +44,7 @@ def plan(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Show what would be removed and what that is expected to do; changes and writes nothing."""
-    from compress_explain.commands import show_plan
+    from compress_explain.terminal.commands import show_plan
 
     show_plan(config, overrides)
 
@@ -55,7 +55,7 @@ def inspect(
     tokens: Annotated[int, typer.Option(help="tokens an example, for FLOPs", min=1)] = 128,
 ) -> None:
     """Show a model's components as a tree: counts, parameters, FLOPs, shares."""
-    from compress_explain.commands import show_anatomy
+    from compress_explain.terminal.commands import show_anatomy
 
     show_anatomy(model, tokens)
 
@@ -67,7 +67,7 @@ def init(
     out: Annotated[Path, typer.Option(help="where to write the configuration")] = Path("config.yaml"),
 ) -> None:
     """Write a commented configuration for a model and a data file."""
-    from compress_explain.commands import write_config
+    from compress_explain.terminal.commands import write_config
 
     write_config(model, data, out)
 
@@ -80,7 +80,7 @@ def show(
     ] = None,
 ) -> None:
     """Read the ledger: what happened in a run, or to one component, when and why."""
-    from compress_explain.commands import show_component, show_run
+    from compress_explain.terminal.commands import show_component, show_run
 
     if component is None:
         show_run(folder)
@@ -94,7 +94,7 @@ def publish(
     tracking_uri: Annotated[str | None, typer.Option(help="an MLflow store; the default is the run's own")] = None,
 ) -> None:
     """Mirror a finished run to MLflow, or complete a mirror that was cut off."""
-    from compress_explain.commands import publish_run
+    from compress_explain.terminal.commands import publish_run
 
     publish_run(folder, tracking_uri)
 
@@ -104,7 +104,7 @@ def ui(
     port: Annotated[int, typer.Option(help="the port on this machine", min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI on this project's store."""
-    from compress_explain.commands import open_ui
+    from compress_explain.terminal.commands import open_ui
 
     open_ui(port)
 

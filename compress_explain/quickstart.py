@@ -36,7 +36,7 @@ _SPLIT = (797, 500, 500)  # training (calibration is drawn from it), validation,
 
 def quickstart(out: Path) -> Exit:
     """Train or load the digits model, compress it into ``out``, and show what happened."""
-    from compress_explain.summary import print_places, print_run
+    from compress_explain.terminal.summary import print_places, print_run
 
     quieten()
     progress = Progress()

@@ -125,6 +125,6 @@ def test_the_wheel_holds_one_package(tmp_path):
         "evaluators/quality.py",
         "registry/__init__.py",
         "py.typed",
-        "templates/starter.yaml",
+        "terminal/templates/starter.yaml", "report/templates/report.html",
     ):
         assert f"compress_explain/{needed}" in names

@@ -26,13 +26,13 @@ from transformers import AutoTokenizer, ViTConfig, ViTForImageClassification
 from compress_explain.anatomy import read_anatomy
 from compress_explain.catalog import REGISTRIES
 from compress_explain.checkpoint import load_compressed, save_compressed
-from compress_explain.commands import run_config
 from compress_explain.errors import InputError
 from compress_explain.outcome import Run
 from compress_explain.registry import MlflowRegistry, resolve_tracking_uri, served
 from compress_explain.registry.names import Point, points, slugs
 from compress_explain.registry.reach import quiet
 from compress_explain.surgery import materialize
+from compress_explain.terminal.commands import run_config
 
 from .small_job import small_job_files
 

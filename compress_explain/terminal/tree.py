@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.tree import Tree
 
 from compress_explain.anatomy import Anatomy
-from compress_explain.console import output
+from compress_explain.terminal.console import output
 
 
 def print_anatomy(anatomy: Anatomy, console: Console | None = None) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from compress_explain.console import output
 from compress_explain.outcome import REPORT, Run
 from compress_explain.replay import applied_plans
+from compress_explain.terminal.console import output
 
 _STATES = {"pass": "[green]✔ pass[/]", "fail": "[red]✘ fail[/]", "inconclusive": "[yellow]? inconclusive[/]"}
 _VERDICTS = {

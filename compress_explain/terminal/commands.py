@@ -22,7 +22,7 @@ from compress_explain.progress import Progress
 
 def run_config(path: Path, overrides: list[str], out: Path | None, *, resume: bool) -> Exit:
     """Carry out a configuration file and show the result."""
-    from compress_explain.summary import print_places, print_run
+    from compress_explain.terminal.summary import print_places, print_run
 
     config = load_config(path, overrides)
     folder = out or Path(config.out)
@@ -86,7 +86,7 @@ def build_job(config: Config, subject: Subject, splits: Splits) -> Job:
 
 def show_plan(path: Path, overrides: list[str]) -> None:
     """Price and plan with masks only; nothing is written."""
-    from compress_explain.rehearsal import rehearse
+    from compress_explain.terminal.rehearsal import rehearse
 
     config = load_config(path, overrides)
     progress = Progress()
@@ -97,7 +97,7 @@ def show_plan(path: Path, overrides: list[str]) -> None:
 def show_anatomy(source: str, tokens: int) -> None:
     """Print a model's components as a tree."""
     from compress_explain.anatomy import read_anatomy
-    from compress_explain.tree import print_anatomy
+    from compress_explain.terminal.tree import print_anatomy
 
     quieten()
     print_anatomy(read_anatomy(load_any(source), tokens))
@@ -105,7 +105,7 @@ def show_anatomy(source: str, tokens: int) -> None:
 
 def write_config(model: str, data: Path, out: Path) -> None:
     """Write a commented configuration for a model and a data file."""
-    from compress_explain.starter import starter_config
+    from compress_explain.terminal.starter import starter_config
 
     quieten()
     if out.exists():
@@ -116,14 +116,14 @@ def write_config(model: str, data: Path, out: Path) -> None:
 
 def show_run(folder: Path) -> None:
     """Print the ledger of a run."""
-    from compress_explain.reading import print_ledger
+    from compress_explain.terminal.reading import print_ledger
 
     print_ledger(folder)
 
 
 def show_component(folder: Path, component: str) -> None:
     """Print what happened to one component."""
-    from compress_explain.reading import print_component
+    from compress_explain.terminal.reading import print_component
 
     print_component(folder, component)
 

@@ -9,11 +9,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from compress_explain.console import output
 from compress_explain.edits import counted
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.ledger import Record
 from compress_explain.replay import applied_plans, read_ledger
+from compress_explain.terminal.console import output
 
 
 def print_ledger(folder: Path, console: Console | None = None) -> None:

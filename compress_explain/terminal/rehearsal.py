@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 
 from compress_explain.anatomy import read_anatomy
-from compress_explain.console import output
 from compress_explain.edits import Edit
 from compress_explain.examples import ALL
 from compress_explain.job import Job
@@ -18,6 +17,7 @@ from compress_explain.price import Prices, price
 from compress_explain.progress import Progress
 from compress_explain.session import tokens_of
 from compress_explain.strategy import Situation
+from compress_explain.terminal.console import output
 
 
 def rehearse(job: Job, progress: Progress) -> list[Edit]:

@@ -27,9 +27,9 @@ def starter_config(model: str, data: Path) -> str:
     text = _find(frame, data, _INPUTS, "input")
     label = _find(frame, data, _LABELS, "label")
     task = "image-classification" if config.model_type == "vit" else "text-classification"
-    template = Environment(loader=PackageLoader("compress_explain"), trim_blocks=True, autoescape=False).get_template(
-        "starter.yaml"
-    )
+    template = Environment(
+        loader=PackageLoader("compress_explain.terminal"), trim_blocks=True, autoescape=False
+    ).get_template("starter.yaml")
     return template.render(
         model=json.dumps(model), task=task, data=data, text=json.dumps(text), label=json.dumps(label),
         columns=_slice_columns(frame, {text, label}), rows=len(frame),
