@@ -8,7 +8,7 @@ takes objects.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -55,11 +55,13 @@ class Catalog:
         if entry is None:
             raise InputError(self.kind, name, f"no such {self.kind}", did_you_mean(name, self.entries))
         try:
-            loaded: type = entry.load()
+            loaded: Any = entry.load()
         except (ImportError, AttributeError) as error:
             raise InputError(
                 self.kind, name, f"{entry.value} cannot be loaded ({error})", "repair its package"
             ) from None
+        if not (isinstance(loaded, type) and is_dataclass(loaded)):
+            raise InputError(f"{self.kind}: {name}", entry.value, "must be a frozen dataclass", "repair its package")
         return loaded
 
     def build(self, name: str, options: dict[str, Any]) -> Any:

@@ -79,6 +79,8 @@ class Ledger:
             "previous": self.head,
         }
         record = Record(**facts, hash=_hash(facts))
+        for file in files:
+            _sync(file)
         line = _canonical({**facts, "hash": record.hash}) + "\n"
         with self.path.open("ab") as stream:
             stream.write(line.encode())
@@ -126,6 +128,12 @@ class Ledger:
             with self.path.open("r+b") as stream:
                 stream.truncate(data.rfind(b"\n") + 1)
                 os.fsync(stream.fileno())
+
+
+def _sync(path: Path) -> None:
+    """A record must not outlive the file that it names."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def file_digest(path: Path) -> str:

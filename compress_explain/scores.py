@@ -124,15 +124,19 @@ def _macro_f1(pairs: Pairs, confidence: float, seed: int) -> tuple[float, float,
 
 def _macro_f1_resampled(labels: np.ndarray, predicted: np.ndarray, classes: int, seed: int) -> np.ndarray:
     """Macro-F1 of 2,000 resamples, over the classes that occur in labels or predictions."""
-    index = bootstrap_rows(len(labels), 2000, seed)
-    f1 = np.zeros((len(index), classes))
-    seen = np.zeros((len(index), classes), dtype=bool)
+    rows = bootstrap_rows(len(labels), 2000, seed)
+    return np.concatenate([_macro_f1_of(labels[index], predicted[index], classes) for index in rows])
+
+
+def _macro_f1_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Macro-F1 of each line of ``(resamples, n)`` labels and predictions."""
+    f1 = np.zeros((len(labels), classes))
+    seen = np.zeros((len(labels), classes), dtype=bool)
     for k in range(classes):
         truth, guess = (labels == k), (predicted == k)
-        both = (truth & guess)[index].sum(1)
-        total = truth[index].sum(1) + guess[index].sum(1)
+        total = truth.sum(1) + guess.sum(1)
         seen[:, k] = total > 0
-        f1[:, k] = 2 * both / np.maximum(total, 1)
+        f1[:, k] = 2 * (truth & guess).sum(1) / np.maximum(total, 1)
     return f1.sum(1) / np.maximum(seen.sum(1), 1)
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.checkpoint import load_compressed, save_compressed
 from compress_explain.edits import Edit, Plan
-from compress_explain.errors import EditError
+from compress_explain.errors import EditError, InputError
 from compress_explain.examples import Examples
 from compress_explain.folder import open_folder
 from compress_explain.gates import Verdict, judge, overall
@@ -224,7 +224,16 @@ class Session:
 
     def _predict(self, model: PreTrainedModel, examples: Examples, label: str) -> np.ndarray:
         with self.progress.track(label, len(examples)) as advance:
-            return predict(model, examples, self.job.batch_size, advance)
+            logits = predict(model, examples, self.job.batch_size, advance)
+        broken = ~np.isfinite(logits).all(1)
+        if broken.any():
+            raise InputError(
+                "model",
+                self.job.subject.source,
+                f"{label}: the logits of {int(broken.sum())} rows are not finite (first: row {int(broken.argmax())})",
+                "check the model's weights, and its inputs on that row",
+            )
+        return logits
 
     def _refuse_idle_edits(self, plan: Plan) -> None:
         """A removal is believed only if there was something to remove (a dead part must be priced 0)."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import brentq
 from scipy.stats import beta, norm
+
+_AT_ONCE = 2_000_000  # rows drawn in memory at a time
 
 
 def paired_accuracy_interval(
@@ -101,15 +104,18 @@ def mean_interval(
     values: Float[np.ndarray, " n"], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean."""
-    index = bootstrap_rows(len(values), resamples, seed)
+    means = np.concatenate([values[rows].mean(1) for rows in bootstrap_rows(len(values), resamples, seed)])
     tail = (1 - confidence) / 2
-    low, high = np.quantile(values[index].mean(1), [tail, 1 - tail])
+    low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def bootstrap_rows(n: int, resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
-    """Row numbers drawn with replacement, one line a resample."""
-    return np.random.default_rng(seed).integers(0, n, (resamples, n), dtype=np.int32)
+def bootstrap_rows(n: int, resamples: int, seed: int) -> Iterator[Int[np.ndarray, "some n"]]:
+    """Row numbers drawn with replacement, one line a resample, a few resamples at a time."""
+    generator = np.random.default_rng(seed)
+    some = max(1, _AT_ONCE // n)
+    for start in range(0, resamples, some):
+        yield generator.integers(0, n, (min(some, resamples - start), n), dtype=np.int32)
 
 
 def _tango_statistic(difference: float, lost: int, won: int, n: int) -> float:

@@ -219,7 +219,9 @@ def test_show_knows_its_components(place, capfd):
 
 def test_an_unreachable_tracking_server_is_told_before_the_work(place, capfd):
     started = time.monotonic()
-    code = call("run", "config.yaml", "--out", "out", "--set", 'registries=[{mlflow: {tracking_uri: "http://127.0.0.1:1"}}]')
+    code = call(
+        "run", "config.yaml", "--out", "out", "--set", 'registries=[{mlflow: {tracking_uri: "http://127.0.0.1:1"}}]'
+    )
     message = capfd.readouterr().err
     assert code == 2 and "127.0.0.1:1" in message and "Remedy" in message
     assert time.monotonic() - started < 60

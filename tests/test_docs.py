@@ -125,6 +125,7 @@ def test_the_wheel_holds_one_package(tmp_path):
         "evaluators/quality.py",
         "registry/__init__.py",
         "py.typed",
-        "terminal/templates/starter.yaml", "report/templates/report.html",
+        "terminal/templates/starter.yaml",
+        "report/templates/report.html",
     ):
         assert f"compress_explain/{needed}" in names

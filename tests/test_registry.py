@@ -41,7 +41,9 @@ WRITES = (
     "create_logged_model", "log_model_artifact", "finalize_logged_model", "create_registered_model",
     "create_model_version", "set_registered_model_alias", "set_model_version_tag",
 )  # fmt: skip
-LENIENT = ["gates=[{metric: accuracy, max_drop: 1.0, rule: point}, {metric: nll, slice: '*', max_rise: 9, rule: point}]"]
+LENIENT = [
+    "gates=[{metric: accuracy, max_drop: 1.0, rule: point}, {metric: nll, slice: '*', max_rise: 9, rule: point}]"
+]
 IMPOSSIBLE = ["gates=[{metric: nll, max: 0.0, rule: point}]", "reinstatement.max_rounds=1"]
 LEFT_BY_LOADING = ("__pycache__", "registered_model_meta")  # MLflow loads a model of a local store in its place
 
@@ -112,10 +114,15 @@ def held(client: MlflowClient, experiment: str) -> SimpleNamespace:
             "inputs": sorted((each.dataset.name, each.tags[0].value) for each in parents[0].inputs.dataset_inputs),
             "outputs": len(parents[0].outputs.model_outputs),
             "models": [(model.name, model.status) for model in models],
-            "weights": [sorted(files(lambda path, m=model: client.list_logged_model_artifacts(m.model_id, path))) for model in models],
+            "weights": [
+                sorted(files(lambda path, m=model: client.list_logged_model_artifacts(m.model_id, path)))
+                for model in models
+            ],
             "statuses": {run.info.status for run in runs},
             "mirror": parents[0].data.tags["compress_explain.mirror"],
-            "versions": [(v.version, v.tags["validation_status"]) for v in client.search_model_versions(f"name='{experiment}'")],
+            "versions": [
+                (v.version, v.tags["validation_status"]) for v in client.search_model_versions(f"name='{experiment}'")
+            ],
         },
     )
 
@@ -206,7 +213,9 @@ def test_the_folder_is_there_and_the_weights_only_with_the_model(page: SimpleNam
 def test_the_splits_are_inputs_with_their_digests(page: SimpleNamespace, passed: Path) -> None:
     splits = Run(passed).summary["splits"]
     inputs = {each.tags[0].value: each.dataset for each in page.held.parent.inputs.dataset_inputs}
-    assert {name: splits[name]["digest"][:36] for name in splits} == {name: each.digest for name, each in inputs.items()}
+    assert {name: splits[name]["digest"][:36] for name in splits} == {
+        name: each.digest for name, each in inputs.items()
+    }
 
 
 def test_the_served_model_has_equal_logits_without_unpickling(
@@ -231,7 +240,9 @@ def test_the_served_model_has_equal_logits_without_unpickling(
     assert np.abs(again.drop(columns="label").to_numpy() - expected[:3]).max() <= 1e-5
 
 
-def test_a_second_publish_changes_nothing(page: SimpleNamespace, passed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_publish_changes_nothing(
+    page: SimpleNamespace, passed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert page.registry.publish(passed) == page.address
     assert held(page.client, "reference").facts == page.held.facts
     assert capsys.readouterr() == ("", "")
@@ -361,9 +372,7 @@ def test_the_store_is_the_given_one_else_the_environments_else_a_file_here(
     assert resolve_tracking_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def test_publishing_leaves_the_process_as_it_was(
-    passed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_publishing_leaves_the_process_as_it_was(passed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -401,7 +410,12 @@ def server(tmp_path: Path) -> Iterator[str]:
                "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path / "kept")]  # fmt: skip
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -423,7 +437,9 @@ def wait_for(address: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_server_gets_everything_once_though_the_publisher_is_killed(server: str, passed: Path, page: SimpleNamespace) -> None:
+def test_a_real_server_gets_everything_once_though_the_publisher_is_killed(
+    server: str, passed: Path, page: SimpleNamespace
+) -> None:
     code = (
         "import sys; from pathlib import Path; from compress_explain.registry import MlflowRegistry as R; "
         "R(tracking_uri=sys.argv[1], experiment='served', register_as='served').publish(Path(sys.argv[2]))"
@@ -437,5 +453,7 @@ def test_a_real_server_gets_everything_once_though_the_publisher_is_killed(serve
     assert address.startswith(f"{server}/#/experiments/")
     found = held(MlflowClient(tracking_uri=server), "served").facts
     expected = dict(page.held.facts)
-    assert [int(version) for version, _ in found.pop("versions")] == [int(version) for version, _ in expected.pop("versions")]
+    assert [int(version) for version, _ in found.pop("versions")] == [
+        int(version) for version, _ in expected.pop("versions")
+    ]
     assert found == expected

@@ -121,7 +121,7 @@ def test_the_bootstrap_agrees_with_scipys():
 def test_the_bootstrap_is_fixed_by_its_seed():
     values = np.random.default_rng(0).normal(size=50)
     assert mean_interval(values, seed=3) == mean_interval(values, seed=3) != mean_interval(values, seed=4)
-    rows = bootstrap_rows(7, 11, seed=0)
+    rows = np.concatenate(list(bootstrap_rows(7, 11, seed=0)))
     assert rows.shape == (11, 7) and rows.min() >= 0 and rows.max() < 7
 
 
