@@ -58,14 +58,14 @@ def compress_digits(model: Path, frames: dict[str, pd.DataFrame], out: Path, pro
         digits_splits(frames, subject),
         strategies=[
             STRATEGIES.build("heads", {"share": 0.4, "rounds": 2}),
-            STRATEGIES.build("neurons", {"share": 0.9, "rounds": 3}),
+            STRATEGIES.build("neurons", {"share": 0.85, "rounds": 3}),
         ],
         evaluators=[EVALUATORS.build("quality", {}), EVALUATORS.build("slices", {})],
         gates=[
-            Gate(metric="accuracy", max_drop=0.05),
+            Gate(metric="accuracy", max_drop=0.06),
             Gate(metric="accuracy", slice="*", max_drop=0.1, rule="point"),
         ],
-        reinstatement=Reinstatement(reserve=0.75),  # a digit has some fifty rows: leave room for the next fifty
+        reinstatement=Reinstatement(reserve=0.75, step=0.03),  # a digit has some fifty rows: leave room for the next fifty
         out=out,
         seed=SEED,
         batch_size=64,
