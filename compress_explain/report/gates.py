@@ -104,7 +104,8 @@ def _note(verdict: dict[str, Any], gate: Gate) -> str:
         return rest[0].upper() + rest[1:]
     slack = plain(abs(verdict["slack"]))
     if gate.rule == "point":
-        return f"Within the limit by {slack}" if verdict["state"] == "pass" else f"Beyond the limit by {slack}"
+        side = "within" if verdict["state"] == "pass" else "beyond"
+        return f"The estimate alone decides: {side} the limit by {slack}"
     if verdict["state"] == "pass":
         return f"The whole interval clears the limit, by {slack} at its nearest"
     return "The whole interval lies beyond the limit"
