@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compress_explain.errors import InputError
+from compress_explain.errors import InputError, did_you_mean
 from compress_explain.examples import ALL
 from compress_explain.scores import Score
 
@@ -124,8 +124,6 @@ def check_gates(gates: Sequence[Gate], metrics: Iterable[str], slices: Sequence[
     Raises:
         InputError: an unknown metric or slice, the same limit twice, or min above max.
     """
-    from compress_explain.errors import did_you_mean
-
     known = list(metrics)
     for gate in gates:
         if gate.metric not in known:

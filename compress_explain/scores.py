@@ -55,8 +55,7 @@ class Metric:
     """How one metric is computed and bounded.
 
     ``measure`` maps pairs, a two-sided confidence and a seed to (original, compressed, low, high,
-    compressed_low, compressed_high). ``surrogate`` names the smooth per-example impact that stands
-    for it when restorations are priced, and ``worse`` is +1 if a rise of the surrogate is bad.
+    compressed_low, compressed_high).
     """
 
     name: str
