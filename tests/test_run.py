@@ -30,7 +30,8 @@ def inputs(tmp_path_factory):
     folder = small_job_files(tmp_path_factory.mktemp("inputs"))
     config = load_config(
         folder / "config.yaml",
-        [f"data.{name}={folder / name}.csv" for name in ("calibration", "validation", "test")] + [f"model={folder / 'model'}"],
+        [f"data.{name}={folder / name}.csv" for name in ("calibration", "validation", "test")]
+        + [f"model={folder / 'model'}"],
     )
     subject = load_subject(config.model, config.task)
     return config, subject, load_splits(config.data_spec(), config.slice_rules(), subject, seed=0)
@@ -98,7 +99,9 @@ def test_every_component_was_priced_and_every_step_recorded(finished):
 
 def test_expected_stands_beside_observed(finished):
     steps = finished.summary["steps"]
-    assert {"loss_change", "kl", "flips_to_wrong", "accuracy_change"} <= steps[0]["expected"].keys() & steps[0]["observed"].keys()
+    assert {"loss_change", "kl", "flips_to_wrong", "accuracy_change"} <= steps[0]["expected"].keys() & steps[0][
+        "observed"
+    ].keys()
 
 
 def test_the_same_seed_gives_the_same_edits_in_the_same_order(finished, inputs, tmp_path):
