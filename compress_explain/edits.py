@@ -14,9 +14,8 @@ Action = Literal["remove", "restore"]
 class Edit:
     """One decision on one component, with its reason and what it is expected to do.
 
-    ``expected_loss_change`` is in nats, mean per example over the calibration split (for a
-    restoration: over the validation split). ``parameters_saved`` and ``flops_saved`` are negative
-    for a restoration.
+    ``expected_loss_change`` is in nats, mean per example over the calibration split.
+    ``parameters_saved`` and ``flops_saved`` are negative for a restoration.
     """
 
     component: str

@@ -37,24 +37,41 @@ def expected_joint(
     components: Sequence[str],
     batch_size: int,
     advance: Callable[[int], None] = lambda rows: None,
-) -> Joint:
-    """Expected effect of switching ``components`` together, from one pass over ``examples``."""
+) -> dict[str, Joint]:
+    """Expected effect, per slice, of switching ``components`` together, from one pass over ``examples``."""
     located = [masks.anatomy.locate(component) for component in components]
     groups = list({group.name: group for group, _ in located}.values())
     chosen = {group.name: torch.zeros(group.count) for group in groups}
     for group, index in located:
         chosen[group.name][index] = 1.0
-    totals = dict.fromkeys(("loss_change", "kl", "flips_to_wrong", "flips_to_right"), 0.0)
+    totals = torch.zeros(len(examples.slices), len(_SUMMED), dtype=torch.float64)
     for batch, logits, moves in linearised(masks, examples, groups, batch_size):
         move = torch.zeros_like(logits)
         for group, each in zip(groups, moves, strict=True):
             move += torch.einsum("bck,c->bk", each, chosen[group.name])
         impact = impact_of(logits, move[:, None], torch.from_numpy(examples.labels[batch.rows]))
-        for name in totals:
-            totals[name] += float(impact[name].double().sum())
+        values = torch.cat([impact[name] for name in _SUMMED], dim=1)  # (batch, impacts)
+        totals += (examples.slice_matrix(batch.rows) @ values).double()
         advance(len(batch.rows))
-    means = {name: total / len(examples) for name, total in totals.items()}
-    return Joint(**means, accuracy_change=means["flips_to_right"] - means["flips_to_wrong"], n=len(examples))
+    return {
+        name: _mean(row, int(flags.sum()))
+        for row, (name, flags) in zip(totals.tolist(), examples.slices.items(), strict=True)
+    }
+
+
+_SUMMED = ("loss_change", "kl", "flips_to_wrong", "flips_to_right")
+
+
+def _mean(totals: list[float], n: int) -> Joint:
+    loss, kl, to_wrong, to_right = (total / max(1, n) for total in totals)
+    return Joint(
+        loss_change=loss,
+        kl=kl,
+        flips_to_wrong=to_wrong,
+        flips_to_right=to_right,
+        accuracy_change=to_right - to_wrong,
+        n=n,
+    )
 
 
 def observed_joint(before: Pairs, after: Pairs) -> Joint:

@@ -17,7 +17,7 @@ from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.checkpoint import load_compressed, save_compressed
 from compress_explain.edits import Edit, Plan
 from compress_explain.errors import EditError, InputError
-from compress_explain.examples import Examples
+from compress_explain.examples import ALL, Examples
 from compress_explain.folder import open_folder
 from compress_explain.gates import Verdict, judge, overall
 from compress_explain.job import Job
@@ -101,7 +101,7 @@ class Session:
         if record is None:
             validation = self.job.splits.validation
             with self.progress.track(f"expected effect of the whole ({plan.step})", len(validation)) as advance:
-                joint = expected_joint(self.masks, validation, plan.components, self.job.batch_size, advance)
+                joint = expected_joint(self.masks, validation, plan.components, self.job.batch_size, advance)[ALL]
             self._refuse_idle_edits(plan)
             self._switch(plan)
             self.ledger.append("applied", plan.step, {"expected": asdict(joint)})

@@ -336,7 +336,7 @@ def test_a_plan_is_priced_by_its_summed_moves(labels):
     everything = [name for group in masks.anatomy.groups.values() for name in group.components]
     chosen = [1, 3, 10, 33, 40, 60]
     logits, moves = collect(masks, examples)
-    joint = expected_joint(masks, examples, [everything[index] for index in chosen], batch_size=7)
+    joint = expected_joint(masks, examples, [everything[index] for index in chosen], batch_size=7)["all"]
     after = (logits + moves[:, chosen].sum(1)).double().numpy()
     assert_joint(joint, logits.double().numpy(), after, examples.labels)
 

@@ -26,6 +26,7 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     calibration = job.splits.calibration
     anatomy = read_anatomy(job.subject.model, tokens_of(job))
     proposed: list[Edit] = []
+    joints: list[dict[str, Joint]] = []
     with Masks(job.subject.model, anatomy) as masks:
         start = _priced(job, masks, progress, "start")
         for strategy in job.strategies:
@@ -40,12 +41,12 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                 if not edits:
                     continue
                 components = [edit.component for edit in edits]
-                joint = expected_joint(masks, calibration, components, job.batch_size)
-                _print_step(console, f"{author}, round {round_number + 1}", edits, joint)
+                joints.append(expected_joint(masks, calibration, components, job.batch_size))
+                _print_step(console, f"{author}, round {round_number + 1}", edits, joints[-1][ALL])
                 masks.remove(components)
                 proposed += edits
-        _print_total(console, anatomy.flops, anatomy.parameters, proposed)
-        _print_slices(console, start, proposed)
+    _print_slices(console, joints)
+    _print_total(console, anatomy.flops, anatomy.parameters, proposed)
     return proposed
 
 
@@ -82,17 +83,20 @@ def _print_total(console: Console, flops: int, parameters: int, edits: list[Edit
     )
 
 
-def _print_slices(console: Console, start: Prices, edits: list[Edit]) -> None:
-    """How much of each slice's decision runs through what would go, at the first prices."""
-    index = {component: position for position, component in enumerate(start.components)}
-    chosen = [index[edit.component] for edit in edits]
-    moves = start.values["logit_move"]
-    table = Table(title="Whom it touches", title_justify="left", header_style="bold")
+def _print_slices(console: Console, joints: list[dict[str, Joint]]) -> None:
+    """The expected effect of all rounds on each slice: a sum, each round linearised where it starts."""
+    table = Table(title="Whom it is expected to cost (calibration)", title_justify="left", header_style="bold")
     table.add_column("slice")
-    for name in ("n", "share of logit movement", "sum of single loss changes"):
+    for name in ("n", "loss change, nats", "newly wrong", "newly right", "accuracy change"):
         table.add_column(name, justify="right")
-    for row, (name, count) in enumerate(zip(start.slices, start.counts, strict=True)):
-        share = moves[row, chosen].sum() / max(moves[row].sum(), 1e-300)
-        loss = start.values["loss_change"][row, chosen].sum()
-        table.add_row("all rows" if name == ALL else name, f"{count:,}", f"{share:.1%}", f"{loss:+.4f} nats")
+    for name in joints[0] if joints else ():
+        rounds = [joint[name] for joint in joints]
+        table.add_row(
+            "all rows" if name == ALL else name,
+            f"{rounds[0].n:,}",
+            f"{sum(joint.loss_change for joint in rounds):+.4f}",
+            f"{sum(joint.flips_to_wrong for joint in rounds):.2%}",
+            f"{sum(joint.flips_to_right for joint in rounds):.2%}",
+            f"{sum(joint.accuracy_change for joint in rounds):+.2%}",
+        )
     console.print(table)
