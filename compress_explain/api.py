@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from compress_explain.data import Splits
+from compress_explain.data import DataSpec, Splits, load_splits
 from compress_explain.evaluator import Evaluator
 from compress_explain.gates import Gate
 from compress_explain.job import Job
-from compress_explain.models import Subject
+from compress_explain.models import Subject, load_subject
 from compress_explain.outcome import Run
 from compress_explain.progress import Progress
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.run import execute
+from compress_explain.slices import SliceRule
 from compress_explain.strategy import Strategy
 
 
 def compress(
-    model: Subject,
-    data: Splits,
+    model: Subject | str,
+    data: Splits | DataSpec,
     *,
     strategies: Sequence[Strategy],
     evaluators: Sequence[Evaluator],
     gates: Sequence[Gate],
-    out: str | Path,
+    slices: Sequence[SliceRule] = (),
+    task: str = "text-classification",
+    out: str | Path = "runs/latest",
     reinstatement: Reinstatement | None = None,
     registries: Sequence[Registry] = (),
     seed: int = 0,
@@ -36,8 +39,10 @@ def compress(
 ) -> Run:
     """Compress ``model``, judge it, put back what the gates ask for, and return the run in ``out``.
 
-    ``model`` comes from :func:`load_subject`, ``data`` from :func:`load_splits`. Registries are
-    asked first whether they can be reached, and are given the run when it is complete.
+    ``model`` is a folder or hub id with a head for ``task``, or what :func:`load_subject` gave;
+    ``data`` says where the splits are (then ``slices`` are cut from them), or is what
+    :func:`load_splits` gave. Registries are asked first whether they can be reached, and are given
+    the run when it is complete.
 
     Raises:
         InputError: something about the input or the output folder is wrong.
@@ -45,9 +50,11 @@ def compress(
     """
     for registry in registries:
         registry.check()
+    subject = load_subject(model, task) if isinstance(model, str) else model
+    splits = load_splits(data, slices, subject, seed) if isinstance(data, DataSpec) else data
     job = Job(
-        subject=model,
-        splits=data,
+        subject=subject,
+        splits=splits,
         strategies=strategies,
         evaluators=evaluators,
         gates=gates,

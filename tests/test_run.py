@@ -177,3 +177,13 @@ def test_the_folder_is_complete_and_plain(finished):
 def test_every_part_of_the_configuration_reaches_the_job(inputs):
     assert isinstance(inputs[0], Config)
     assert inputs[2].spec is not None and inputs[2].spec.validation.endswith("validation.csv")
+
+
+def test_the_front_door_takes_a_folder_and_files(inputs, tmp_path):
+    config, _, _ = inputs
+    spec = config.data_spec()
+    run = compress(
+        config.model, spec, slices=config.slice_rules(), strategies=[Neurons(share=0.1, rounds=1)],
+        evaluators=[Quality(), Slices()], gates=[Gate(metric="accuracy", slice="*", max_drop=0.99)], out=tmp_path / "out",
+    )  # fmt: skip
+    assert run.passed and run.summary["settings"]["data"]["test"] == spec.test
