@@ -103,7 +103,7 @@ def leave_out(masks: Masks, examples: Examples, component: str) -> float:
 
 
 def loss(logits: np.ndarray, examples: Examples) -> float:
-    labels = torch.from_numpy(examples.labels)
+    labels = torch.tensor(examples.labels)
     return float(torch.nn.functional.cross_entropy(torch.from_numpy(logits).double(), labels))
 
 
