@@ -93,6 +93,11 @@ def test_the_workflow_calls_the_command():
     assert any("compress-explain run" in step.get("run", "") for step in steps)
 
 
+def test_the_template_calls_the_command():
+    template = yaml.safe_load((ROOT / "ci/gitlab-template.yml").read_text())
+    assert any("compress-explain run" in line for line in template["compress"]["script"])
+
+
 def test_the_strategy_of_the_guide_works():
     space: dict[str, object] = {"__name__": "guide"}
     sys.modules["guide"] = type(sys)("guide")
