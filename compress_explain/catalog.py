@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any
 
 from compress_explain.errors import InputError, did_you_mean
@@ -26,13 +26,13 @@ class Catalog:
         self.kind, self.check = kind, check
 
     @cached_property
-    def entries(self) -> dict[str, EntryPoint]:
+    def entries(self) -> dict[str, Any]:
         """Every announced name.
 
         Raises:
             InputError: two packages announce the same name.
         """
-        found: dict[str, EntryPoint] = {}
+        found: dict[str, Any] = {}  # EntryPoints, of the standard library or of its backport
         for entry in entry_points(group=f"compress_explain.{self.kind}"):
             if entry.name in found and found[entry.name].value != entry.value:
                 owners = f"{found[entry.name].value} and {entry.value}"

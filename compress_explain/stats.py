@@ -24,7 +24,7 @@ def paired_accuracy_interval(
 
     >>> low, high = paired_accuracy_interval(12, 8, 872)
     >>> round(low, 4), round(high, 4)
-    (-0.0159, 0.006)
+    (-0.0158, 0.006)
     >>> paired_accuracy_interval(0, 0, 60, confidence=0.90)[1]  # doctest: +ELLIPSIS
     0.048...
 

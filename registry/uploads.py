@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mlflow.entities import FileInfo
 
 List = Callable[[str | None], list[FileInfo]]
 
 
+@runtime_checkable
 class Send(Protocol):
     """Upload one file into a folder of the store."""
 

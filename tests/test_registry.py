@@ -319,8 +319,9 @@ def test_an_image_model_is_served_from_pixels(tmp_path: Path) -> None:
     removed = {name: torch.arange(group.count) == 0 for name, group in anatomy.groups.items()}
     smaller = materialize(model, anatomy, removed)
     save_compressed(smaller, tmp_path / "artifact", removed=removed, base=anatomy, provenance={})
+    (tmp_path / "run.json").write_text("{}")
     with quiet():
-        served._save(SimpleNamespace(folder=tmp_path), tmp_path / "model", mlflow.models.Model())
+        served._save(Run(tmp_path), tmp_path / "model", mlflow.models.Model())
         loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
         pixels, expected = served.reference(load_compressed(tmp_path / "artifact"), tmp_path / "artifact")
         found = loaded.predict(pixels)
