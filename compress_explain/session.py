@@ -237,17 +237,13 @@ class Session:
 
     def _refuse_idle_edits(self, plan: Plan) -> None:
         """A removal is believed only if there was something to remove (a dead part must be priced 0)."""
-        removals = {edit.component: edit for edit in plan.edits if edit.action == "remove"}
-        if not removals:
-            return
-        batch = next(self.job.splits.calibration.batches(self.job.batch_size))
-        for component in self.masks.silent(removals, batch.inputs):
-            if removals[component].expected_loss_change != 0 and self._silent_everywhere(component):
-                raise EditError(f"{component} has no output to remove, yet its removal was priced")
-
-    def _silent_everywhere(self, component: str) -> bool:
-        batches = self.job.splits.calibration.batches(self.job.batch_size)
-        return all(self.masks.silent([component], batch.inputs) for batch in batches)
+        suspects = [edit.component for edit in plan.edits if edit.action == "remove" and edit.expected_loss_change != 0]
+        for batch in self.job.splits.calibration.batches(self.job.batch_size):
+            if not suspects:
+                return
+            suspects = self.masks.silent(suspects, batch.inputs)
+        if suspects:
+            raise EditError(f"{suspects[0]} has no output to remove, yet its removal was priced")
 
     def _switch(self, plan: Plan) -> None:
         self.masks.remove(edit.component for edit in plan.edits if edit.action == "remove")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,19 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
-from compress_explain import Gate, InputError, LedgerError, Reinstatement, Run, compress, load_compressed, replay
+from compress_explain import (
+    Edit,
+    EditError,
+    Gate,
+    InputError,
+    LedgerError,
+    Reinstatement,
+    Run,
+    Situation,
+    compress,
+    load_compressed,
+    replay,
+)
 from compress_explain.cli import _guarded, app
 from compress_explain.config import Config, load_config
 from compress_explain.data import load_splits
@@ -187,3 +201,34 @@ def test_the_front_door_takes_a_folder_and_files(inputs, tmp_path):
         evaluators=[Quality(), Slices()], gates=[Gate(metric="accuracy", slice="*", max_drop=0.99)], out=tmp_path / "out",
     )  # fmt: skip
     assert run.passed and run.summary["settings"]["data"]["test"] == spec.test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Removes one neuron and claims what that will do."""
+
+    loss: float
+    kinds: tuple[str, ...] = ("neuron",)
+    rounds: int = 1
+
+    def plan(self, situation: Situation) -> tuple[Edit, ...]:
+        group = situation.anatomy.groups["encoder.layer.0.ffn.neuron"]
+        return (
+            Edit(
+                component=group.components[0], kind="neuron", action="remove", reason="claimed",
+                expected_loss_change=self.loss, parameters_saved=group.parameters, flops_saved=group.flops,
+            ),
+        )  # fmt: skip
+
+
+def test_a_removal_of_nothing_is_believed_only_at_a_price_of_nothing(inputs, tmp_path):
+    _, subject, splits = inputs
+    model = copy.deepcopy(subject.model)
+    with torch.no_grad():
+        up = model.bert.encoder.layer[0].intermediate.dense
+        up.weight[0], up.bias[0] = 0.0, 0.0  # GELU(0) = 0: a dead neuron
+    parts = {"evaluators": [Quality()], "gates": [Gate(metric="accuracy", max_drop=0.99)]}
+    dead = replace(subject, model=model)
+    with pytest.raises(EditError, match=r"encoder\.layer\.0\.ffn\.neuron\.0 has no output to remove"):
+        compress(dead, splits, strategies=[Claim(loss=0.1)], out=tmp_path / "boast", **parts)
+    assert compress(dead, splits, strategies=[Claim(loss=0.0)], out=tmp_path / "dead", **parts).passed
