@@ -64,7 +64,20 @@ def compress(
         batch_size=batch_size,
         redact=redact,
     )
-    run = execute(job, Path(out), progress or Progress(quiet=True), resume=resume)
-    for registry in registries:
-        registry.publish(run.folder)
+    progress = progress or Progress(quiet=True)
+    run = execute(job, Path(out), progress, resume=resume)
+    publish(run, registries, progress)
     return run
+
+
+def publish(run: Run, registries: Sequence[Registry], progress: Progress) -> list[str]:
+    """Mirror a finished run to each registry and return where it can be looked at.
+
+    Raises:
+        InputError: a registry cannot be reached; the run's folder is complete all the same.
+    """
+    places = []
+    for registry in registries:
+        progress.say("mirroring the run to its registry (seconds to a minute, by its size and distance)")
+        places.append(registry.publish(run.folder))
+    return places

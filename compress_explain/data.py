@@ -57,11 +57,13 @@ class Splits:
     @property
     def slices(self) -> list[str]:
         """Slices that have rows in validation and in test."""
-        return [
-            name
-            for name, rows in self.test.slices.items()
-            if name != ALL and rows.any() and self.validation.slices[name].any()
-        ]
+        return [name for name in self.test.slices if name != ALL and name not in self.bare_slices]
+
+    @property
+    def bare_slices(self) -> dict[str, str]:
+        """Slices that no gate can judge, and the split in which they have no rows."""
+        judging = (self.validation, self.test)
+        return {name: split.name for split in judging for name, rows in split.slices.items() if not rows.any()}
 
 
 def load_splits(spec: DataSpec, rules: Sequence[SliceRule], subject: Subject, seed: int) -> Splits:

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from compress_explain.data import Splits
+from compress_explain.errors import InputError
 from compress_explain.evaluator import Evaluator
-from compress_explain.gates import Gate, check_gates
+from compress_explain.gates import EVERY, Gate, check_gates
 from compress_explain.models import Subject
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
@@ -35,6 +36,13 @@ class Job:
     def __post_init__(self) -> None:
         metrics = {metric for evaluator in self.evaluators for metric in evaluator.metrics}
         check_gates(self.gates, metrics, self.splits.slices)
+        bare = self.splits.bare_slices
+        if bare and any(gate.slice == EVERY for gate in self.gates):
+            named = ", ".join(f"{name} (none in {split})" for name, split in list(bare.items())[:5])
+            raise InputError(
+                "gates: slice", EVERY, f"no row is in {len(bare)} of the declared slices: {named}",
+                "give those splits such rows, or gate the other slices by name",
+            )  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
         """Every decision that shapes the result, as plain values."""

@@ -16,7 +16,7 @@ import torch
 from sklearn.datasets import load_digits
 from transformers import ViTConfig, ViTForImageClassification
 
-from compress_explain.api import compress
+from compress_explain.api import compress, publish
 from compress_explain.catalog import EVALUATORS, REGISTRIES, STRATEGIES
 from compress_explain.data import DataSpec, Splits, encode_splits
 from compress_explain.errors import Exit
@@ -46,7 +46,7 @@ def quickstart(out: Path) -> Exit:
     model = digits_model(frames["training"], progress)
     run = compress_digits(model, frames, free_folder(out), progress)
     print_run(run)
-    print_places([registry.publish(run.folder)])
+    print_places(publish(run, [registry], progress))
     return run.exit_code
 
 

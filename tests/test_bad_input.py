@@ -133,6 +133,9 @@ CASES = {
     "gate on a slice without rows": (
         lambda: change("gates", [{"metric": "accuracy", "slice": "lnog", "max_drop": 0.1}]), "gates: slice", "lnog", "'long'",
     ),
+    "every slice is gated but one is empty": (
+        lambda: edit_rows("test.csv", lambda f: f.assign(source="web")), "gates: slice", "source=paper", "by name",
+    ),
     "contradictory gates": (
         lambda: change("gates", [{"metric": "accuracy", "min": 0.9}, {"metric": "accuracy", "max": 0.8}]),
         "accuracy on all", "0.9", "swap",

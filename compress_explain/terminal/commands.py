@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from compress_explain.api import compress
+from compress_explain.api import compress, publish
 from compress_explain.catalog import REGISTRIES
 from compress_explain.config import Config, load_config
 from compress_explain.data import Splits, load_splits
@@ -48,7 +48,7 @@ def run_config(path: Path, overrides: list[str], out: Path | None, *, resume: bo
         progress=progress,
     )
     print_run(run)
-    print_places([registry.publish(folder) for registry in registries])
+    print_places(publish(run, registries, progress))
     return run.exit_code
 
 
