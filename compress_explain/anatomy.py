@@ -176,13 +176,18 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
 
 
+def base_prefix(model: PreTrainedModel) -> str:
+    """Where ``model.base_model`` lies in the model: ``"bert."``, or nothing when it is the model itself."""
+    base = model.base_model
+    return next((name + "." for name, module in model.named_modules() if module is base and name), "")
+
+
 class _Reader:
     """Walks the stacks of one model and fills the catalogue."""
 
     def __init__(self, model: PreTrainedModel, tokens: int) -> None:
         self.model, self.tokens = model, tokens
-        base = model.base_model
-        self.prefix = next((name + "." for name, module in model.named_modules() if module is base and name), "")
+        self.prefix = base_prefix(model)
         self.groups: dict[str, Group] = {}
         self.linears: dict[str, Linear] = {}
         self.sublayers: dict[str, Sublayer] = {}

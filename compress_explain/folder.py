@@ -40,12 +40,6 @@ def open_folder(path: Path, identity: str, *, resume: bool) -> Iterator[Ledger]:
         yield Ledger(path / LEDGER)
 
 
-def check_folder(path: Path, identity: str, *, resume: bool) -> None:
-    """What :func:`open_folder` would refuse, found out before any work is done."""
-    _check_writable(path)
-    _check_occupant(path, identity, resume=resume)
-
-
 def free_folder(path: Path) -> Path:
     """``path`` itself when nothing is in it, else the first of ``path-2``, ``path-3``, … that is free."""
     candidates = [path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000))]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import Anatomy, Group
+from compress_explain.anatomy import Anatomy, Group, base_prefix
 from compress_explain.errors import EditError
 from compress_explain.families import family_of
 
@@ -120,17 +120,12 @@ def _biases_to_copy(model: PreTrainedModel, touched: list[Group]) -> dict[str, T
         for parts in stack.attention:
             if parts.position_bias is None or (stack.name, parts.cross) not in stacks:
                 continue
-            prefix = _prefix(model) + stack.layers
+            prefix = base_prefix(model) + stack.layers
             layers = list(model.get_submodule(prefix).children())
             first = layers[0].get_submodule(parts.module)
             weight = first.relative_attention_bias.weight if _has_bias(first) else torch.empty(0, 0)  # type: ignore[union-attr]
             found.update({f"{prefix}.{index}.{parts.module}": weight for index in range(len(layers))})  # type: ignore[misc]
     return found
-
-
-def _prefix(model: PreTrainedModel) -> str:
-    base = model.base_model
-    return next((name + "." for name, module in model.named_modules() if module is base and name), "")
 
 
 def _give_own_bias(attention: nn.Module, weight: Tensor) -> None:

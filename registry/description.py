@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from compress_explain.edits import counted
 from compress_explain.outcome import Run
 
 from .names import LONGEST_VALUE
-from .steps import counted
 
 VERDICTS = 15  # rows of the table; overview/1_gates.json has all
 _MEANING = {

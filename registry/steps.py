@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from compress_explain.edits import counted
 from compress_explain.ledger import Record
 from compress_explain.outcome import Run
 
@@ -52,15 +53,6 @@ def read_steps(run: Run) -> list[Step]:
 def milliseconds(time: str) -> int:
     """A ledger's time as MLflow counts it."""
     return int(datetime.fromisoformat(time).timestamp() * 1000)
-
-
-def counted(counts: dict[str, int]) -> str:
-    """``18 heads, 1,751 neurons``.
-
-    >>> counted({"head": 1, "kv_group": 1200})
-    '1 head, 1,200 kv groups'
-    """
-    return ", ".join(f"{count:,} {kind.replace('_', ' ')}{'' if count == 1 else 's'}" for kind, count in counts.items())
 
 
 def gate_counts(verdicts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from compress_explain.edits import counted
 from compress_explain.ledger import Record
 from compress_explain.outcome import Run
 
 from .figures import layer_rows
 from .names import slugs
-from .steps import counted
 
 COMPONENT_ROWS = 500
 _GATE_COLUMNS = ["state", "gate", "slice", "estimate", "low", "high", "limit", "slack", "n", "n_needed", "message"]

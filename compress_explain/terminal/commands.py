@@ -8,16 +8,17 @@ from pathlib import Path
 
 import torch
 
-from compress_explain.api import compress, publish
+from compress_explain.api import publish
 from compress_explain.catalog import REGISTRIES
 from compress_explain.config import Config, load_config
 from compress_explain.data import Splits, load_splits
 from compress_explain.errors import Exit, InputError
-from compress_explain.folder import check_folder, write_text
+from compress_explain.folder import write_text
 from compress_explain.job import Job
 from compress_explain.models import Subject, load_any, load_subject, quieten
 from compress_explain.outcome import Run
 from compress_explain.progress import Progress
+from compress_explain.run import execute
 
 
 def run_config(path: Path, overrides: list[str], out: Path | None, *, resume: bool) -> Exit:
@@ -32,21 +33,7 @@ def run_config(path: Path, overrides: list[str], out: Path | None, *, resume: bo
         registry.check()
     subject, splits = load_inputs(config, progress)
     job = build_job(config, subject, splits)
-    check_folder(folder, job.identity(), resume=resume)
-    run = compress(
-        subject,
-        splits,
-        strategies=job.strategies,
-        evaluators=job.evaluators,
-        gates=job.gates,
-        reinstatement=job.reinstatement,
-        out=folder,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        redact=config.redact,
-        resume=resume,
-        progress=progress,
-    )
+    run = execute(job, folder, progress, resume=resume)
     print_run(run)
     print_places(publish(run, registries, progress))
     return run.exit_code
