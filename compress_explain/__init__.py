@@ -14,7 +14,7 @@ from compress_explain.masks import Masks
 from compress_explain.models import Subject, load_subject
 from compress_explain.outcome import Run
 from compress_explain.predictions import Pairs
-from compress_explain.price import Prices, price
+from compress_explain.pricing import Prices, price
 from compress_explain.reinstate import Reinstatement
 from compress_explain.replay import replay
 from compress_explain.scores import Score

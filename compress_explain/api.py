@@ -11,6 +11,7 @@ from compress_explain.gates import Gate
 from compress_explain.job import Job
 from compress_explain.models import Subject, load_subject
 from compress_explain.outcome import Run
+from compress_explain.pricing import AuditPlan
 from compress_explain.progress import Progress
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
@@ -30,6 +31,7 @@ def compress(
     task: str = "text-classification",
     out: str | Path = "runs/latest",
     reinstatement: Reinstatement | None = None,
+    audit: AuditPlan | None = None,
     registries: Sequence[Registry] = (),
     seed: int = 0,
     batch_size: int = 32,
@@ -59,6 +61,7 @@ def compress(
         evaluators=evaluators,
         gates=gates,
         reinstatement=reinstatement or Reinstatement(),
+        audit=audit or AuditPlan(),
         registries=registries,
         seed=seed,
         batch_size=batch_size,

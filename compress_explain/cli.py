@@ -60,6 +60,111 @@ def inspect(
     show_anatomy(model, tokens)
 
 
+Slices = Annotated[Path | None, typer.Option(help="a YAML file that declares slices, as in a configuration")]
+Edits = Annotated[
+    str, typer.Option(help="heads, neurons, sublayers, layers, linears:int8, linears:int4, linears:rank64, …")
+]
+EngineName = Annotated[str, typer.Option("--engine", help="local, or ray: the workers of a cluster")]
+WorkerCount = Annotated[int, typer.Option("--workers", help="of the engine ray", min=1)]
+Threads = Annotated[int | None, typer.Option(help="of each worker; the default is torch's, or 1 with ray", min=1)]
+Address = Annotated[str | None, typer.Option(help="of a running Ray cluster; one is started here when there is none")]
+InputColumn = Annotated[str, typer.Option("--input", help="the column of texts or image files")]
+LabelColumn = Annotated[str, typer.Option("--label", help="the column of labels")]
+Rows = Annotated[int | None, typer.Option(help="draw so many rows", min=2)]
+MaxLength = Annotated[int | None, typer.Option(help="tokens, at most", min=2)]
+
+
+@app.command()
+def price(
+    model: Annotated[str, typer.Argument(help="a model folder or hub id", metavar="MODEL")],
+    data: Annotated[str, typer.Option(help="a csv, jsonl or parquet file, or a hub data set as id:split")],
+    slices: Slices = None,
+    edits: Edits = "heads,neurons",
+    out: Annotated[Path | None, typer.Option(help="where to write the table, e.g. price.parquet")] = None,
+    engine: EngineName = "local",
+    workers: WorkerCount = 2,
+    threads: Threads = None,
+    address: Address = None,
+    input_column: InputColumn = "text",
+    label_column: LabelColumn = "label",
+    rows: Rows = None,
+    max_length: MaxLength = None,
+    batch_size: Annotated[int | None, typer.Option(help="rows a pass; 32, or 8 for language models", min=1)] = None,
+    doubt: Annotated[float, typer.Option(help="heads are priced exactly on rows with 1 - p(label) above this")] = 0.2,
+    projections: Annotated[
+        int | None, typer.Option(help="of the logits of a language model; 4 when not given", min=1)
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="of the weights: float32 or bfloat16")] = "float32",
+    seed: Annotated[int, typer.Option(help="of drawn rows and projections")] = 0,
+) -> None:
+    """Price every edit before anything is changed: what it would do, to whom, how surely."""
+    from compress_explain.inquiry import Inquiry
+    from compress_explain.terminal.pricing import Workers, price_model
+
+    inquiry = Inquiry(
+        model=model, data=data, input=input_column, label=label_column, rows=rows, max_length=max_length,
+        dtype=dtype, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    chosen = Workers(engine=engine, workers=workers, threads=threads, address=address)
+    price_model(inquiry, slices, edits, doubt, projections, chosen, out)
+
+
+@app.command()
+def audit(
+    source: Annotated[Path, typer.Argument(help="a run's folder, or what price wrote", metavar="RUN_OR_PRICE")],
+    heads: Annotated[str, typer.Option(help="how many, or all")] = "all",
+    neurons: Annotated[str, typer.Option(help="how many, or all")] = "200",
+    linears: Annotated[str, typer.Option(help="how many edits of linears, or all")] = "all",
+    sublayers: Annotated[str, typer.Option(help="how many, or all")] = "all",
+    layers: Annotated[str, typer.Option(help="how many, or all")] = "all",
+    rows: Rows = None,
+    out: Annotated[Path | None, typer.Option(help="where to write the audit; beside its source when not given")] = None,
+    engine: EngineName = "local",
+    workers: WorkerCount = 2,
+    threads: Threads = None,
+    address: Address = None,
+    seed: Annotated[int, typer.Option(help="of what is drawn")] = 0,
+) -> None:
+    """Make edits one by one and put what they did beside their price: exact leave-one-out."""
+    from compress_explain.pricing import Sample
+    from compress_explain.terminal.pricing import Workers, audit_price, how_many
+
+    sample = Sample(
+        heads=how_many("heads", heads), neurons=how_many("neurons", neurons), linears=how_many("linears", linears),
+        sublayers=how_many("sublayers", sublayers), layers=how_many("layers", layers), seed=seed,
+    )  # fmt: skip
+    chosen = Workers(engine=engine, workers=workers, threads=threads, address=address)
+    audit_price(source, sample, rows, chosen, out)
+
+
+@app.command()
+def why(
+    model: Annotated[str, typer.Argument(help="a model folder, a hub id, or what price wrote", metavar="MODEL")],
+    slice_name: Annotated[str, typer.Option("--slice", help="the slice that is asked about")],
+    data: Annotated[str | None, typer.Option(help="as for price; not needed for a price table")] = None,
+    slices: Slices = None,
+    edits: Edits = "heads,neurons",
+    count: Annotated[int, typer.Option(help="components to name of each kind", min=1)] = 10,
+    engine: EngineName = "local",
+    workers: WorkerCount = 2,
+    threads: Threads = None,
+    address: Address = None,
+    input_column: InputColumn = "text",
+    label_column: LabelColumn = "label",
+    rows: Rows = None,
+    max_length: MaxLength = None,
+) -> None:
+    """Show which components carry a slice, and which carry it more than everything else."""
+    from compress_explain.inquiry import Inquiry
+    from compress_explain.terminal.pricing import Workers, explain_slice
+
+    inquiry = Inquiry(
+        model=model, data=data or "", input=input_column, label=label_column, rows=rows, max_length=max_length
+    )
+    chosen = Workers(engine=engine, workers=workers, threads=threads, address=address)
+    explain_slice(inquiry, slices, slice_name, edits, chosen, count)
+
+
 @app.command()
 def init(
     model: Annotated[str, typer.Argument(help="a model folder or hub id", metavar="MODEL")],

@@ -6,24 +6,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from compress_explain.catalog import EVALUATORS, REGISTRIES, STRATEGIES
 from compress_explain.data import DataSpec
-from compress_explain.errors import InputError, InputErrors, did_you_mean
+from compress_explain.documents import Location, Section, explain, read_yaml, together
+from compress_explain.errors import InputError, InputErrors
 from compress_explain.evaluator import Evaluator
 from compress_explain.gates import Gate, check_gates
+from compress_explain.models import check_run_task
+from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
-from compress_explain.slices import SliceRule
+from compress_explain.slices import SliceRule, SliceSection
 from compress_explain.strategy import Strategy
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=True)
-
-
-class DataSection(_Section):
+class DataSection(Section):
     calibration: str
     validation: str
     test: str
@@ -35,14 +34,7 @@ class DataSection(_Section):
     overlap: Literal["refuse", "drop"] = "refuse"
 
 
-class SliceSection(_Section):
-    column: str | None = None
-    quantiles: int | None = None
-    where: str | None = None
-    matches: str | None = None
-
-
-class GateSection(_Section):
+class GateSection(Section):
     metric: str
     slice: str = "all"
     max_drop: float | None = None
@@ -52,7 +44,7 @@ class GateSection(_Section):
     rule: Literal["non-inferiority", "point"] = "non-inferiority"
 
 
-class ReinstatementSection(_Section):
+class ReinstatementSection(Section):
     max_rounds: int = Field(default=6, ge=0)
     max_share: float = Field(default=0.5, gt=0, le=1)
     step: float = Field(default=0.02, gt=0, le=1)
@@ -60,17 +52,24 @@ class ReinstatementSection(_Section):
     reserve: float = Field(default=0.25, ge=0)
 
 
-class Config(_Section):
+class AuditSection(Section):
+    heads: int = Field(default=24, ge=0)
+    neurons: int = Field(default=24, ge=0)
+    rows: int = Field(default=256, ge=2)
+
+
+class Config(Section):
     """Every key of a configuration file, with its default."""
 
     model: str
-    task: Literal["text-classification", "image-classification"] = "text-classification"
+    task: Literal["text-classification", "image-classification", "text-generation"] = "text-classification"
     data: DataSection
     slices: dict[str, SliceSection] = Field(default_factory=dict)
     strategies: list[dict[str, dict[str, Any]]] = Field(min_length=1)
     evaluators: list[str | dict[str, dict[str, Any]]] = Field(default=["quality", "slices"], min_length=1)
     gates: list[GateSection] = Field(min_length=1)
     reinstatement: ReinstatementSection = ReinstatementSection()
+    audit: AuditSection = AuditSection()
     registries: list[str | dict[str, dict[str, Any]]] = Field(default=["mlflow"])
     out: str = "runs/latest"
     seed: int = 0
@@ -82,7 +81,7 @@ class Config(_Section):
         return DataSpec(**self.data.model_dump())
 
     def slice_rules(self) -> list[SliceRule]:
-        return [SliceRule(name=name, **section.model_dump()) for name, section in self.slices.items()]
+        return [section.rule(name) for name, section in self.slices.items()]
 
     def build_gates(self) -> list[Gate]:
         return [Gate(**section.model_dump()) for section in self.gates]
@@ -96,6 +95,9 @@ class Config(_Section):
     def build_registries(self) -> list[Registry]:
         return [REGISTRIES.build(*_named("registries", entry)) for entry in self.registries]
 
+    def build_audit(self) -> AuditPlan:
+        return AuditPlan(**self.audit.model_dump())
+
     def build_reinstatement(self) -> Reinstatement:
         return Reinstatement(**self.reinstatement.model_dump())
 
@@ -108,13 +110,13 @@ def load_config(path: Path, overrides: list[str]) -> Config:
     Raises:
         InputError: the file cannot be read, or keys or values are wrong.
     """
-    document = _read_yaml(path)
+    document = _read_mapping(path)
     for override in overrides:
         _apply_override(document, override)
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
-        raise _explain(error) from None
+        raise explain(error, _known_keys) from None
     _check_parts(config)
     return config
 
@@ -123,6 +125,7 @@ def _check_parts(config: Config) -> None:
     """Build every part once, to show all of their faults together."""
     faults: list[InputError] = []
     for build in (
+        lambda: check_run_task(config.task),
         config.slice_rules,
         config.build_strategies,
         config.build_evaluators,
@@ -139,23 +142,12 @@ def _check_parts(config: Config) -> None:
         metrics = {metric for evaluator in config.build_evaluators() for metric in evaluator.metrics}
         gates = config.build_gates()
         check_gates(gates, metrics, [gate.slice for gate in gates] if config.slices else [])
-    if len(faults) == 1:
-        raise faults[0]
     if faults:
-        raise InputErrors(faults)
+        raise together(faults)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("config", str(path), "no such file", "write one with: compress-explain init") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("config", str(path), f"cannot be read ({error})", "give a YAML file in UTF-8") from None
-    except yaml.YAMLError as error:
-        raise InputError(
-            "config", str(path), f"not valid YAML ({' '.join(str(error).split())})", "mend that line"
-        ) from None
+def _read_mapping(path: Path) -> dict[str, Any]:
+    document = read_yaml("config", path, "write one with: compress-explain init")
     if not isinstance(document, dict):
         raise InputError("config", str(path), "not a mapping of keys to values", "start from: compress-explain init")
     return document
@@ -206,27 +198,12 @@ def _named(kind: str, entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict
     return name, options or {}
 
 
-def _explain(error: ValidationError) -> InputError:
-    faults = []
-    for fault in error.errors():
-        where = ".".join(map(str, fault["loc"])) or "config"
-        if fault["type"] == "extra_forbidden":
-            known = _known_keys(fault["loc"])
-            faults.append(InputError(where, fault["input"], "no such key", did_you_mean(str(fault["loc"][-1]), known)))
-        elif fault["type"] == "missing":
-            faults.append(InputError(where, None, "this key is needed", f"add {fault['loc'][-1]}: …"))
-        else:
-            faults.append(
-                InputError(where, fault["input"], fault["msg"], "see the commented file of: compress-explain init")
-            )
-    return faults[0] if len(faults) == 1 else InputErrors(faults)
-
-
-_SECTIONS: dict[str, type[_Section]] = {
+_SECTIONS: dict[str, type[Section]] = {
     "data": DataSection, "slices": SliceSection, "gates": GateSection, "reinstatement": ReinstatementSection,
+    "audit": AuditSection,
 }  # fmt: skip
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+def _known_keys(location: Location) -> list[str]:
     section = _SECTIONS.get(str(location[0]), Config) if len(location) > 1 else Config
     return list(section.model_fields)

@@ -1,4 +1,4 @@
-"""From rows to encoded examples: columns, labels, lengths, slices, and the checks that guard them."""
+"""From rows to encoded examples: columns, labels, slices, and the checks that guard them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from compress_explain.encoding import Reading, encode, row_key
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.examples import ALL, Examples
-from compress_explain.models import Subject
+from compress_explain.models import Subject, check_run_task
 from compress_explain.slices import SliceRule
 from compress_explain.sources import read_rows
+from compress_explain.tokens import token_slices
 
 SPLITS = ("calibration", "validation", "test")
 
@@ -38,18 +40,25 @@ class DataSpec:
     long_text: str = "truncate"
     overlap: str = "refuse"
 
+    @property
+    def reading(self) -> Reading:
+        """The part of it that holds for any rows, whatever split they are of."""
+        return Reading(input=self.input, label=self.label, max_length=self.max_length, long_text=self.long_text)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
     """The three splits of a run, each with one job: price, drive reinstatement, give the verdict.
 
-    ``spec`` says where they came from, when they were read from somewhere.
+    ``spec`` says where they came from and ``rules`` how they were sliced, when they were read from
+    somewhere.
     """
 
     calibration: Examples = field(repr=False)
     validation: Examples = field(repr=False)
     test: Examples = field(repr=False)
     spec: DataSpec | None = None
+    rules: tuple[SliceRule, ...] = ()
 
     def __iter__(self) -> Any:
         return iter((self.calibration, self.validation, self.test))
@@ -70,8 +79,10 @@ def load_splits(spec: DataSpec, rules: Sequence[SliceRule], subject: Subject, se
     """Read, check and encode the three splits.
 
     Raises:
-        InputError: anything wrong with files, columns, labels, slices, or rows shared by splits.
+        InputError: anything wrong with files, columns, labels, slices, or rows shared by splits; or
+            the model is a language model, which no run can compress yet.
     """
+    check_run_task(subject.task)
     frames = {
         name: read_rows(
             f"data.{name}", getattr(spec, name), spec.calibration_rows if name == "calibration" else None, seed
@@ -85,29 +96,89 @@ def encode_splits(
     frames: dict[str, pd.DataFrame], spec: DataSpec, rules: Sequence[SliceRule], subject: Subject
 ) -> Splits:
     """The same from frames that are already in memory, keyed by :data:`SPLITS`."""
+    check_run_task(subject.task)
     for name in SPLITS:
-        _check_columns(frames[name], name, spec)
-    frames = _without_overlap(frames, spec)
-    frames = {name: _with_measures(frame, spec, subject.task) for name, frame in frames.items()}
-    labels = {name: _labels(frame[spec.label], f"data.{name}", subject) for name, frame in frames.items()}
-    members = _memberships(rules, frames, spec, subject, labels)
-    encoded = {name: _encode(frames[name], name, spec, subject, labels[name], members[name]) for name in SPLITS}
-    return Splits(**encoded, spec=spec)
+        _check_columns(frames[name], f"data.{name}", spec.reading, subject)
+    frames = _without_overlap({name: frames[name] for name in SPLITS}, spec)
+    keyed = {f"data.{name}": frame for name, frame in frames.items()}
+    encoded = _encoded(keyed, "data.test", rules, spec.reading, subject)
+    return Splits(**{examples.name: examples for examples in encoded}, spec=spec, rules=tuple(rules))
 
 
-def _check_columns(frame: pd.DataFrame, name: str, spec: DataSpec) -> None:
-    for key, column in (("input", spec.input), ("label", spec.label)):
-        if column not in frame.columns:
+def load_examples(
+    source: str,
+    rules: Sequence[SliceRule],
+    subject: Subject,
+    *,
+    input: str = "text",
+    label: str = "label",
+    rows: int | None = None,
+    seed: int = 0,
+    max_length: int | None = None,
+    long_text: str = "truncate",
+) -> Examples:
+    """Read, check and encode one data source, for looking at a model rather than compressing it.
+
+    ``rows`` draws that many of its rows by ``seed``. Quantiles are cut on the rows themselves. For a
+    language model no labels are needed, and rules may select tokens. The digest covers what the
+    model reads, the labels, and every slice.
+
+    Raises:
+        InputError: anything wrong with the source, its columns, labels or texts, or the slices.
+    """
+    reading = Reading(input=input, label=label, max_length=max_length, long_text=long_text)
+    frame = read_rows("data", source, rows, seed)
+    _check_columns(frame, "data", reading, subject)
+    [examples] = _encoded({"data": frame}, "data", rules, reading, subject)
+    if subject.tokenwise:
+        examples = replace(examples, token_slices=token_slices(rules, examples.inputs["input_ids"]))
+    return replace(examples, digest=_digest(examples))
+
+
+def _encoded(
+    frames: dict[str, pd.DataFrame], reference: str, rules: Sequence[SliceRule], reading: Reading, subject: Subject
+) -> list[Examples]:
+    """Every frame as examples, by its key; quantiles are cut where they lie in ``reference``."""
+    _check_rules(rules, subject)
+    frames = {where: _with_measures(frame, reading, subject.task) for where, frame in frames.items()}
+    labels = {where: _labels(frame, where, reading, subject) for where, frame in frames.items()}
+    members = _memberships(rules, frames, reference, reading, subject, labels)
+    return [
+        encode(frame[reading.input], where, reading, subject, labels[where], members[where])
+        for where, frame in frames.items()
+    ]
+
+
+def _check_rules(rules: Sequence[SliceRule], subject: Subject) -> None:
+    for rule in rules:
+        if rule.token is not None and not subject.tokenwise:
             raise InputError(
-                f"data.{key}",
-                column,
-                f"no such column in the {name} split",
-                did_you_mean(column, map(str, frame.columns)),
-            )
-    empty = frame[spec.input].isna()
+                f"slices: {rule.name}", rule.token, f"a model for {subject.task} predicts no tokens",
+                "slice its rows, by column, where or matches",
+            )  # fmt: skip
+
+
+def _digest(examples: Examples) -> str:
+    """SHA-256 of the encoded rows, their labels, and their slices by name."""
+    digest = hashlib.sha256(examples.digest.encode())
+    parts = {**examples.inputs, **examples.token_slices, **{name: [flags] for name, flags in examples.slices.items()}}
+    for name, arrays in parts.items():
+        digest.update(f"{name} {[array.shape for array in arrays]}".encode())
+        for array in arrays:
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _check_columns(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> None:
+    needed = {"input": reading.input} | ({} if subject.tokenwise else {"label": reading.label})
+    for key, column in needed.items():
+        if column not in frame.columns:
+            known = did_you_mean(column, map(str, frame.columns))
+            raise InputError(f"data.{key}", column, f"no such column in {where}", known)
+    empty = frame[reading.input].isna()
     if empty.any():
         raise InputError(
-            f"data.{name}", spec.input, f"{int(empty.sum())} rows have no input (first: row {int(empty.argmax())})",
+            where, reading.input, f"{int(empty.sum())} rows have no input (first: row {int(empty.argmax())})",
             "remove those rows",
         )  # fmt: skip
 
@@ -116,7 +187,7 @@ def _without_overlap(frames: dict[str, pd.DataFrame], spec: DataSpec) -> dict[st
     """Rows of calibration and validation whose input also stands in a later split: refuse or drop."""
     if spec.overlap not in ("refuse", "drop"):
         raise InputError("data.overlap", spec.overlap, "unknown choice", "refuse or drop")
-    keys = {name: frame[spec.input].map(_row_key) for name, frame in frames.items()}
+    keys = {name: frame[spec.input].map(row_key) for name, frame in frames.items()}
     for first, second in (("validation", "test"), ("calibration", "test"), ("calibration", "validation")):
         shared = keys[first].isin(set(keys[second]))
         if not shared.any():
@@ -137,28 +208,29 @@ def _without_overlap(frames: dict[str, pd.DataFrame], spec: DataSpec) -> dict[st
     return frames
 
 
-def _row_key(value: Any) -> str:
-    data = value.encode() if isinstance(value, str) else np.ascontiguousarray(value).tobytes()
-    return hashlib.sha256(data).hexdigest()
-
-
-def _with_measures(frame: pd.DataFrame, spec: DataSpec, task: str) -> pd.DataFrame:
+def _with_measures(frame: pd.DataFrame, reading: Reading, task: str) -> pd.DataFrame:
     """Columns that slices may use besides the file's own: ``words`` and ``characters`` of a text."""
-    if task != "text-classification":
+    if task == "image-classification":
         return frame
-    texts = frame[spec.input].astype(str)
+    texts = frame[reading.input].astype(str)
     measures = {"words": texts.str.split().str.len(), "characters": texts.str.len()}
     return frame.assign(**{name: value for name, value in measures.items() if name not in frame.columns})
 
 
-def _labels(column: pd.Series, where: str, subject: Subject) -> np.ndarray:
-    """Labels as class indices: integers as they are, names through the model's ``label2id``."""
+def _labels(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> np.ndarray:
+    """Labels as class indices: integers as they are, names through the model's ``label2id``.
+
+    A language model has none, and gets a 0 for every row.
+    """
+    if subject.tokenwise:
+        return np.zeros(len(frame), dtype=np.int64)
+    column = frame[reading.label]
     names = {name.lower(): index for index, name in subject.labels.items()}
     if column.isna().any():
         raise InputError(where, column.name, f"{int(column.isna().sum())} rows have no label", "label or remove them")
     if pd.api.types.is_integer_dtype(column):
         labels = column.to_numpy(dtype=np.int64)
-        unknown = [label for label in np.unique(labels) if label not in subject.labels]
+        unknown = [label for label in np.unique(labels).tolist() if label not in subject.labels]
     else:
         unknown = [label for label in column.unique() if str(label).lower() not in names]
         labels = np.array([names.get(str(label).lower(), -1) for label in column], dtype=np.int64)
@@ -175,107 +247,31 @@ def _labels(column: pd.Series, where: str, subject: Subject) -> np.ndarray:
 def _memberships(
     rules: Sequence[SliceRule],
     frames: dict[str, pd.DataFrame],
-    spec: DataSpec,
+    reference: str,
+    reading: Reading,
     subject: Subject,
     labels: dict[str, np.ndarray],
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Slice membership of every split; quantiles are cut where they lie in the test split."""
-    named = {
-        name: frame.assign(**{spec.label: [subject.labels[label] for label in labels[name]]})
-        for name, frame in frames.items()
-    }
+    """Membership of every frame's rows in the slices of rows; labels are sliced by name."""
+    named = frames
+    if not subject.tokenwise:
+        named = {
+            where: frame.assign(**{reading.label: [subject.labels[label] for label in labels[where]]})
+            for where, frame in frames.items()
+        }
     members: dict[str, dict[str, np.ndarray]] = {
-        name: {ALL: np.ones(len(frame), dtype=bool)} for name, frame in frames.items()
+        where: {ALL: np.ones(len(frame), dtype=bool)} for where, frame in frames.items()
     }
     for rule in rules:
-        edges = rule.edges(named["test"])
-        for name, frame in frames.items():
-            texts = tuple(map(str, frame[spec.input])) if rule.matches else ()
-            source = named[name] if rule.column == spec.label else frame
-            members[name] |= rule.members(source, texts, edges)
+        if rule.token is not None:
+            continue
+        edges = rule.edges(named[reference])
+        for where, frame in frames.items():
+            texts = tuple(map(str, frame[reading.input])) if rule.matches else ()
+            source = named[where] if rule.column == reading.label else frame
+            members[where] |= rule.members(source, texts, edges)
     everywhere = list(dict.fromkeys(slice_name for each in members.values() for slice_name in each))
     return {
-        name: {slice_name: each.get(slice_name, np.zeros(len(frames[name]), dtype=bool)) for slice_name in everywhere}
-        for name, each in members.items()
+        where: {slice_name: each.get(slice_name, np.zeros(len(frames[where]), dtype=bool)) for slice_name in everywhere}
+        for where, each in members.items()
     }
-
-
-def _encode(
-    frame: pd.DataFrame,
-    name: str,
-    spec: DataSpec,
-    subject: Subject,
-    labels: np.ndarray,
-    slices: dict[str, np.ndarray],
-) -> Examples:
-    values = frame[spec.input]
-    digest = hashlib.sha256("".join(values.map(_row_key)).encode() + labels.tobytes()).hexdigest()
-    examples = Examples(name=name, inputs={}, labels=labels, slices=slices, texts=(), digest=digest)
-    if subject.task == "text-classification":
-        return _encode_texts(examples, values.astype(str).tolist(), name, spec, subject)
-    return _encode_images(examples, values, frame, name, subject)
-
-
-def _encode_texts(examples: Examples, texts: list[str], name: str, spec: DataSpec, subject: Subject) -> Examples:
-    tokenizer = subject.processor
-    limit = _length_limit(spec, subject)
-    whole = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
-    too_long = [row for row, ids in enumerate(whole) if len(ids) > limit]
-    if too_long and spec.long_text == "refuse":
-        raise InputError(
-            f"data.{name}",
-            texts[too_long[0]][:80],
-            f"{len(too_long)} texts have more than the {limit} tokens that the model takes",
-            "shorten them, or set data.long_text to truncate",
-        )
-    encoded = tokenizer(texts, truncation=True, max_length=limit)
-    pad_id = tokenizer.pad_token_id
-    if pad_id is None:
-        raise InputError(
-            "model", subject.source, "its tokenizer has no padding token", "set tokenizer.pad_token and save it"
-        )
-    padding = dict.fromkeys(encoded, 0) | {"input_ids": pad_id}
-    return replace(
-        examples,
-        inputs={key: [np.asarray(row, dtype=np.int64) for row in rows] for key, rows in encoded.items()},
-        texts=tuple(texts),
-        padding=padding,
-        truncated=len(too_long),
-    )
-
-
-def _length_limit(spec: DataSpec, subject: Subject) -> int:
-    if spec.long_text not in ("truncate", "refuse"):
-        raise InputError("data.long_text", spec.long_text, "unknown choice", "truncate or refuse")
-    takes = getattr(subject.model.config, "max_position_embeddings", None) or subject.processor.model_max_length
-    takes = min(takes, subject.processor.model_max_length)
-    if spec.max_length is not None and not 2 <= spec.max_length <= takes:
-        raise InputError(
-            "data.max_length", spec.max_length, f"the model takes 2 to {takes} tokens", f"use at most {takes}"
-        )
-    return min(takes, spec.max_length or takes)
-
-
-def _encode_images(examples: Examples, values: pd.Series, frame: pd.DataFrame, name: str, subject: Subject) -> Examples:
-    """Pixels as ``(channels, height, width)`` arrays; anything else goes through the image processor."""
-    first = values.iloc[0]
-    if isinstance(first, np.ndarray) and first.ndim == 3:
-        pixels = [np.asarray(value, dtype=np.float32) for value in values]
-    else:
-        pixels = [
-            np.asarray(subject.processor(image, return_tensors="np")["pixel_values"][0], dtype=np.float32)
-            for image in map(_open_image, values, [f"data.{name}"] * len(values))
-        ]
-    texts = tuple(f"{name} image {row}" for row in range(len(frame)))
-    return replace(examples, inputs={"pixel_values": pixels}, texts=texts)
-
-
-def _open_image(value: Any, where: str) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    if not isinstance(value, str):
-        return value
-    try:
-        return Image.open(value).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(where, value, f"not a readable image ({error})", "give paths of PNG or JPEG files") from None

@@ -1,13 +1,14 @@
-"""A split in memory: encoded inputs, labels, and the slices that each row belongs to."""
+"""A split in memory: encoded inputs, labels, and the slices that each row or token belongs to."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 ALL = "all"  # the slice that holds every row
@@ -28,6 +29,10 @@ class Examples:
     ``inputs`` maps a model argument to one array a row; rows of different length are padded with
     ``padding`` when batched. ``slices`` always holds :data:`ALL`. ``texts`` is what a person would
     recognise a row by. ``truncated`` counts rows that were longer than the model takes.
+
+    ``tokenwise`` examples are those of a language model: position t of a row predicts the token at
+    t + 1, so a row of L tokens predicts L - 1, and ``labels`` are all 0. Their ``token_slices`` hold,
+    for each row, one flag a predicted token.
     """
 
     name: str
@@ -38,9 +43,26 @@ class Examples:
     digest: str
     padding: dict[str, int] = field(default_factory=dict, repr=False)
     truncated: int = 0
+    tokenwise: bool = False
+    token_slices: dict[str, list[np.ndarray]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def draw(self, rows: int, seed: int) -> Examples:
+        """That many rows drawn at random; all of them when there are no more."""
+        if rows >= len(self):
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self), rows, replace=False))
+        return replace(
+            self,
+            inputs={name: [values[row] for row in chosen] for name, values in self.inputs.items()},
+            labels=self.labels[chosen],
+            slices={name: flags[chosen] for name, flags in self.slices.items()},
+            texts=tuple(self.texts[row] for row in chosen) if self.texts else (),
+            token_slices={name: [flags[row] for row in chosen] for name, flags in self.token_slices.items()},
+            digest=hashlib.sha256(f"{self.digest} {chosen.tolist()}".encode()).hexdigest(),
+        )
 
     @property
     def tokens(self) -> int:
@@ -48,10 +70,23 @@ class Examples:
         lengths = self._lengths()
         return int(np.percentile(lengths, 95)) if lengths is not None else 1
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """All rows in batches of ``size``, rows of similar length together."""
+    @property
+    def slice_names(self) -> tuple[str, ...]:
+        """Slices of rows, :data:`ALL` first, then slices of tokens."""
+        return (*self.slices, *self.token_slices)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Members of each slice: rows, or predicted tokens if ``tokenwise``."""
+        weights = np.array([len(row) - 1 for row in self.inputs["input_ids"]]) if self.tokenwise else 1
+        rows = {name: int((flags * weights).sum()) for name, flags in self.slices.items()}
+        return rows | {name: int(sum(map(np.sum, flags))) for name, flags in self.token_slices.items()}
+
+    def batches(self, size: int, rows: Int[np.ndarray, " chosen"] | None = None) -> Iterator[Batch]:
+        """All rows, or the chosen ones, in batches of ``size``, rows of similar length together."""
+        chosen = np.arange(len(self)) if rows is None else rows
         lengths = self._lengths()
-        order = np.arange(len(self)) if lengths is None else np.argsort(lengths, kind="stable")
+        order = chosen if lengths is None else chosen[np.argsort(lengths[chosen], kind="stable")]
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             yield Batch({name: self._pad(name, values, rows) for name, values in self.inputs.items()}, rows)
@@ -59,6 +94,30 @@ class Examples:
     def slice_matrix(self, rows: Int[np.ndarray, " batch"]) -> Tensor:
         """Membership of ``rows`` in the slices, ``(slices, batch)``, as float."""
         return torch.from_numpy(np.stack([flags[rows] for flags in self.slices.values()]).astype(np.float32))
+
+    def targets(self, batch: Batch) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
+        """The token that each position of a ``tokenwise`` batch predicts, and whether it predicts one.
+
+        The last position of a row and its padding predict none; the token given there is 0.
+        """
+        ids = batch.inputs["input_ids"]
+        lengths = torch.tensor([len(self.inputs["input_ids"][row]) for row in batch.rows], device=ids.device)
+        predicts = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None] - 1
+        return torch.where(predicts, ids.roll(-1, dims=1), 0), predicts
+
+    def token_membership(self, batch: Batch) -> Float[Tensor, "slices batch tokens"]:
+        """Membership of each position of a ``tokenwise`` batch in the slices of :attr:`slice_names`.
+
+        Of a slice of rows, all predicted tokens of the row are members.
+        """
+        _, predicts = self.targets(batch)
+        members = torch.zeros(len(self.slice_names), *predicts.shape)
+        for index, flags in enumerate(self.slices.values()):
+            members[index] = torch.from_numpy(flags[batch.rows])[:, None] & predicts.cpu()
+        for index, rows in enumerate(self.token_slices.values(), start=len(self.slices)):
+            for place, row in enumerate(batch.rows):
+                members[index, place, : len(rows[row])] = torch.from_numpy(rows[row])
+        return members.to(predicts.device)
 
     def _lengths(self) -> np.ndarray | None:
         if "input_ids" not in self.inputs:

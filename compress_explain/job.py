@@ -13,6 +13,7 @@ from compress_explain.errors import InputError
 from compress_explain.evaluator import Evaluator
 from compress_explain.gates import EVERY, Gate, check_gates
 from compress_explain.models import Subject
+from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.strategy import Strategy
@@ -28,6 +29,7 @@ class Job:
     evaluators: Sequence[Evaluator]
     gates: Sequence[Gate]
     reinstatement: Reinstatement = field(default_factory=Reinstatement)
+    audit: AuditPlan = field(default_factory=AuditPlan)
     registries: Sequence[Registry] = ()
     seed: int = 0
     batch_size: int = 32
@@ -50,10 +52,12 @@ class Job:
             "model": self.subject.source,
             "task": self.subject.task,
             "data": asdict(self.splits.spec) if self.splits.spec else None,
+            "slices": [asdict(rule) for rule in self.splits.rules],
             "strategies": [_described(strategy) for strategy in self.strategies],
             "evaluators": [_described(evaluator) for evaluator in self.evaluators],
             "gates": [{key: value for key, value in asdict(gate).items() if value is not None} for gate in self.gates],
             "reinstatement": asdict(self.reinstatement),
+            "audit": asdict(self.audit),
             "seed": self.seed,
             "batch_size": self.batch_size,
         }

@@ -29,7 +29,7 @@ class Masks:
             name: torch.zeros(group.count, dtype=torch.bool) for name, group in anatomy.groups.items()
         }
         self._coordinates: dict[str, Bool[Tensor, " width"] | None] = dict.fromkeys(self.removed)
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
 
     def remove(self, components: Iterable[str]) -> None:
         """Switch components off.
@@ -125,14 +125,23 @@ class Masks:
 
     def attach(self) -> None:
         """Put the hooks in place; the model now computes without the removed components."""
-        if not self._hooks:
-            self._hooks = [self._hook(group) for group in self.anatomy.groups.values()]
+        for group in self.anatomy.groups.values():
+            self.attach_to(group)
+
+    def attach_to(self, group: Group) -> None:
+        """Put the hook of one group in place."""
+        if group.name not in self._hooks:
+            self._hooks[group.name] = self._hook(group)
 
     def detach(self) -> None:
         """Take the hooks away; the model is the original again."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        for group in self.anatomy.groups.values():
+            self.detach_from(group)
+
+    def detach_from(self, group: Group) -> None:
+        """Take the hook of one group away."""
+        if group.name in self._hooks:
+            self._hooks.pop(group.name).remove()
 
     def __enter__(self) -> Masks:
         self.attach()

@@ -1,4 +1,4 @@
-"""Loading the model that is to be compressed, with the ordinary loaders of transformers."""
+"""Loading the model that is to be compressed or explained, with the ordinary loaders of transformers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -22,14 +23,23 @@ from transformers import (
 
 from compress_explain.checkpoint import MANIFEST, load_compressed
 from compress_explain.errors import InputError, did_you_mean
-from compress_explain.families import family_of
+from compress_explain.families import families, family_of
 from compress_explain.ledger import file_digest
 
+TEXT_GENERATION = "text-generation"
 _LOADERS: dict[str, Any] = {
     "text-classification": AutoModelForSequenceClassification,
     "image-classification": AutoModelForImageClassification,
+    TEXT_GENERATION: AutoModelForCausalLM,
 }
 TASKS = tuple(_LOADERS)
+_HEADS = {
+    "ForSequenceClassification": "text-classification",
+    "ForImageClassification": "image-classification",
+    "LMHeadModel": TEXT_GENERATION,
+    "ForCausalLM": TEXT_GENERATION,
+}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,11 @@ class Subject:
     digest: str
 
     @property
+    def tokenwise(self) -> bool:
+        """Whether it predicts tokens, one at each position, rather than a label for the whole row."""
+        return self.task == TEXT_GENERATION
+
+    @property
     def labels(self) -> dict[int, str]:
         return {int(index): str(name) for index, name in self.model.config.id2label.items()}
 
@@ -54,19 +69,26 @@ def quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def load_subject(source: str, task: str) -> Subject:
-    """Load a model folder or hub id in float32, evaluation mode, from safetensors only.
+def load_subject(source: str, task: str, dtype: str = "float32") -> Subject:
+    """Load a model folder or hub id in evaluation mode, from safetensors only.
+
+    ``dtype`` is that of the weights: ``bfloat16`` is for models too large for ``float32``, and what
+    is computed from their outputs is then still summed in float32.
 
     Raises:
         InputError: it cannot be found, holds only pickled weights, is of an unknown family, or has
-            no trained head for ``task``.
+            no trained head for ``task``; or ``dtype`` is neither of the two.
     """
     check_task(task)
+    if dtype not in _DTYPES:
+        raise InputError("dtype", dtype, "unknown type of weights", did_you_mean(dtype, _DTYPES))
     if (Path(source) / MANIFEST).exists():
         raise InputError("model", source, "this model is already compressed", "start from the original model")
-    read_config(source)
+    config = read_config(source)
+    if task == TEXT_GENERATION:
+        _refuse_encoders(source, config)
     _refuse_pickles(source)
-    model, report = _load(source, task)
+    model, report = _load(source, task, _DTYPES[dtype])
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         raise InputError(
@@ -102,6 +124,31 @@ def load_any(source: str) -> PreTrainedModel:
         raise InputError("model", source, problem, "give a complete folder with model.safetensors") from None
 
 
+def infer_task(source: str) -> str:
+    """The task that a model's configuration names the head of.
+
+    Raises:
+        InputError: there is no configuration, or its head is for none of :data:`TASKS`.
+    """
+    architecture = next(iter(read_config(source).architectures or ()), None)
+    for ending, task in _HEADS.items():
+        if str(architecture).endswith(ending):
+            return task
+    raise InputError(
+        "model", source, f"its architecture, {architecture}, has no head for a task that is known here",
+        f"give a model with a head for one of: {', '.join(TASKS)}",
+    )  # fmt: skip
+
+
+def check_run_task(task: str) -> None:
+    """Raises InputError for a task that a compression run cannot do yet."""
+    if task == TEXT_GENERATION:
+        raise InputError(
+            "task", task, "language models can be priced and audited, not yet compressed by a run",
+            "use compress-explain price or audit, or give a classifier",
+        )  # fmt: skip
+
+
 def check_task(task: str) -> None:
     """Raises InputError for a task without a loader."""
     if task not in _LOADERS:
@@ -135,20 +182,30 @@ def model_digest(model: PreTrainedModel, source: str) -> str:
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+        digest.update(name.encode() + _bytes(tensor))
     return digest.hexdigest()
 
 
-def _load(source: str, task: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
+
+
+def _load(source: str, task: str, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
-        loaded = _LOADERS[task].from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
+        loaded = _LOADERS[task].from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         problem = f"its weights could not be loaded ({str(error).splitlines()[0][:200]})"
         remedy = "give a complete folder with model.safetensors that fits its config.json"
         raise InputError("model", source, problem, remedy) from None
     return loaded[0], loaded[1]
+
+
+def _refuse_encoders(source: str, config: PretrainedConfig) -> None:
+    """A model that also reads to the right would be asked for tokens that it sees."""
+    if any(stack.name != "decoder" for stack in family_of(config.model_type).stacks):
+        decoders = [name for name, row in families().items() if all(stack.name == "decoder" for stack in row.stacks)]
+        problem = f"{config.model_type} is no causal language model"
+        raise InputError("model", source, problem, f"give one of: {', '.join(sorted(decoders))}")
 
 
 def _refuse_pickles(source: str) -> None:
@@ -167,11 +224,12 @@ def _refuse_pickles(source: str) -> None:
 
 
 def _processor(source: str, task: str) -> Any:
-    loader = AutoTokenizer if task == "text-classification" else AutoImageProcessor
+    reads_images = task == "image-classification"
+    loader = AutoImageProcessor if reads_images else AutoTokenizer
     try:
         return loader.from_pretrained(source)
     except (OSError, ValueError, ImportError) as error:
-        problem = f"no {'tokenizer' if task == 'text-classification' else 'image processor'} could be loaded"
+        problem = f"no {'image processor' if reads_images else 'tokenizer'} could be loaded"
         raise InputError(
             "model", source, f"{problem} ({str(error).splitlines()[0][:200]})", "save it beside the model"
         ) from None

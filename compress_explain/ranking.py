@@ -10,7 +10,7 @@ import numpy as np
 from compress_explain.edits import Edit
 from compress_explain.errors import InputError
 from compress_explain.examples import ALL
-from compress_explain.price import Prices
+from compress_explain.pricing.prices import Prices
 from compress_explain.strategy import Situation
 
 
@@ -56,7 +56,7 @@ def cheapest(situation: Situation, kind: str, budget: Budget) -> tuple[Edit, ...
     60% of FLOPs kept: accuracy .883 by KL, .491 by loss.
     """
     prices = situation.prices
-    mine = np.flatnonzero(np.array([each == kind for each in prices.kinds]))
+    mine = np.flatnonzero(prices.kind_of == kind)
     if not len(mine):
         return ()
     room = _room(situation, kind, budget)
@@ -64,6 +64,7 @@ def cheapest(situation: Situation, kind: str, budget: Budget) -> tuple[Edit, ...
     order = mine[np.lexsort((mine, cost))]  # ties in the order of the anatomy
     candidates = [index for index in order if not prices.restores[index]]
     goal = _goal(situation, kind, budget)
+    shares = prices.decision_shares(kind)
     chosen: list[Edit] = []
     flops = 0
     for rank, index in enumerate(candidates, start=1):
@@ -74,7 +75,7 @@ def cheapest(situation: Situation, kind: str, budget: Budget) -> tuple[Edit, ...
             continue
         room[group.name] -= 1
         flops += int(prices.flops[index])
-        chosen.append(_edit(prices, int(index), rank, len(candidates)))
+        chosen.append(_edit(prices, int(index), shares[:, index], rank, len(candidates)))
     return tuple(chosen)
 
 
@@ -112,23 +113,22 @@ def _room(situation: Situation, kind: str, budget: Budget) -> dict[str, int]:
     return room
 
 
-def _edit(prices: Prices, index: int, rank: int, candidates: int) -> Edit:
+def _edit(prices: Prices, index: int, share: np.ndarray, rank: int, candidates: int) -> Edit:
     loss = float(prices.loss_change()[index])
     return Edit(
         component=prices.components[index],
         kind=prices.kinds[index],
         action="remove",
-        reason=_reason(prices, index, rank, candidates),
+        reason=_reason(prices, index, share, rank, candidates),
         expected_loss_change=loss,
         parameters_saved=int(prices.parameters[index]),
         flops_saved=int(prices.flops[index]),
     )
 
 
-def _reason(prices: Prices, index: int, rank: int, candidates: int) -> str:
+def _reason(prices: Prices, index: int, share: np.ndarray, rank: int, candidates: int) -> str:
     loss = prices.loss_change()[index]
     text = f"{ordinal(rank)} cheapest of {candidates} per FLOP; expected {loss:+.2g} nats"
-    share = prices.decision_share(index)
     if len(prices.slices) > 1:
         worst = int(np.argmax(share[1:])) + 1
         text += f"; carries {100 * share[worst]:.2g}% of the decision on slice {prices.slices[worst]}"

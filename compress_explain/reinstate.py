@@ -23,7 +23,8 @@ from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 from compress_explain.gates import Verdict
 from compress_explain.masks import Masks
-from compress_explain.price import linearised
+from compress_explain.pricing.linear import linearised
+from compress_explain.pricing.slopes import Slopes
 from compress_explain.ranking import ordinal
 
 _MEMORY = 2**30  # bytes of logit moves held at once; beyond it examples are thinned evenly
@@ -99,41 +100,43 @@ def choose_restorations(
     if not aimed or not masks.components:
         return ()
     moves = _collect(masks, examples, batch_size, advance)
-    aims = _Aims(examples, aimed, moves.rows)
+    aims = _Aims(examples, aimed, moves.rows, moves.labels)
     picked = _pick(moves, aims, flops, reserve)
     return tuple(_edit(masks.anatomy, moves, aims, index, place) for place, index in enumerate(picked, start=1))
 
 
 @dataclass(frozen=True)
 class _Moves:
-    """How restoring each removed component would move the logits of each example."""
+    """How restoring each removed component would move the logits of each example's choices."""
 
     components: list[str]
     flops: Float[Tensor, " components"]
     rows: Int[np.ndarray, " rows"]
-    logits: Float[Tensor, "rows classes"]
-    moves: Float[Tensor, "classes rows components"]
+    labels: Int[Tensor, " rows"]
+    logits: Float[Tensor, "rows choices"]
+    moves: Float[Tensor, "choices rows components"]
 
 
 def _collect(masks: Masks, examples: Examples, batch_size: int, advance: Callable[[int], None]) -> _Moves:
     groups = [group for group in masks.anatomy.groups.values() if masks.removed[group.name].any()]
     flags = torch.cat([masks.removed[group.name] for group in groups])
     components = [component for group in groups for component in group.components]
-    rows, logits, moves = [], [], []
-    stride = 1
-    for batch, batch_logits, batch_moves in linearised(masks, examples, groups, batch_size):
-        stride = math.ceil(len(examples) * int(flags.sum()) * batch_logits.shape[1] * 4 / _MEMORY)
-        keep = torch.from_numpy(batch.rows % stride == 0)
-        move = torch.cat([each[keep] for each in batch_moves], dim=1)[:, flags]
-        rows.append(batch.rows[keep.numpy()])
-        logits.append(batch_logits[keep])
+    rows, labels, logits, moves = [], [], [], []
+    for each in linearised(Slopes(masks, groups), examples, examples.batches(batch_size)):
+        stride = math.ceil(len(examples) * int(flags.sum()) * each.decision.logits.shape[1] * 4 / _MEMORY)
+        keep = torch.from_numpy(each.batch.rows % stride == 0)
+        move = torch.cat([block[keep] for block in each.moves()], dim=1)[:, flags]
+        rows.append(each.batch.rows[keep.numpy()])
+        labels.append(each.decision.labels[keep])
+        logits.append(each.decision.logits[keep])
         moves.append(move.permute(2, 0, 1).contiguous())
-        advance(len(batch.rows))
+        advance(len(each.batch.rows))
     counts = torch.tensor([group.count for group in groups])
     return _Moves(
         components=[component for component, removed in zip(components, flags.tolist(), strict=True) if removed],
         flops=torch.tensor([group.flops for group in groups], dtype=torch.float32).repeat_interleave(counts)[flags],
         rows=np.concatenate(rows),
+        labels=torch.cat(labels),
         logits=torch.cat(logits),
         moves=torch.cat(moves, dim=1),
     )
@@ -151,9 +154,10 @@ class _Aims:
         examples: Examples,
         verdicts: Sequence[Verdict],
         rows: Int[np.ndarray, " rows"],
+        labels: Int[Tensor, " rows"],
     ) -> None:
         self.verdicts = list(verdicts)
-        self.labels = torch.from_numpy(examples.labels[rows])
+        self.labels = labels
         members = np.stack([examples.slices[verdict.slice][rows] for verdict in verdicts]).astype(np.float32)
         self.members = torch.from_numpy(members / np.maximum(members.sum(1, keepdims=True), 1))
         self.slack = torch.tensor([verdict.slack for verdict in verdicts])

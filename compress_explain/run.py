@@ -42,6 +42,7 @@ def compress(session: Session) -> Pairs:
     """Let each strategy propose, apply and observe its edits, round by round, at fresh prices."""
     calibration, validation = session.job.splits.calibration, session.job.splits.validation
     prices = session.price("start", calibration)
+    session.audit()
     before = session.untouched(validation)
     for position, strategy in enumerate(session.job.strategies, start=1):
         author = type(strategy).__name__.lower()
@@ -55,7 +56,7 @@ def compress(session: Session) -> Pairs:
             plan = session.propose(step, author, partial(strategy.plan, situation))
             if not plan.edits:
                 continue
-            expected = session.apply(plan)
+            expected = session.apply(plan, before)
             after = session.observe(step)
             session.record_effect(step, before, after, expected)
             session.progress.say(
@@ -82,7 +83,7 @@ def reinstate(session: Session, pairs: Pairs) -> State:
         plan = session.propose(step, "reinstatement", partial(session.restorations, step, verdicts, allowance))
         if not plan.edits:
             break
-        expected = session.apply(plan)
+        expected = session.apply(plan, pairs)
         after = session.observe(step)
         session.record_effect(step, pairs, after, expected)
         judged = session.judge(step, after)
@@ -92,7 +93,7 @@ def reinstate(session: Session, pairs: Pairs) -> State:
         pairs, verdicts = after, judged
         returned += plan.edits
     if returned and not _wanting(verdicts, limits, started=True):
-        _drop_unneeded(session, returned)
+        _drop_unneeded(session, returned, pairs)
     return overall(verdicts)
 
 
@@ -103,7 +104,7 @@ def _say_worst(session: Session, round_number: int, verdicts: list[Verdict]) -> 
     session.progress.say(f"reinstatement, round {round_number}: {note}: {worst.message}")
 
 
-def _drop_unneeded(session: Session, returned: list[Edit]) -> None:
+def _drop_unneeded(session: Session, returned: list[Edit], pairs: Pairs) -> None:
     """Take the least guilty restorations out again as long as every gate still holds with its reserve."""
     limits = session.job.reinstatement
     needed, kept = 0, len(returned)  # the first ``needed`` must stay, the first ``kept`` are back now
@@ -113,12 +114,13 @@ def _drop_unneeded(session: Session, returned: list[Edit]) -> None:
             break
         step = f"trim-{trial}"
         plan = session.propose(step, "reinstatement", partial(_without, returned[middle:kept]))
-        session.apply(plan)
-        if _wanting(session.judge(step, session.observe(step)), limits, started=True):
+        session.apply(plan, pairs)
+        after = session.observe(step)
+        if _wanting(session.judge(step, after), limits, started=True):
             session.revert(plan)
             needed = middle
         else:
-            kept = middle
+            kept, pairs = middle, after
     session.progress.say(f"reinstatement: {kept} of {len(returned)} restorations were needed")
 
 

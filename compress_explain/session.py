@@ -20,12 +20,12 @@ from compress_explain.errors import EditError, InputError
 from compress_explain.examples import ALL, Examples
 from compress_explain.folder import open_folder
 from compress_explain.gates import Verdict, judge, overall
+from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
-from compress_explain.joint import Joint, expected_joint, observed_joint
 from compress_explain.ledger import Ledger
 from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs, pair, predict
-from compress_explain.price import Prices, price
+from compress_explain.pricing import Joint, Prices, Refinement, Sample, audit, expected_joint, observed_joint, price
 from compress_explain.progress import Progress
 from compress_explain.provenance import environment
 from compress_explain.reinstate import choose_restorations
@@ -76,11 +76,29 @@ class Session:
         if self.ledger.find("priced", step):
             return Prices.load(path)
         with self.progress.track(f"pricing ({step})", len(examples)) as advance:
-            prices = price(self.masks, examples, kinds=kinds, batch_size=self.job.batch_size, advance=advance)
+            prices = price(
+                self.masks, examples, kinds=kinds, batch_size=self.job.batch_size, refinement=Refinement(),
+                flow=step == "start", advance=advance,
+            )  # fmt: skip
         prices.save(path)
         body = {"split": examples.name, "rows": len(examples), "components": len(prices.components)}
         self.ledger.append("priced", step, body, (path,))
         return prices
+
+    def audit(self) -> None:
+        """Make a sample of the edits one by one on some calibration rows, beside what was expected there."""
+        plan, path = self.job.audit, self._table("audit")
+        if plan.empty or self.ledger.find("audited", "start"):
+            return
+        rows = self.job.splits.calibration.draw(plan.rows, self.job.seed)
+        with self.progress.track("pricing the rows of the audit", len(rows)) as advance:
+            prices = price(self.masks, rows, batch_size=self.job.batch_size, refinement=Refinement(), advance=advance)
+        sample = Sample(heads=plan.heads, neurons=plan.neurons, seed=self.job.seed)
+        with self.progress.track("auditing the price", len(rows) * len(sample.of(prices))) as advance:
+            audited = audit(self.masks, rows, prices, sample, batch_size=self.job.batch_size, advance=advance)
+        audited.save(path)
+        body = {"split": rows.name, "rows": len(rows), "edits": len(sample.of(prices)), "quality": audited.summary()}
+        self.ledger.append("audited", "start", body, (path,))
 
     def propose(self, step: str, author: str, decide: Callable[[], tuple[Edit, ...]]) -> Plan:
         """Let ``decide`` make a plan and record it before anything is changed."""
@@ -95,13 +113,15 @@ class Session:
         self.ledger.append("planned", step, body, (path,))
         return plan
 
-    def apply(self, plan: Plan) -> Joint:
-        """Price the plan as a whole on validation, then switch its components by mask."""
+    def apply(self, plan: Plan, before: Pairs) -> Joint:
+        """Price the plan as a whole on validation, from its state ``before``, then switch its components by mask."""
         record = self.ledger.find("applied", plan.step)
         if record is None:
             validation = self.job.splits.validation
             with self.progress.track(f"expected effect of the whole ({plan.step})", len(validation)) as advance:
-                joint = expected_joint(self.masks, validation, plan.components, self.job.batch_size, advance)[ALL]
+                joint = expected_joint(
+                    self.masks, validation, plan.components, before.compressed, self.job.batch_size, advance
+                )[ALL]
             self._refuse_idle_edits(plan)
             self._switch(plan)
             self.ledger.append("applied", plan.step, {"expected": asdict(joint)})
@@ -257,7 +277,7 @@ class Session:
 def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) -> Iterator[Session]:
     """Lock the run's folder, read the model's anatomy and put the masks in place."""
     with open_folder(folder, job.identity(), resume=resume) as ledger:
-        anatomy = read_anatomy(job.subject.model, tokens_of(job))
+        anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, job.splits.calibration))
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
             session.start()
@@ -273,11 +293,3 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
         "message": verdict.message,
     }  # fmt: skip
     return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
-
-
-def tokens_of(job: Job) -> int:
-    """Tokens an example, for FLOPs: what the data holds, or patches and class token of an image."""
-    config = job.subject.model.config
-    if job.subject.task == "image-classification":
-        return int((config.image_size // config.patch_size) ** 2 + 1)
-    return job.splits.calibration.tokens

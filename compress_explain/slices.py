@@ -1,4 +1,4 @@
-"""Slices: named sets of rows, declared by column, by expression, by pattern or by quantile."""
+"""Slices: named sets of rows or of predicted tokens, and the rules that declare them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,30 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
+from pydantic import ValidationError
 
+from compress_explain.documents import Section, explain, read_yaml, together
 from compress_explain.errors import InputError, did_you_mean
 
 MAX_VALUES = 50  # a column with more distinct values is not a set of slices
+TOKEN_MEASURES = ("position", "frequency")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SliceRule:
-    """One declaration; exactly one of ``column``, ``where`` and ``matches`` says what it selects.
+    """One declaration; exactly one of ``column``, ``where``, ``matches`` and ``token`` says what it selects.
 
     ``column``: one slice a value (``label=negative``), or with ``quantiles`` equal shares of a
     numeric column (``ink=q1``). ``where``: an expression over columns. ``matches``: a regular
-    expression searched in ``text``, ignoring case.
+    expression searched in ``text``, ignoring case. ``token``, with ``quantiles``, for language
+    models only: bands of the tokens to be predicted, by their ``position`` in the row or by their
+    ``frequency`` among all of them (``frequency=q1 1-12``), see :mod:`compress_explain.tokens`.
     """
 
     name: str
@@ -33,13 +39,21 @@ class SliceRule:
     quantiles: int | None = None
     where: str | None = None
     matches: str | None = None
+    token: str | None = None
 
     def __post_init__(self) -> None:
         where = f"slices: {self.name}"
-        if sum(part is not None for part in (self.column, self.where, self.matches)) != 1:
-            raise InputError(where, self, "exactly one of column, where, matches is needed", "keep one of them")
-        if self.quantiles is not None and (self.column is None or not 2 <= self.quantiles <= 20):
-            raise InputError(where, self.quantiles, "quantiles go with a column and lie in 2..20", "try quantiles: 4")
+        if sum(part is not None for part in (self.column, self.where, self.matches, self.token)) != 1:
+            raise InputError(where, self, "exactly one of column, where, matches, token is needed", "keep one of them")
+        if self.token is not None and self.token not in TOKEN_MEASURES:
+            raise InputError(where, self.token, "unknown measure of a token", did_you_mean(self.token, TOKEN_MEASURES))
+        if self.token is not None and self.quantiles is None:
+            raise InputError(where, self.token, "a token's measure needs quantiles", "add quantiles: 3")
+        measured = self.column is not None or self.token is not None
+        if self.quantiles is not None and not (measured and 2 <= self.quantiles <= 20):
+            raise InputError(
+                where, self.quantiles, "quantiles go with a column or token and lie in 2..20", "try quantiles: 4"
+            )
         if self.name in ("all", "*") or not re.fullmatch(r"[\w .=<>&-]+", self.name):
             raise InputError(where, self.name, "not usable as the name of a slice", "use letters, digits, _ and -")
         if self.where is not None:
@@ -64,6 +78,7 @@ class SliceRule:
         Raises:
             InputError: an unknown column, a missing value in it, too many values, or an expression
             that is not true or false for each row.
+            ValueError: the rule selects tokens, not rows.
         """
         where = f"slices: {self.name}"
         if self.matches is not None:
@@ -74,7 +89,8 @@ class SliceRule:
             if result.dtype != bool or result.shape != (len(frame),):
                 raise InputError(where, self.where, "not true or false for each row", "compare a column with a value")
             return {self.name: result}
-        assert self.column is not None
+        if self.column is None:
+            raise ValueError(f"{where}: a rule over tokens has no rows as members")
         values = _column(where, frame, self.column)
         if edges is not None:
             number = np.searchsorted(edges, values, side="left")
@@ -85,6 +101,70 @@ class SliceRule:
                 where, self.column, f"{len(kinds)} different values are too many slices", "use quantiles or where"
             )
         return {f"{self.name}={kind}": (values == kind).to_numpy() for kind in kinds}
+
+
+class SliceSection(Section):
+    """The keys of one rule in a YAML document."""
+
+    column: str | None = None
+    quantiles: int | None = None
+    where: str | None = None
+    matches: str | None = None
+    token: str | None = None
+
+    def rule(self, name: str) -> SliceRule:
+        """Raises InputError when the keys contradict each other."""
+        return SliceRule(name=name, **self.model_dump())
+
+
+class _SliceFile(Section):
+    slices: dict[str, SliceSection]
+
+
+def load_rules(path: Path) -> tuple[SliceRule, ...]:
+    """The rules of a YAML file, with the keys that ``slices`` takes in a configuration.
+
+    The file maps names to rules, or holds such a mapping under ``slices`` (so a run's configuration
+    will do), or is a list of rules that each have a ``name``.
+
+    Raises:
+        InputError: the file cannot be read, holds no rules, or any of them is wrong.
+    """
+    document = read_yaml("slices", path, f"check the path (from {Path.cwd()})")
+    if isinstance(document, dict) and "slices" in document:
+        document = document["slices"]
+    named = _by_name(path, document) if isinstance(document, list) else document
+    if not isinstance(named, dict) or not named:
+        raise InputError("slices", str(path), "holds no slice rules", "write e.g. long: {where: words > 20}")
+    try:
+        sections = _SliceFile.model_validate({"slices": {str(name): keys for name, keys in named.items()}}).slices
+    except ValidationError as error:
+        raise explain(error, lambda _: SliceSection.model_fields) from None
+    return _rules(sections)
+
+
+def _by_name(path: Path, entries: list[Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for position, entry in enumerate(entries):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if name is None or str(name) in named:
+            problem = f"rule {position} has no name" if name is None else f"{name} is the name of two rules"
+            raise InputError("slices", str(path), problem, "write e.g. - {name: long, where: words > 20}")
+        named[str(name)] = {key: value for key, value in entry.items() if key != "name"}
+    return named
+
+
+def _rules(sections: dict[str, SliceSection]) -> tuple[SliceRule, ...]:
+    """Every rule, or every fault."""
+    rules, faults = [], []
+    for name, section in sections.items():
+        try:
+            rules.append(section.rule(name))
+        except InputError as error:
+            faults.append(error)
+    if faults:
+        raise together(faults)
+    return tuple(rules)
 
 
 def _column(where: str, frame: pd.DataFrame, name: str) -> pd.Series:

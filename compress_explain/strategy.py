@@ -11,7 +11,7 @@ from torch import Tensor
 from compress_explain.anatomy import Anatomy
 from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.edits import Edit
-from compress_explain.price import Prices
+from compress_explain.pricing.prices import Prices
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -233,7 +233,7 @@ def test_an_unreachable_tracking_server_is_told_before_the_work(place, capfd):
 
 def test_a_full_disk_is_told_and_the_run_can_go_on(place, capfd, monkeypatch):
     """The file system refuses a write in the middle; afterwards the run is resumed to its end."""
-    from compress_explain.price import Prices
+    from compress_explain.pricing import Prices
 
     def full(self, path):
         raise OSError(28, "No space left on device", str(path))

@@ -18,7 +18,7 @@ from compress_explain.errors import InputError
 from compress_explain.evaluator import check_evaluator
 from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs
-from compress_explain.price import price
+from compress_explain.pricing import price
 from compress_explain.scores import Score
 from compress_explain.strategy import Situation, check_strategy
 from tests.tiny import flagged, tiny_examples, tiny_model, uneven_removal

@@ -10,7 +10,7 @@ from compress_explain.anatomy import read_anatomy
 from compress_explain.errors import InputError
 from compress_explain.masks import Masks
 from compress_explain.predictions import predict
-from compress_explain.price import price
+from compress_explain.pricing import price
 from compress_explain.strategies import Heads, Neurons
 from compress_explain.strategy import Situation
 from tests.tiny import tiny_examples, tiny_model
@@ -157,7 +157,7 @@ def test_reasons_name_the_rank_and_the_slice_that_it_costs_most():
         suffix = "th" if rank % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
         assert edit.reason.startswith(f"{rank}{suffix} cheapest of 48 per FLOP; expected ")
         index = prices.components.index(edit.component)
-        shares = dict(zip(prices.slices[1:], prices.decision_share(index)[1:], strict=True))
+        shares = dict(zip(prices.slices[1:], prices.decision_shares("neuron")[1:, index], strict=True))
         assert edit.reason.endswith(f"on slice {max(shares, key=shares.get)}")
 
 

@@ -65,6 +65,7 @@ def build_job(config: Config, subject: Subject, splits: Splits) -> Job:
         evaluators=config.build_evaluators(),
         gates=config.build_gates(),
         reinstatement=config.build_reinstatement(),
+        audit=config.build_audit(),
         seed=config.seed,
         batch_size=config.batch_size,
         redact=config.redact,

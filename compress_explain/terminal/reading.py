@@ -35,6 +35,8 @@ def describe(record: Record) -> str:
             return f"started on {body['model']['source']} ({body['model']['parameters']:,} parameters)"
         case "priced":
             return f"priced {body['components']:,} components on {body['rows']:,} rows of {body['split']}"
+        case "audited":
+            return f"audited the price of {body['edits']} edits on {body['rows']:,} rows: {_ranks(body['quality'])}"
         case "planned":
             return f"{body['author']} proposed to {body['action']}: {counted(body['counts']) or 'nothing'}"
         case "applied":
@@ -115,6 +117,11 @@ def _print_effect(console: Console, record: Record | None, size: int) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _ranks(quality: list[dict[str, Any]]) -> str:
+    known = [row for row in quality if row["spearman"] is not None]
+    return ", ".join(f"{row['what']}s rank at {row['spearman']:.3f}" for row in known) or "too few to rank"
 
 
 def _worst(verdicts: list[dict[str, Any]]) -> str:

@@ -10,12 +10,12 @@ from rich.table import Table
 from compress_explain.anatomy import read_anatomy
 from compress_explain.edits import Edit
 from compress_explain.examples import ALL
+from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
-from compress_explain.joint import Joint, expected_joint
 from compress_explain.masks import Masks
-from compress_explain.price import Prices, price
+from compress_explain.predictions import predict
+from compress_explain.pricing import Joint, Prices, Refinement, expected_joint, price
 from compress_explain.progress import Progress
-from compress_explain.session import tokens_of
 from compress_explain.strategy import Situation
 from compress_explain.terminal.console import output
 
@@ -24,7 +24,7 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     """Print what each strategy would do, in order, and return the edits. The model is left as it was."""
     console = output()
     calibration = job.splits.calibration
-    anatomy = read_anatomy(job.subject.model, tokens_of(job))
+    anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, calibration))
     proposed: list[Edit] = []
     joints: list[dict[str, Joint]] = []
     with Masks(job.subject.model, anatomy) as masks:
@@ -41,7 +41,8 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                 if not edits:
                     continue
                 components = [edit.component for edit in edits]
-                joints.append(expected_joint(masks, calibration, components, job.batch_size))
+                present = predict(job.subject.model, calibration, job.batch_size)
+                joints.append(expected_joint(masks, calibration, components, present, job.batch_size))
                 _print_step(console, f"{author}, round {round_number + 1}", edits, joints[-1][ALL])
                 masks.remove(components)
                 proposed += edits
@@ -52,7 +53,14 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
 
 def _priced(job: Job, masks: Masks, progress: Progress, label: str, kinds: Sequence[str] = ()) -> Prices:
     with progress.track(f"pricing ({label})", len(job.splits.calibration)) as advance:
-        return price(masks, job.splits.calibration, kinds=kinds, batch_size=job.batch_size, advance=advance)
+        return price(
+            masks,
+            job.splits.calibration,
+            kinds=kinds,
+            batch_size=job.batch_size,
+            refinement=Refinement(),
+            advance=advance,
+        )
 
 
 def _print_step(console: Console, title: str, edits: tuple[Edit, ...], joint: Joint) -> None:
@@ -84,7 +92,7 @@ def _print_total(console: Console, flops: int, parameters: int, edits: list[Edit
 
 
 def _print_slices(console: Console, joints: list[dict[str, Joint]]) -> None:
-    """The expected effect of all rounds on each slice: a sum, each round linearised where it starts."""
+    """The expected effect of all rounds on each slice: a sum over the rounds, each expected where it starts."""
     table = Table(title="Whom it is expected to cost (calibration)", title_justify="left", header_style="bold")
     table.add_column("slice")
     for name in ("n", "loss change, nats", "newly wrong", "newly right", "accuracy change"):

@@ -1,0 +1,142 @@
+"""From one split's rows to what the model reads: token ids cut to its length, or pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from compress_explain.errors import InputError
+from compress_explain.examples import Examples
+from compress_explain.models import Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How rows are read: the columns of inputs and of labels, and what to do with long texts.
+
+    ``max_length`` is in tokens; None is the model's own limit.
+    """
+
+    input: str
+    label: str
+    max_length: int | None
+    long_text: str
+
+
+def encode(
+    values: pd.Series,
+    where: str,
+    reading: Reading,
+    subject: Subject,
+    labels: np.ndarray,
+    slices: dict[str, np.ndarray],
+) -> Examples:
+    """Encode the inputs of a split; ``where`` is its key (``data.test``, or ``data`` alone) for messages.
+
+    Raises:
+        InputError: texts that are too long or too short, or images that cannot be read.
+    """
+    digest = hashlib.sha256("".join(values.map(row_key)).encode() + labels.tobytes()).hexdigest()
+    name = where.removeprefix("data.")
+    examples = Examples(
+        name=name, inputs={}, labels=labels, slices=slices, texts=(), digest=digest, tokenwise=subject.tokenwise
+    )
+    if subject.task == "image-classification":
+        return _encode_images(examples, values, where, subject)
+    encoded = _encode_texts(examples, values.astype(str).tolist(), where, reading, subject)
+    if subject.tokenwise:
+        _refuse_short(encoded, where)
+    return encoded
+
+
+def row_key(value: Any) -> str:
+    """SHA-256 of one input: equal for equal texts, paths or pixels."""
+    data = value.encode() if isinstance(value, str) else np.ascontiguousarray(value).tobytes()
+    return hashlib.sha256(data).hexdigest()
+
+
+def _refuse_short(examples: Examples, where: str) -> None:
+    short = [row for row, ids in enumerate(examples.inputs["input_ids"]) if len(ids) < 2]
+    if short:
+        raise InputError(
+            where, examples.texts[short[0]],
+            f"{len(short)} rows have fewer than 2 tokens, so nothing to predict (first: row {short[0]})",
+            "remove those rows",
+        )  # fmt: skip
+
+
+def _encode_texts(examples: Examples, texts: list[str], where: str, reading: Reading, subject: Subject) -> Examples:
+    tokenizer = subject.processor
+    limit = _length_limit(reading, subject)
+    whole = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
+    too_long = [row for row, ids in enumerate(whole) if len(ids) > limit]
+    if too_long and reading.long_text == "refuse":
+        raise InputError(
+            where,
+            texts[too_long[0]][:80],
+            f"{len(too_long)} texts have more than the {limit} tokens that the model takes",
+            "shorten them, or set data.long_text to truncate",
+        )
+    encoded = tokenizer(texts, truncation=True, max_length=limit)
+    # a language model reads no second text, so it needs no token types, which some tokenizers give all the same
+    keys = ("input_ids", "attention_mask") if subject.tokenwise else tuple(encoded)
+    return replace(
+        examples,
+        inputs={key: [np.asarray(row, dtype=np.int64) for row in encoded[key]] for key in keys},
+        texts=tuple(texts),
+        padding=dict.fromkeys(keys, 0) | {"input_ids": _padding_id(subject)},
+        truncated=len(too_long),
+    )
+
+
+def _padding_id(subject: Subject) -> int:
+    """What fills up short rows; a language model never looks at it, so any token will do."""
+    tokenizer = subject.processor
+    if subject.tokenwise:
+        return int(tokenizer.eos_token_id or 0)
+    if tokenizer.pad_token_id is None:
+        raise InputError(
+            "model", subject.source, "its tokenizer has no padding token", "set tokenizer.pad_token and save it"
+        )
+    return int(tokenizer.pad_token_id)
+
+
+def _length_limit(reading: Reading, subject: Subject) -> int:
+    if reading.long_text not in ("truncate", "refuse"):
+        raise InputError("data.long_text", reading.long_text, "unknown choice", "truncate or refuse")
+    takes = getattr(subject.model.config, "max_position_embeddings", None) or subject.processor.model_max_length
+    takes = min(takes, subject.processor.model_max_length)
+    if reading.max_length is not None and not 2 <= reading.max_length <= takes:
+        raise InputError(
+            "data.max_length", reading.max_length, f"the model takes 2 to {takes} tokens", f"use at most {takes}"
+        )
+    return min(takes, reading.max_length or takes)
+
+
+def _encode_images(examples: Examples, values: pd.Series, where: str, subject: Subject) -> Examples:
+    """Pixels as ``(channels, height, width)`` arrays; anything else goes through the image processor."""
+    first = values.iloc[0]
+    if isinstance(first, np.ndarray) and first.ndim == 3:
+        pixels = [np.asarray(value, dtype=np.float32) for value in values]
+    else:
+        pixels = [
+            np.asarray(subject.processor(image, return_tensors="np")["pixel_values"][0], dtype=np.float32)
+            for image in map(_open_image, values, [where] * len(values))
+        ]
+    texts = tuple(f"{examples.name} image {row}" for row in range(len(values)))
+    return replace(examples, inputs={"pixel_values": pixels}, texts=texts)
+
+
+def _open_image(value: Any, where: str) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    if not isinstance(value, str):
+        return value
+    try:
+        return Image.open(value).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(where, value, f"not a readable image ({error})", "give paths of PNG or JPEG files") from None

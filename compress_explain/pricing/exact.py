@@ -1,0 +1,223 @@
+"""What edits really do, one by one: each is made for a moment, by mask, and the model is run from there on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from compress_explain.anatomy import Group
+from compress_explain.examples import Batch, Examples
+from compress_explain.masks import Masks
+from compress_explain.pricing.decision import Decision
+from compress_explain.pricing.impact import Impact, binary_impact, impact_of, token_impact
+from compress_explain.pricing.menu import Candidate
+from compress_explain.pricing.prefix import Prefix, answering
+from compress_explain.pricing.slopes import prepared_edits
+from compress_explain.pricing.sums import Sums
+from compress_explain.weight_edits import Prepared, weight_edit
+
+_STACKED = 384  # rows that are run at once when several edits share a batch
+
+
+class Trials:
+    """The edits that are tried, made ready once; ``made`` makes one of them for a moment."""
+
+    def __init__(self, masks: Masks, candidates: Sequence[Candidate]) -> None:
+        self.masks, self.candidates = masks, tuple(candidates)
+        self._prepared: dict[Candidate, Prepared] = {}
+
+    def place(self, candidate: Candidate) -> str:
+        """The module at which an edit begins to matter."""
+        anatomy = self.masks.anatomy
+        if candidate.kind == "linear":
+            return anatomy.linears[candidate.component].module
+        if candidate.kind == "layer":
+            return anatomy.layers[candidate.component].module
+        if candidate.kind == "sublayer":
+            return self._sites(candidate)[-1]
+        return anatomy.locate(candidate.component)[0].site
+
+    @contextmanager
+    def made(self, candidate: Candidate, prefix: Prefix | None = None) -> Iterator[None]:
+        """Inside it the model is edited; what came before the edit is reused from ``prefix``."""
+        place = self.place(candidate)
+        with ExitStack() as stack:
+            if prefix is not None:
+                stack.enter_context(prefix.reused(place))
+            stack.enter_context(self._edit(candidate, self.masks.model.get_submodule(place), prefix))
+            yield
+
+    def _edit(self, candidate: Candidate, module: nn.Module, prefix: Prefix | None) -> AbstractContextManager[None]:
+        if candidate.kind == "linear":
+            return answering(module, self._edited(candidate, module))
+        if candidate.kind == "sublayer":
+            return _silenced(module)
+        if candidate.kind == "layer":
+            kept = None if prefix is None else prefix.output(self.place(candidate))
+            return answering(module, _passing(module, kept))
+        masks, off = self.masks, candidate.edit == "remove"
+        return _switched(
+            *((masks.remove, masks.restore) if off else (masks.restore, masks.remove)), candidate.component
+        )
+
+    def _sites(self, candidate: Candidate) -> list[str]:
+        anatomy = self.masks.anatomy
+        return [anatomy.groups[name].site for name in anatomy.sublayers[candidate.component].groups]
+
+    def _edited(self, candidate: Candidate, module: nn.Module) -> Callable[..., Any]:
+        if candidate not in self._prepared:
+            self._prepared[candidate] = prepared_edits(module, [weight_edit(candidate.edit)])[0]
+        prepared = self._prepared[candidate]
+        return lambda x: prepared.apply(x).to(x.dtype)
+
+
+def exact_sums(
+    trials: Trials,
+    examples: Examples,
+    batches: Iterable[Batch],
+    *,
+    reuse: bool = True,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Sums:
+    """The observed impact of every trial, one column each, over ``batches``.
+
+    With ``reuse`` only what follows an edit is computed; without it, the whole model for each.
+    The numbers are the same, bit for bit.
+    """
+    masks, model = trials.masks, trials.masks.model
+    sums = Sums.zeros(len(examples.slice_names), len(trials.candidates))
+    with torch.inference_mode(), masked(masks):
+        for batch in batches:
+            prefix = Prefix(masks, batch.inputs) if reuse else None
+            before = model(**batch.inputs).logits if prefix is None else prefix.logits
+            tally = Tally(examples, batch, before)
+            tally.count(sums)
+            for column, candidate in enumerate(trials.candidates):
+                with trials.made(candidate, prefix):
+                    after = model(**batch.inputs).logits
+                tally.add(sums, slice(column, column + 1), after)
+                advance(len(batch.rows))
+    return sums
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Turns a pair of outputs of the model for one batch into sums."""
+
+    examples: Examples
+    batch: Batch
+    before: Tensor
+
+    def count(self, sums: Sums) -> None:
+        if self.examples.tokenwise:
+            sums.count(self.examples.token_membership(self.batch).sum(2))
+        else:
+            sums.count(self.examples.slice_matrix(self.batch.rows))
+
+    def add(self, sums: Sums, column: slice, after: Tensor) -> None:
+        if not self.examples.tokenwise:
+            labels = torch.from_numpy(self.examples.labels[self.batch.rows])
+            decision = Decision(_wide(self.before), labels)
+            sums.add(column, self.examples.slice_matrix(self.batch.rows), difference(decision, _wide(after)[:, None]))
+            return
+        targets, _ = self.examples.targets(self.batch)
+        impact = token_impact(_wide(self.before), _wide(after), targets)
+        membership = self.examples.token_membership(self.batch)
+        for which, members in enumerate(membership):
+            summed = {name: (values * members).sum(1, keepdim=True) for name, values in impact.items()}
+            everyone = torch.ones(1, len(members))
+            sums.add(column, everyone, summed, units=members.sum(1), slices=slice(which, which + 1))
+
+
+def difference(decision: Decision, after: Float[Tensor, "batch edits choices"]) -> Impact:
+    """The impact of edits whose logits are known, ``(batch, edits)``."""
+    move = after - decision.logits[:, None]
+    if decision.logits.shape[1] == 2:
+        return binary_impact(decision, move[..., 1] - move[..., 0])
+    return impact_of(decision, move)
+
+
+def exact_of_group(
+    masks: Masks, prefix: Prefix, group: Group, chosen: Int[Tensor, " chosen"], rows: Int[Tensor, " rows"]
+) -> Float[Tensor, "rows chosen classes"]:
+    """Logits of some rows of a batch under one edit on each chosen component of a group, many edits at once."""
+    at_once = max(1, _STACKED // max(1, len(rows)))
+    parts = []
+    for some in chosen.split(at_once):
+        with prefix.repeated(group.site, rows, len(some)) as inputs, _each_switched(masks, group, some):
+            parts.append(masks.model(**inputs).logits.unflatten(0, (len(some), len(rows))))
+    return torch.cat(parts).transpose(0, 1)
+
+
+@contextmanager
+def masked(masks: Masks) -> Iterator[None]:
+    """Inside it the masks are in place; afterwards they are as they were."""
+    was = masks.attached
+    masks.attach()
+    try:
+        yield
+    finally:
+        if not was:
+            masks.detach()
+
+
+@contextmanager
+def _switched(there: Callable[..., None], back: Callable[..., None], component: str) -> Iterator[None]:
+    there([component])
+    try:
+        yield
+    finally:
+        back([component])
+
+
+@contextmanager
+def _each_switched(masks: Masks, group: Group, chosen: Tensor) -> Iterator[None]:
+    """Inside it the i-th copy of the rows is run with the i-th chosen component switched."""
+    off = masks.removed[group.name].repeat(len(chosen), 1)
+    off[torch.arange(len(chosen)), chosen] ^= True
+    off = off.repeat_interleave(group.width, dim=1)
+
+    def zero(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        value = inputs[0].unflatten(0, (len(chosen), -1))
+        keep = off.view(len(chosen), *[1] * (value.dim() - 2), -1)
+        return (value.masked_fill(keep, 0.0).flatten(0, 1), *inputs[1:])
+
+    masks.detach_from(group)
+    hook = masks.model.get_submodule(group.site).register_forward_pre_hook(zero)
+    try:
+        yield
+    finally:
+        hook.remove()
+        masks.attach_to(group)
+
+
+@contextmanager
+def _silenced(module: nn.Module) -> Iterator[None]:
+    """Inside it a linear's output is zero, its bias included: the sublayer adds nothing."""
+    hook = module.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _passing(module: nn.Module, kept: Any) -> Callable[..., Any]:
+    """An answer for a layer that hands its input on, in the form of its usual output (``kept``, when known)."""
+    original = module.forward
+
+    def passed(*inputs: Any, **options: Any) -> Any:
+        hidden = inputs[0] if inputs else options["hidden_states"]
+        output = original(*inputs, **options) if kept is None else kept
+        return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
+
+    return passed
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

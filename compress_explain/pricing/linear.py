@@ -1,0 +1,89 @@
+"""To first order: one backward pass a logit moves every example's logits under every edit at once.
+
+Removing a component subtracts its share x of a linear's input, which moves logit k by
+-<x, dz_k/dx> over the component's coordinates; a removed component has a gradient too, and putting
+it back moves the logits by +<x, dz_k/dx>. Replacing a weight W by W' moves logit k by
+<(W' - W) x, dz_k/dy> at the linear's output y. For two classes only the difference of their
+logits matters, and one backward pass is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from compress_explain.examples import Batch, Examples
+from compress_explain.pricing.decision import Decision, decide
+from compress_explain.pricing.impact import Impact, binary_impact, impact_of
+from compress_explain.pricing.slopes import Slopes, frozen
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """One batch: its decision, and block by block how each edit moves it.
+
+    Each block of ``changes`` is ``(batch, columns, choices)``, or ``(batch, columns, 1)`` for two
+    classes: the change of the second logit less the first. ``flow`` holds, for each group, the
+    squared norm of the loss gradient at each component (batch, components), when it was asked for.
+    """
+
+    batch: Batch
+    decision: Decision
+    changes: list[Tensor]
+    flow: list[Tensor]
+
+    def impacts(self) -> Iterator[Impact]:
+        """Block by block, the impact of each edit on each example, ``(batch, columns)``."""
+        for change in self.changes:
+            if change.shape[-1] == 1:
+                yield binary_impact(self.decision, change[..., 0])
+            else:
+                yield impact_of(self.decision, change)
+
+    def moves(self) -> Iterator[Float[Tensor, "batch columns choices"]]:
+        """Block by block, the change of every choice's logit."""
+        for change in self.changes:
+            yield torch.cat([-change / 2, change / 2], -1) if change.shape[-1] == 1 else change
+
+
+def linearised(
+    slopes: Slopes, examples: Examples, batches: Iterable[Batch], *, flow: bool = False
+) -> Iterator[Linearised]:
+    """Linearise ``batches`` of ``examples`` one by one; enters and leaves ``slopes``."""
+    with frozen(slopes.masks.model), slopes:
+        for batch in batches:
+            labels = torch.from_numpy(examples.labels[batch.rows])
+            with torch.enable_grad():
+                decision = decide(_wide_logits(slopes, batch), labels)
+                changes, sites = _changes(slopes, decision, flow=flow)
+            flows = [slopes.flow(index, gradient) for index, gradient in enumerate(sites)]
+            slopes.clear()
+            settled = Decision(decision.logits.detach(), decision.labels, decision.rest, decision.classes)
+            yield Linearised(batch, settled, changes, flows)
+
+
+def _wide_logits(slopes: Slopes, batch: Batch) -> Tensor:
+    logits = slopes.masks.model(**batch.inputs).logits
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _changes(slopes: Slopes, decision: Decision, *, flow: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """The changes of the choices, and (when ``flow``) the loss gradient at each group's site."""
+    logits = decision.logits
+    scalars = [logits[:, 1] - logits[:, 0]] if logits.shape[1] == 2 else list(logits.unbind(1))
+    error = logits.detach().softmax(-1)
+    error[torch.arange(len(error)), decision.labels] -= 1  # dLoss / dlogits
+    weights = [error[:, 1]] if len(scalars) == 1 else list(error.unbind(1))
+    parts: list[list[Tensor]] = []
+    sites: list[Tensor] = []
+    for index, (scalar, weight) in enumerate(zip(scalars, weights, strict=True)):
+        blocks, gradients = slopes.contract(scalar.sum(), None, last=index + 1 == len(scalars))
+        parts.append(blocks)
+        if flow:
+            weighted = [each * weight.view(-1, *[1] * (each.dim() - 1)).to(each.dtype) for each in gradients]
+            sites = [kept.add_(new) for kept, new in zip(sites, weighted, strict=True)] if sites else weighted
+    return [torch.stack(blocks, -1) for blocks in zip(*parts, strict=True)], sites

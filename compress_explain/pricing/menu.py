@@ -1,0 +1,139 @@
+"""Which edits are to be priced: removal of components of some kinds, weight edits of every linear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from compress_explain.anatomy import Anatomy, Group, Layer, Linear, Sublayer
+from compress_explain.errors import InputError, did_you_mean
+from compress_explain.weight_edits import WeightEdit, weight_edit
+
+FLOAT_BYTES = 4  # weights of the original, in float32
+_GROUPED = {"heads": ("head", "kv_group"), "neurons": ("neuron",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One edit that could be made: ``edit`` is ``remove``, ``restore`` or the name of a weight edit."""
+
+    component: str
+    kind: str
+    edit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Menu:
+    """Every edit of one pricing, in the order of its table: groups, linears, sublayers, layers."""
+
+    anatomy: Anatomy = field(repr=False)
+    groups: tuple[Group, ...] = field(default=(), repr=False)
+    linears: tuple[Linear, ...] = field(default=(), repr=False)
+    weight_edits: tuple[WeightEdit, ...] = ()
+    sublayers: tuple[Sublayer, ...] = field(default=(), repr=False)
+    layers: tuple[Layer, ...] = field(default=(), repr=False)
+
+    @property
+    def linearisable(self) -> int:
+        """How many of the columns, the first ones, a linearisation prices."""
+        return sum(group.count for group in self.groups) + len(self.linears) * len(self.weight_edits)
+
+    @property
+    def wholes(self) -> list[Candidate]:
+        """Sublayers and layers: too large for a linearisation."""
+        found = [Candidate(component=each.name, kind="sublayer", edit="remove") for each in self.sublayers]
+        return found + [Candidate(component=each.name, kind="layer", edit="remove") for each in self.layers]
+
+    @property
+    def names(self) -> str:
+        """The menu in the words of the command line: ``heads,neurons,linears:int8``."""
+        kinds = {group.kind for group in self.groups}
+        words = [word for word, its in _GROUPED.items() if kinds & set(its)]
+        words += ["sublayers"] * bool(self.sublayers) + ["layers"] * bool(self.layers)
+        return ",".join(words + [f"linears:{edit.name}" for edit in self.weight_edits])
+
+    @cached_property
+    def components(self) -> tuple[str, ...]:
+        names = [component for group in self.groups for component in group.components]
+        names += [linear.name for linear in self.linears for _ in self.weight_edits]
+        return tuple(names + [each.component for each in self.wholes])
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        kinds = [group.kind for group in self.groups for _ in range(group.count)]
+        kinds += ["linear"] * (len(self.linears) * len(self.weight_edits))
+        return tuple(kinds + [each.kind for each in self.wholes])
+
+    def edits(self, removed: Sequence[bool]) -> tuple[str, ...]:
+        """The edit of each column; ``removed`` flags the grouped components that are off now."""
+        names = ["restore" if off else "remove" for off in removed]
+        names += [edit.name for _ in self.linears for edit in self.weight_edits]
+        return tuple(names + [each.edit for each in self.wholes])
+
+    def savings(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Parameters, FLOPs and weight bytes that each edit saves (a restoration costs what it shows)."""
+        rows = [
+            (group.parameters, group.flops, FLOAT_BYTES * group.parameters)
+            for group in self.groups
+            for _ in range(group.count)
+        ]
+        rows += [
+            _linear_savings(linear, edit, self.anatomy.tokens) for linear in self.linears for edit in self.weight_edits
+        ]
+        rows += [
+            (each.parameters, each.flops, FLOAT_BYTES * each.parameters) for each in (*self.sublayers, *self.layers)
+        ]
+        table = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        return table[:, 0], table[:, 1], table[:, 2]
+
+
+def _linear_savings(linear: Linear, edit: WeightEdit, tokens: int) -> tuple[int, int, int]:
+    shape = (linear.outputs, linear.inputs)
+    weights = linear.outputs * linear.inputs
+    return (
+        weights - edit.parameters_of(*shape),
+        tokens * (2 * weights - edit.flops_per_token(*shape)),
+        FLOAT_BYTES * weights - edit.bytes_of(*shape),
+    )
+
+
+def menu_of_kinds(anatomy: Anatomy, kinds: Sequence[str] = ()) -> Menu:
+    """Removal of every head, key-value group or neuron of ``kinds``; of all of them when empty.
+
+    Raises:
+        InputError: the model has no component of ``kinds``.
+    """
+    groups = tuple(group for group in anatomy.groups.values() if not kinds or group.kind in kinds)
+    if not groups:
+        raise InputError(
+            "kinds", list(kinds), "this model has no such components", f"choose from {', '.join(anatomy.kinds)}"
+        )
+    return Menu(anatomy=anatomy, groups=groups)
+
+
+def read_menu(anatomy: Anatomy, text: str) -> Menu:
+    """The menu that ``heads,neurons,sublayers,layers,linears:int8,linears:rank64`` describes.
+
+    Raises:
+        InputError: a word that is no kind of edit, twice the same one, or none at all.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or len(set(words)) < len(words):
+        raise InputError("edits", text, "no edit, or one of them twice", "e.g. heads,neurons,linears:int8")
+    kinds = [kind for word in words for kind in _GROUPED.get(word, ())]
+    weight_edits = tuple(weight_edit(word.removeprefix("linears:")) for word in words if word.startswith("linears:"))
+    for word in words:
+        if word not in (*_GROUPED, "sublayers", "layers") and not word.startswith("linears:"):
+            known = [*_GROUPED, "sublayers", "layers", "linears:int8", "linears:int4", "linears:rank64"]
+            raise InputError("edits", word, "no such kind of edit", did_you_mean(word, known))
+    return Menu(
+        anatomy=anatomy,
+        groups=tuple(group for group in anatomy.groups.values() if group.kind in kinds),
+        linears=tuple(anatomy.linears.values()) if weight_edits else (),
+        weight_edits=weight_edits,
+        sublayers=tuple(anatomy.sublayers.values()) if "sublayers" in words else (),
+        layers=tuple(anatomy.layers.values()) if "layers" in words else (),
+    )

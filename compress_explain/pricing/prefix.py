@@ -1,0 +1,119 @@
+"""Reusing, on one batch, whatever a model computes before the place of an edit.
+
+The model runs once and the output of every module is kept, with the order in which they came.
+Whatever was complete when the place of an edit was reached cannot depend on the edit: its module
+then returns what was kept instead of computing it again. The numbers are those of a whole pass,
+bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from compress_explain.masks import Masks
+
+
+class Prefix:
+    """One batch of inputs and what the model, in its present state, makes of it.
+
+    ``logits`` is the output of the recorded pass. Only inside ``torch.inference_mode`` or ``no_grad``.
+    """
+
+    def __init__(self, masks: Masks, inputs: dict[str, Tensor]) -> None:
+        self.model, self.inputs = masks.model, inputs
+        self.rows = len(next(iter(inputs.values())))
+        self._outputs: dict[str, Any] = {}
+        self._done: dict[str, int] = {}  # when a part was complete
+        self._reached: dict[str, int] = {}  # when a part was entered
+        self._clock = 0
+        self._again: set[str] = set()  # parts that were entered more than once
+        self._reusable: dict[str, list[tuple[str, Any]]] = {}
+        names = [name for name, _ in self.model.named_modules() if name]
+        hooks = [hook for name in names for hook in self._watch(name)]
+        try:
+            self.logits: Float[Tensor, batch * outputs] = self.model(**inputs).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextmanager
+    def reused(self, place: str) -> Iterator[None]:
+        """Inside it the model does not compute again what came before module ``place``."""
+        with ExitStack() as stack:
+            for name, kept in self._before(place):
+                stack.enter_context(answering(self.model.get_submodule(name), _always(kept)))
+            yield
+
+    @contextmanager
+    def repeated(self, place: str, rows: Tensor, copies: int) -> Iterator[dict[str, Tensor]]:
+        """The same for ``copies`` of the chosen ``rows``, one after the other; gives the inputs to run with."""
+
+        def repeat(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.dim() and len(value) == self.rows:
+                return value[rows].repeat(copies, *[1] * (value.dim() - 1))
+            if isinstance(value, tuple | list):
+                return type(value)(repeat(each) for each in value)
+            if isinstance(value, ModelOutput):
+                return type(value)(**{name: repeat(each) for name, each in value.items()})
+            return value
+
+        with ExitStack() as stack:
+            for name, kept in self._before(place):
+                stack.enter_context(answering(self.model.get_submodule(name), _always(repeat(kept))))
+            yield {name: repeat(value) for name, value in self.inputs.items()}
+
+    def output(self, name: str) -> Any:
+        """What module ``name`` returned."""
+        return self._outputs[name]
+
+    def _before(self, place: str) -> list[tuple[str, Any]]:
+        """The outermost parts that were complete when ``place`` was reached, each run but once."""
+        if place not in self._reusable:
+            complete = {name for name, done in self._done.items() if done < self._reached[place]} - self._again
+            outermost = [name for name in complete if not any(outer in complete for outer in _outer(name))]
+            self._reusable[place] = [(name, self._outputs[name]) for name in outermost]
+        return self._reusable[place]
+
+    def _watch(self, name: str) -> list[torch.utils.hooks.RemovableHandle]:
+        def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if name in self._reached:
+                self._again.add(name)
+            self._reached[name] = self._clock = self._clock + 1
+
+        def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            self._outputs[name], self._done[name] = output, self._clock
+
+        module = self.model.get_submodule(name)
+        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+
+@contextmanager
+def answering(module: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
+    """Inside it ``module`` answers with ``answer(*inputs)`` instead of computing; its hooks still run."""
+    before = module.__dict__.get("forward")
+    module.forward = answer  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+def _always(value: Any) -> Callable[..., Any]:
+    return lambda *inputs, **options: value
+
+
+def _outer(name: str) -> Iterator[str]:
+    """The modules around ``encoder.layer.3``: ``encoder.layer`` and ``encoder``."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name

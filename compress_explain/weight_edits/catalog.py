@@ -1,0 +1,48 @@
+"""The edits of a linear's weight by name. A new kind is one entry in the table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from types import MappingProxyType
+
+from compress_explain.errors import InputError, did_you_mean
+from compress_explain.weight_edits.floating import Fp8, HalfPrecision
+from compress_explain.weight_edits.integer import Int4, Int8, Int8Dynamic
+from compress_explain.weight_edits.low_rank import LowRank
+from compress_explain.weight_edits.weight_edit import WeightEdit
+
+# A name that ends in N is written with a whole number in its place, which the edit is made with.
+_WEIGHT_EDITS: dict[str, Callable[..., WeightEdit]] = {
+    "int8": Int8,
+    "int8-tensor": lambda: Int8(scales="tensor"),
+    "int8-dynamic": Int8Dynamic,
+    "int4": Int4,
+    "int4-gN": lambda group: Int4(group=group),
+    "fp8": Fp8,
+    "bf16": lambda: HalfPrecision(format="bf16"),
+    "fp16": lambda: HalfPrecision(format="fp16"),
+    "rankN": lambda rank: LowRank(rank=rank),
+}
+WEIGHT_EDITS = MappingProxyType(_WEIGHT_EDITS)
+
+
+def weight_edit(text: str) -> WeightEdit:
+    """The edit of that name.
+
+    >>> weight_edit("int4-g64")
+    Int4(group=64)
+    >>> weight_edit("rank64").parameters_of(outputs=768, inputs=768)
+    98304
+
+    Raises:
+        InputError: there is no such edit, or not with that number.
+    """
+    if text in WEIGHT_EDITS and not text.endswith("N"):
+        return WEIGHT_EDITS[text]()
+    numbered = re.fullmatch(r"(.*?)([0-9]{1,9})", text)
+    kind = numbered[1] + "N" if numbered else ""
+    if numbered is None or kind not in WEIGHT_EDITS:
+        known = did_you_mean(text, WEIGHT_EDITS)
+        raise InputError("edits", text, "unknown edit of a linear", f"{known}, N being a whole number")
+    return WEIGHT_EDITS[kind](int(numbered[2]))

@@ -1,0 +1,450 @@
+"""An edit of a weight changes the output by what it says, rounds as the runtime rounds and stores what it counts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from compress_explain.conformance import is_frozen_dataclass
+from compress_explain.errors import InputError
+from compress_explain.weight_edits import WEIGHT_EDITS, Int4, LowRank, Prepared, WeightEdit, weight_edit
+
+OUTPUTS, INPUTS = 48, 70  # 70: the last group of int4 is short
+NAMES = (
+    "int8",
+    "int8-tensor",
+    "int8-dynamic",
+    "int4-g16",
+    "int4-g32",
+    "int4-g64",
+    "int4-g128",
+    "fp8",
+    "bf16",
+    "fp16",
+    "rank24",
+)
+QUANTIZED = tuple(name for name in NAMES if not name.startswith("rank"))
+WEIGHT_ONLY = tuple(name for name in QUANTIZED if name not in ("int8-dynamic", "bf16", "fp16"))
+
+
+def a_linear(seed=0, outputs=OUTPUTS, inputs=INPUTS, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    weight = 0.1 * torch.randn(outputs, inputs, generator=generator)
+    bias = torch.randn(outputs, generator=generator)
+    x = torch.randn(5, 7, inputs, generator=generator)
+    return weight.to(dtype), bias.to(dtype), x.to(dtype)
+
+
+def coarse(outputs=OUTPUTS, inputs=INPUTS):
+    """Weights of which many lie halfway between two levels."""
+    return torch.randint(-15, 16, (outputs, inputs), generator=torch.Generator().manual_seed(1)) / 2
+
+
+def share_of(error, reference):
+    """The largest error as a share of the largest value."""
+    return float((error - reference).abs().max() / reference.abs().max())
+
+
+# Every edit
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_edit_conforms_and_is_found_by_its_name(name):
+    edit = weight_edit(name)
+    weight, bias, _ = a_linear()
+    assert isinstance(edit, WeightEdit) and isinstance(edit.prepare(weight, bias), Prepared)
+    assert is_frozen_dataclass(edit) and asdict(edit) is not None
+    assert edit.name == name
+
+
+def test_the_tests_cover_every_kind():
+    assert {weight_edit(name.replace("N", "16")).name for name in WEIGHT_EDITS} <= {*NAMES, "rank16"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_change_is_the_edited_output_minus_the_original(name, with_bias, dtype):
+    weight, bias, x = a_linear(dtype=dtype)
+    bias = bias if with_bias else None
+    y = functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    prepared = weight_edit(name).prepare(weight, bias)
+    delta = prepared.delta(x, y)
+    assert delta.dtype == prepared.weight.dtype == torch.float32
+    torch.testing.assert_close(delta, prepared.apply(x) - y, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_preparing_leaves_the_linear_alone(name):
+    weight, bias, x = a_linear()
+    weight.requires_grad_()
+    before = weight.detach().clone(), bias.clone()
+    prepared = weight_edit(name).prepare(weight, bias)
+    prepared.apply(x)
+    assert torch.equal(weight, before[0]) and torch.equal(bias, before[1])
+    assert not prepared.weight.requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_editing_the_edited_weight_gives_it_back(name):
+    weight, _, _ = a_linear()
+    edit = weight_edit(name)
+    once = edit.prepare(weight, None).weight
+    assert share_of(once, weight) > 1e-5  # the edit did something
+    torch.testing.assert_close(edit.prepare(once, None).weight, once, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zeros_stay_zeros(name):
+    weight, _, _ = a_linear(inputs=256)
+    weight[3], weight[:, 128:] = 0.0, 0.0
+    weight[4] = 1e-44  # its scale is too small for float32
+    edited = weight_edit(name).prepare(weight, None).weight
+    assert edited.isfinite().all()
+    assert edited[3].abs().max() <= 1e-6 and edited[4].abs().max() <= 1e-6
+    if name in QUANTIZED:
+        assert not edited[3].any() and not edited[:, 128:].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_input_of_zeros_gives_the_bias(name):
+    weight, bias, x = a_linear()
+    bias = bias.bfloat16().half().float()  # a number in every format
+    expected = bias.expand(*x.shape[:-1], -1)
+    torch.testing.assert_close(weight_edit(name).prepare(weight, bias).apply(x * 0), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_that_are_not_finite_are_named(name, value):
+    weight, bias, _ = a_linear()
+    weight[3, 5] = value
+    with pytest.raises(InputError, match=rf"weight: '{value} at \[3, 5\]'"):
+        weight_edit(name).prepare(weight, bias)
+    bias[2] = value
+    with pytest.raises(InputError, match=rf"bias: '{value} at \[2\]'"):
+        weight_edit(name).prepare(weight.nan_to_num(0, 0, 0), bias)
+
+
+def test_a_weight_beyond_the_format_is_refused():
+    weight, bias, _ = a_linear()
+    weight[0, 1] = 7e4
+    assert weight_edit("bf16").prepare(weight, bias).weight.isfinite().all()
+    with pytest.raises(InputError, match=r"weight in fp16: 'inf at \[0, 1\]'"):
+        weight_edit("fp16").prepare(weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("int7", "unknown edit.*did you mean 'int8'"),
+        ("int8-dinamic", "unknown edit.*did you mean 'int8-dynamic'"),
+        ("rank", "unknown edit.*did you mean 'rankN'"),
+        ("rankN", "unknown edit"),
+        ("", "unknown edit"),
+        ("int4-g20", "no such group.*choose one of: 16, 32, 64, 128, 256"),
+        ("rank0", "no such rank.*at least 1"),
+    ],
+)
+def test_unknown_edits_are_refused_with_a_remedy(text, problem):
+    with pytest.raises(InputError, match=f"^edits: '{text}': .*{problem}"):
+        weight_edit(text)
+
+
+def test_int4_is_groups_of_32():
+    assert weight_edit("int4") == weight_edit("int4-g32") == Int4(group=32)
+
+
+# The claim: how far a rounded weight may be from the original
+
+
+def test_int8_is_off_by_half_a_step_at_most():
+    weight, _, _ = a_linear()
+    for name, largest in (("int8", weight.abs().amax(1, keepdim=True)), ("int8-tensor", weight.abs().max())):
+        error = (weight_edit(name).prepare(weight, None).weight - weight).abs()
+        assert (error <= largest / 127 * (0.5 + 1e-4)).all()
+
+
+@pytest.mark.parametrize("group", [16, 32, 64, 128])
+def test_int4_is_off_by_a_step_at_most_and_by_half_a_step_within_the_range(group):
+    weight, _, _ = a_linear(inputs=256)
+    error = (Int4(group=group).prepare(weight, None).weight - weight).abs().unflatten(1, (-1, group))
+    groups = weight.unflatten(1, (-1, group))
+    step = (groups.amax(-1).clamp(min=0) - groups.amin(-1).clamp(max=0)) / 15
+    # The zero point is rounded too, which moves the whole range by up to half a step.
+    assert (error <= step[..., None] * (1 + 1e-4)).all()
+    assert error.gt(step[..., None] * (0.5 + 1e-4)).float().mean() < 0.02
+
+
+def test_fp8_keeps_three_bits_after_the_point():
+    weight, _, _ = a_linear()
+    edited = weight_edit("fp8").prepare(weight, None).weight
+    normal = weight.abs() > weight.abs().amax(1, keepdim=True) / 448 * 2**-6
+    assert ((edited - weight).abs() <= weight.abs() * (2**-4 + 1e-6))[normal].all()
+
+
+def test_finer_scales_lose_less():
+    weight, _, x = a_linear(inputs=256)
+    weight[7] *= 30  # one channel of another size, and one outlier
+    weight[9, 40] = 4.0
+    loss = {name: float(weight_edit(name).prepare(weight, None).delta(x, x @ weight.T).norm()) for name in NAMES}
+    assert loss["int8"] < loss["int8-tensor"]
+    assert loss["int8"] < loss["int8-dynamic"]
+    assert loss["int4-g16"] < loss["int4-g32"] < loss["int4-g64"] < loss["int4-g128"]
+    assert loss["fp16"] < loss["bf16"] < loss["fp8"] < loss["int4-g32"]
+
+
+@pytest.mark.parametrize("outputs, inputs", [(48, 70), (70, 48), (32, 32)])
+def test_a_full_rank_is_exact(outputs, inputs):
+    weight, _, _ = a_linear(outputs=outputs, inputs=inputs)
+    edited = LowRank(rank=min(outputs, inputs)).prepare(weight, None).weight
+    torch.testing.assert_close(edited, weight, atol=1e-5, rtol=0)
+
+
+def test_a_low_rank_loses_the_singular_values_left_out():
+    weight, _, _ = a_linear()
+    values = np.linalg.svd(weight.double().numpy(), compute_uv=False)
+    for rank in (1, 24, 47):
+        edit = LowRank(rank=rank)
+        edited = edit.prepare(weight, None).weight
+        assert float((edited - weight).norm()) == pytest.approx(np.sqrt((values[rank:] ** 2).sum()), rel=1e-5)
+        left, right = edit.factors(weight)
+        assert left.shape == (OUTPUTS, rank) and right.shape == (rank, INPUTS)
+        torch.testing.assert_close(left @ right, edited)
+
+
+def test_a_rank_above_what_the_weight_can_have_is_refused():
+    weight, bias, _ = a_linear()
+    edit = weight_edit("rank49")
+    for call in (
+        lambda: edit.prepare(weight, bias),
+        lambda: edit.bytes_of(OUTPUTS, INPUTS),
+        lambda: edit.flops_per_token(OUTPUTS, INPUTS),
+    ):
+        with pytest.raises(InputError, match="'rank49': a weight of 48 by 70 has no such rank.*up to 48"):
+            call()
+
+
+def test_dynamic_int8_rounds_by_the_range_of_the_whole_batch():
+    weight, bias, x = a_linear()
+    prepared = weight_edit("int8-dynamic").prepare(weight, bias)
+    louder = x.clone()
+    louder[1:] *= 50
+    alone, beside = prepared.apply(x)[0], prepared.apply(louder)[0]
+    exact = functional.linear(x, weight, bias)[0]
+    assert (beside - exact).norm() > 10 * (alone - exact).norm()
+
+
+# Bytes, parameters, FLOPs
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("int8", 48 * 70 + 48 * 5),
+        ("int8-tensor", 48 * 70 + 5),
+        ("int8-dynamic", 48 * 70 + 48 * 5),
+        ("int4-g32", 48 * (3 * 16 + 3 * 4 + 2)),
+        ("int4-g64", 48 * (2 * 32 + 2 * 4 + 1)),
+        ("int4-g128", 48 * (64 + 4 + 1)),
+        ("fp8", 48 * 70 + 48 * 4),
+        ("bf16", 48 * 70 * 2),
+        ("fp16", 48 * 70 * 2),
+        ("rank24", 24 * (48 + 70) * 4),
+    ],
+)
+def test_bytes(name, stored):
+    assert weight_edit(name).bytes_of(outputs=48, inputs=70) == stored
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_quantization_leaves_parameters_and_flops_as_they_were(name):
+    edit = weight_edit(name)
+    assert edit.parameters_of(48, 70) == 48 * 70 and edit.flops_per_token(48, 70) == 2 * 48 * 70
+    assert edit.bytes_of(48, 70) < 4 * 48 * 70
+
+
+def test_a_low_rank_has_the_parameters_of_its_factors():
+    left, right = LowRank(rank=24).factors(a_linear()[0])
+    assert LowRank(rank=24).parameters_of(48, 70) == left.numel() + right.numel()
+    assert LowRank(rank=24).flops_per_token(48, 70) == 2 * (left.numel() + right.numel())
+
+
+# As ONNX Runtime rounds and computes
+
+
+def runtime():
+    """onnx and onnxruntime, or the reason why a test is skipped."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    return onnx, pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+def matmul_model(weight, bias):
+    """A linear as an exporter writes it: MatMul with a transposed weight, then Add."""
+    onnx, _ = runtime()
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    outputs, inputs = weight.shape
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "weight"], ["product"], name="linear"),
+            helper.make_node("Add", ["product", "bias"], ["y"]),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", "tokens", inputs])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", "tokens", outputs])],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(weight.T.numpy()), "weight"),
+            numpy_helper.from_array(bias.numpy(), "bias"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def run(model, x):
+    _, onnxruntime = runtime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+
+
+def stored(model):
+    """The tensors of the model, by name, without the bias."""
+    onnx, _ = runtime()
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name != "bias"}
+    return {name: onnx.numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
+
+
+def dynamically_quantized(weight, bias, tmp_path, per_channel=True):
+    onnx, _ = runtime()
+    quantization = pytest.importorskip("onnxruntime.quantization", reason="onnxruntime's quantizers are missing")
+    quantization.quantize_dynamic(
+        matmul_model(weight, bias),
+        tmp_path / "int8.onnx",
+        per_channel=per_channel,
+        extra_options={"MatMulConstBOnly": True},
+    )
+    return onnx.load(tmp_path / "int8.onnx")
+
+
+def quantized_to_4_bits(weight, bias, group):
+    quantizer = pytest.importorskip(
+        "onnxruntime.quantization.matmul_nbits_quantizer", reason="onnxruntime's 4-bit quantizer is missing"
+    )
+    made = quantizer.MatMulNBitsQuantizer(matmul_model(weight, bias), block_size=group)
+    made.process()
+    return made.model.model
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("name", ["int8", "int8-tensor", "int8-dynamic"])
+def test_int8_weights_are_those_of_quantize_dynamic(name, ties, tmp_path):
+    weight, bias, _ = a_linear()
+    weight = coarse() if ties else weight
+    weight[3] = 0.0
+    model = dynamically_quantized(weight, bias, tmp_path, per_channel=name != "int8-tensor")
+    tensors = stored(model)
+    levels, scale = tensors["weight_quantized"].astype(np.float32), tensors["weight_scale"]
+    edit = weight_edit(name)
+    assert np.array_equal(edit.prepare(weight, bias).weight.numpy(), (levels * scale).T)
+    assert not tensors["weight_zero_point"].any()
+    assert edit.bytes_of(OUTPUTS, INPUTS) == sum(tensor.nbytes for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
+def test_int8_dynamic_computes_what_the_runtime_computes(shift, tmp_path):
+    """No two neighbouring weights are large: processors without VNNI would saturate."""
+    weight, bias, x = a_linear(outputs=96, inputs=384)
+    weight = weight.clamp(-0.15, 0.15)
+    weight[:, 0], weight[:, 1] = 0.32, 0.0
+    x = x + shift
+    model = dynamically_quantized(weight, bias, tmp_path)
+    assert any("Dynamic" in node.op_type for node in model.graph.node)
+    ours = weight_edit("int8-dynamic").prepare(weight, bias).apply(x)
+    torch.testing.assert_close(ours, run(model, x), atol=1e-6 * float(ours.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25, 1e-3])
+@pytest.mark.parametrize("shift", [-8.0, -0.5, 0.0, 0.5, 8.0])
+def test_activations_are_rounded_as_DynamicQuantizeLinear_rounds(shift, scale):  # noqa: N802
+    """Through a linear that gives back what it is given; of the inputs many lie halfway between levels."""
+    onnx, _ = runtime()
+    x = (torch.arange(511).reshape(1, 7, 73) / 2 + shift) * scale
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [
+            helper.make_node("DynamicQuantizeLinear", ["x"], ["levels", "scale", "zero"]),
+            helper.make_node("DequantizeLinear", ["levels", "scale", "zero"], ["y"]),
+        ],
+        "activations",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 7, 73])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 7, 73])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    same = weight_edit("int8-dynamic").prepare(torch.eye(73), None)
+    torch.testing.assert_close(same.apply(x), run(model, x), rtol=1e-6, atol=0)  # one level is 4e-3 of the range
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("group", [16, 32, 64, 128])
+def test_int4_weights_are_those_of_the_runtimes_quantizer(group, ties):
+    weight, bias, _ = a_linear(outputs=64, inputs=300)
+    weight = coarse(64, 300) if ties else weight
+    weight[3], weight[4], weight[5] = 0.0, weight[4].abs(), -weight[5].abs()
+    tensors = stored(quantized_to_4_bits(weight, bias, group))
+    groups = -(-300 // group)
+    unpacked = [
+        np.stack([packed & 15, packed >> 4], -1) for packed in (tensors["weight_Q4"], tensors["weight_zero_points"])
+    ]
+    levels = unpacked[0].reshape(64, groups, group).astype(np.float32)
+    zero = unpacked[1].reshape(64, -1)[:, :groups, None].astype(np.float32)
+    expected = (levels - zero) * tensors["weight_scales"].reshape(64, groups, 1)
+    edit = Int4(group=group)
+    assert np.array_equal(edit.prepare(weight, bias).weight.numpy(), expected.reshape(64, -1)[:, :300])
+    assert edit.bytes_of(64, 300) == sum(tensor.nbytes for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("group", [16, 32, 64, 128])
+def test_int4_computes_what_the_runtime_computes(group):
+    weight, bias, x = a_linear(outputs=96, inputs=300)
+    model = quantized_to_4_bits(weight, bias, group)
+    assert any(node.op_type == "MatMulNBits" for node in model.graph.node)
+    ours = Int4(group=group).prepare(weight, bias).apply(x)
+    torch.testing.assert_close(ours, run(model, x), atol=1e-6 * float(ours.abs().max()), rtol=0)
+
+
+def test_fp8_rounds_as_the_runtime_rounds():
+    onnx, _ = runtime()
+    weight, _, _ = a_linear()
+    weight[:2] = coarse()[:2]
+    scale = weight.abs().amax(1) / 448
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    zeros = helper.make_tensor("zero", onnx.TensorProto.FLOAT8E4M3FN, [OUTPUTS], bytes(OUTPUTS), raw=True)
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["levels"], axis=0),
+            helper.make_node("DequantizeLinear", ["levels", "scale", "zero"], ["y"], axis=0),
+        ],
+        "weights",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, list(weight.shape))],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, list(weight.shape))],
+        [numpy_helper.from_array(scale.numpy(), "scale"), zeros],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    assert torch.equal(weight_edit("fp8").prepare(weight, None).weight, run(model, weight))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_half_precision_computes_what_torch_computes(name, dtype):
+    """The order of a sum may differ, and with it to which side an output is rounded: the next number at most."""
+    weight, bias, x = a_linear(outputs=96, inputs=384)
+    prepared = weight_edit(name).prepare(weight, bias)
+    assert torch.equal(prepared.weight, weight.to(dtype).float())
+    reference = functional.linear(x.to(dtype), weight.to(dtype), bias.to(dtype)).float()
+    ours = prepared.apply(x)
+    assert (ours == reference).float().mean() > 0.95
+    assert ((ours - reference).abs() <= torch.finfo(dtype).eps * reference.abs().clamp(min=0.1)).all()
