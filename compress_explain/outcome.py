@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,14 @@ import pandas as pd
 from transformers import PreTrainedModel
 
 from compress_explain.checkpoint import load_compressed
+from compress_explain.course import Stage, course, trust
+from compress_explain.dossier import dossier, dossier_text, shares
 from compress_explain.errors import Exit, InputError
+from compress_explain.examples import ALL
 from compress_explain.folder import write_json, write_text
 from compress_explain.gates import State
 from compress_explain.ledger import Ledger, Record
+from compress_explain.pricing import Audit, Prices
 from compress_explain.replay import applied_plans, read_ledger
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "run.json"
 REPORT = "report.html"
+ANATOMY = "anatomy.json"
+_AUDITS = ("audit-of-all", "audit")  # the first that is there counts: `compress-explain audit` looks at more than a run
 _EXITS = {"pass": Exit.PASSED, "fail": Exit.GATE_FAILED, "inconclusive": Exit.INCONCLUSIVE}
 
 
@@ -71,6 +77,28 @@ class Run:
         """The scores that the verdict rests on."""
         return pd.read_parquet(self.folder / "tables" / f"scores-{self.summary['judged_step']}.parquet")
 
+    @cached_property
+    def anatomy(self) -> dict[str, Any]:
+        """What is known of every component: ``anatomy.json``, whose ``about`` explains its fields."""
+        facts: dict[str, Any] = json.loads((self.folder / ANATOMY).read_text())
+        return facts
+
+    @cached_property
+    def prices(self) -> Prices:
+        """What every edit of the original was expected to do."""
+        return Prices.load(_start(self.folder))
+
+    @cached_property
+    def audit(self) -> Audit | None:
+        """What some of those edits really did, each made on its own; None when none was asked for."""
+        paths = (self.folder / "tables" / f"{name}.parquet" for name in _AUDITS)
+        return next((Audit.load(path) for path in paths if path.exists()), None)
+
+    @cached_property
+    def course(self) -> list[Stage]:
+        """Every step that was carried out: what was expected of it and what was observed."""
+        return course(self.ledger, self.summary["flops"]["original"])
+
     def load_model(self) -> PreTrainedModel:
         """The compressed model.
 
@@ -87,10 +115,11 @@ def finish(session: Session, state: State) -> Run:
     folder, ledger = session.folder, session.ledger
     components = component_table(session)
     components.to_parquet(folder / "tables" / "components.parquet", index=False)
-    write_json(folder / "anatomy.json", _anatomy_facts(session, components))
+    if not ledger.find("finished", "end"):
+        write_text(folder / ANATOMY, dossier_text(_known(session, components)))
     write_json(folder / SUMMARY, summarise(session, state, components))
     if not ledger.find("finished", "end"):
-        files = (folder / "tables" / "components.parquet", folder / "anatomy.json")
+        files = (folder / "tables" / "components.parquet", folder / ANATOMY)
         ledger.append("finished", "end", {"state": state}, files)
     run = Run(folder)
     texts = None if session.job.redact else {split.name: split.texts for split in session.job.splits}
@@ -100,8 +129,12 @@ def finish(session: Session, state: State) -> Run:
 
 def component_table(session: Session) -> pd.DataFrame:
     """What became of every removable component, with its price on the untouched model."""
-    prices = pd.read_parquet(session.folder / "tables" / "prices-start.parquet")
-    overall = prices[prices["slice"] == "all"].drop(columns=["slice", "edit", "n"]).reset_index(drop=True)
+    prices = Prices.load(_start(session.folder))
+    decision, gradient = shares(prices)
+    table = prices.to_frame()
+    overall = table[table["slice"] == ALL].drop(columns=["slice", "edit", "n"]).reset_index(drop=True)
+    overall = overall.assign(decision_share=decision[0], gradient_share=gradient)
+    overall = overall[overall["kind"].isin(session.anatomy.kinds)].reset_index(drop=True)
     story: dict[str, dict[str, Any]] = {}
     for applied in applied_plans(session.ledger):
         if applied.reverted:
@@ -130,6 +163,7 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
     by_status = components.groupby(["kind", "status"], sort=False).size()
     materialized = ledger.find("materialized", "artifact")
     saved_parameters, saved_flops = anatomy.saved(session.masks.removed)
+    stages = course(ledger, anatomy.flops)
     once_removed = components[components["status"] != "kept"]
     returned = components[components["status"] == "restored"]
     return {
@@ -150,7 +184,10 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
         "judged_step": standing.step,
         "judged_split": standing.body["split"],
         "evaluations": session.evaluations,
-        "steps": [{"step": record.step, "reverted": ledger.find("reverted", record.step) is not None, **record.body} for record in ledger.of_kind("observed")],
+        "steps": [{"step": stage.step, "reverted": stage.reverted, "expected": stage.expected, "observed": stage.observed,
+                   "flops_removed": stage.flops_removed, "within_tolerance": stage.held}
+                  for stage in stages if stage.observed is not None],
+        "trust": trust(stages).facts(),
         "splits": {split.name: {"rows": len(split), "digest": split.digest, "truncated": split.truncated}
                    for split in session.job.splits},
         "artifact": "artifact" if materialized else None,
@@ -163,23 +200,22 @@ def _standing(ledger: Ledger) -> Record:
     return [record for record in ledger.of_kind("judged") if record.step not in reverted][-1]
 
 
-def _anatomy_facts(session: Session, components: pd.DataFrame) -> dict[str, Any]:
-    """The catalogue with what each group lost; single components are in ``tables/components.parquet``."""
-    anatomy = session.anatomy
-    groups = {}
-    for name, group in anatomy.groups.items():
-        facts = asdict(group)
-        facts["removed"] = session.masks.removed[name].nonzero().flatten().tolist()
-        groups[name] = facts
-    return {
-        "family": anatomy.family,
-        "model_class": anatomy.model_class,
-        "tokens": anatomy.tokens,
-        "parameters": anatomy.parameters,
-        "flops": anatomy.flops,
-        "layers": {name: asdict(layer) for name, layer in anatomy.layers.items()},
-        "sublayers": {name: asdict(sublayer) for name, sublayer in anatomy.sublayers.items()},
-        "linears": {name: asdict(linear) for name, linear in anatomy.linears.items()},
-        "groups": groups,
-        "components": len(components),
-    }
+def _known(session: Session, components: pd.DataFrame) -> dict[str, Any]:
+    """The living model of the architecture, as far as this run knows it."""
+    return dossier(
+        session.anatomy,
+        Prices.load(_start(session.folder)),
+        components,
+        course(session.ledger, session.anatomy.flops),
+        applied_plans(session.ledger),
+        _audit_of(session),
+    )
+
+
+def _audit_of(session: Session) -> Audit | None:
+    path = session.folder / "tables" / "audit.parquet"
+    return Audit.load(path) if path.exists() else None
+
+
+def _start(folder: Path) -> Path:
+    return folder / "tables" / "prices-start.parquet"

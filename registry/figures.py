@@ -23,7 +23,7 @@ def headlines(run: Run) -> list[Point]:
     """At most :data:`HEADLINES` figures that say how the run ended."""
     facts = run.summary
     figures = gate_counts(facts["verdicts"]) | _scores(run) | _size(run) | {"effort/evaluations": facts["evaluations"]}
-    return points(figures | _components(facts), limit=HEADLINES)
+    return points(figures | _price(run) | _components(facts), limit=HEADLINES)
 
 
 def curves(run: Run, steps: list[Step]) -> list[Point]:
@@ -77,6 +77,13 @@ def _size(run: Run) -> dict[str, Any]:
         figures[f"size/{quantity}_saved_share"] = 1 - compressed / original if original else None
     materialized = run.ledger.find("materialized", "artifact")
     return figures | {"size/bytes_compressed": materialized.body["bytes"] if materialized else None}
+
+
+def _price(run: Run) -> dict[str, Any]:
+    """How well the price ranks what it was audited on: Spearman against exact leave-one-out."""
+    audited = run.ledger.find("audited", "start")
+    quality = audited.body["quality"] if audited else []
+    return {f"price/{slug(row['what'])}s_spearman": row["spearman"] for row in quality}
 
 
 def _components(facts: dict[str, Any]) -> dict[str, Any]:

@@ -75,19 +75,18 @@ class Menu:
 
     def savings(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Parameters, FLOPs and weight bytes that each edit saves (a restoration costs what it shows)."""
-        rows = [
-            (group.parameters, group.flops, FLOAT_BYTES * group.parameters)
-            for group in self.groups
-            for _ in range(group.count)
-        ]
-        rows += [
-            _linear_savings(linear, edit, self.anatomy.tokens) for linear in self.linears for edit in self.weight_edits
-        ]
-        rows += [
-            (each.parameters, each.flops, FLOAT_BYTES * each.parameters) for each in (*self.sublayers, *self.layers)
-        ]
-        table = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        removals: list[Group | Sublayer | Layer] = [*self.groups, *self.sublayers, *self.layers]
+        whole = [(each.parameters, each.flops, FLOAT_BYTES * each.parameters) for each in removals]
+        counts = [group.count for group in self.groups]
+        tokens = self.anatomy.tokens
+        linears = [_linear_savings(linear, edit, tokens) for linear in self.linears for edit in self.weight_edits]
+        grouped = np.repeat(_rows(whole[: len(counts)]), counts, axis=0)
+        table = np.concatenate([grouped, _rows(linears), _rows(whole[len(counts) :])])
         return table[:, 0], table[:, 1], table[:, 2]
+
+
+def _rows(savings: list[tuple[int, int, int]]) -> np.ndarray:
+    return np.array(savings, dtype=np.int64).reshape(-1, 3)
 
 
 def _linear_savings(linear: Linear, edit: WeightEdit, tokens: int) -> tuple[int, int, int]:

@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
@@ -38,7 +37,7 @@ class Prefix:
         names = [name for name, _ in self.model.named_modules() if name]
         hooks = [hook for name in names for hook in self._watch(name)]
         try:
-            self.logits: Float[Tensor, batch * outputs] = self.model(**inputs).logits
+            self.logits: Tensor = self.model(**inputs).logits
         finally:
             for hook in hooks:
                 hook.remove()
