@@ -1,110 +1,107 @@
-"""How good and how dear a price is, against exact leave-one-out, side by side in one run.
+"""How good, how dear and how honest a price is, beside exact leave-one-out and beside what others rank by.
 
-    python benchmarks/bench_price.py --model MODEL --data dev.csv [--neurons 100]
+    python benchmarks/bench_price.py --models MODELS --data DATA --cache CACHE --out results.json
 
-Prints the cost of pricing every head and neuron as a multiple of one evaluation pass (medians of
-interleaved repetitions), and the rank correlation of the expected loss change with the exact one:
-over all heads, and over a sample of neurons. Exact takes one evaluation pass a component.
+MODELS holds minilm-sst2 and minilm-agnews, DATA the folders sst2, agnews and trec; what is trained
+here goes into CACHE. Everything is measured in one run, on the same rows. Parts:
+
+cost      pricing, auditing and others' scores in evaluations of the model on the same rows
+quality   rank correlation with the exact loss change, ours and others', on every slice
+joint     the expected effect of whole plans against the observed one
+classes   50 classes: the likeliest ones and the rest against random projections (case trec)
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+from pathlib import Path
 
-import numpy as np
 import torch
-from scipy.stats import pearsonr, spearmanr
+from figures import Report, Row, setup
+from options import names
+from price_classes import classes
+from price_cost import cost
+from price_exact import naive, reuse
+from price_joint import joint
+from price_quality import audited, calibration, linears, margins, rankings, removals, wholes
+from subjects import CASES, Case, Places
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.data import DataSpec, encode_splits
-from compress_explain.examples import Examples
-from compress_explain.masks import Masks
-from compress_explain.models import load_subject, quieten
-from compress_explain.predictions import predict
-from compress_explain.price import Prices, price
-from compress_explain.slices import SliceRule
-from compress_explain.sources import read_rows
+from compress_explain.models import quieten
+
+PARTS = ("cost", "quality", "joint", "classes")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--neurons", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--cost-only", action="store_true")
-    options = parser.parse_args()
+    options = _options()
     quieten()
-    masks, examples = load(options.model, options.data)
-    prices = cost(masks, examples, options.repeats)
-    if not options.cost_only:
-        quality(masks, examples, prices, options.neurons)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    report = Report(path=options.out)
+    print(", ".join(f"{name} {value}" for name, value in setup().items()), flush=True)
+    places = Places(models=options.models, data=options.data, cache=options.cache)
+    for name in options.cases:
+        case = CASES[name](places, options.rows)
+        print(f"\n## {name}: {len(case.examples):,} rows, {case.classes:,} classes", flush=True)
+        for part in options.parts:
+            _PARTS[part](case, report, options)
+    if "quality" in options.parts:
+        _summary(report)
 
 
-def load(model: str, data: str) -> tuple[Masks, Examples]:
-    subject = load_subject(model, "text-classification")
-    frame = read_rows("data", data)
-    half = len(frame) // 2
-    spec = DataSpec(calibration=data, validation=data, test=data, max_length=64, overlap="drop")
-    rules = [SliceRule(name="label", column="label"), SliceRule(name="long", where="words > 20")]
-    parts = {"calibration": frame[:1].copy(), "validation": frame[1:2].copy(), "test": frame}
-    parts["calibration"] = frame[half:].assign(text=frame["text"][half:] + " ")
-    parts["validation"] = frame[:half].assign(text=frame["text"][:half] + " ")
-    examples = encode_splits({k: v.reset_index(drop=True) for k, v in parts.items()}, spec, rules, subject).test
-    return Masks(subject.model, read_anatomy(subject.model, examples.tokens)), examples
+def _cost(case: Case, report: Report, options: argparse.Namespace) -> None:
+    report.add("Cost, in evaluations of the same rows", cost(case, options.repeats))
+    report.add("Cost of leaving each component out", naive(case, options.repeats))
+    report.add("Cost of an audit", reuse(case, options.repeats))
 
 
-def cost(masks: Masks, examples: Examples, repeats: int) -> Prices:
-    """Evaluation and pricing in turn, so that both see the same machine."""
-    evaluations, pricings = [], []
-    predict(masks.model, examples)
-    for _ in range(repeats):
-        started = time.perf_counter()
-        predict(masks.model, examples)
-        middle = time.perf_counter()
-        prices = price(masks, examples)
-        evaluations.append(middle - started)
-        pricings.append(time.perf_counter() - middle)
-    ratios = [dear / plain for dear, plain in zip(pricings, evaluations, strict=True)]
-    print(
-        f"cost: pricing {len(prices.components):,} components on {len(examples):,} rows in "
-        f"{statistics.median(pricings):.2f} s, one evaluation {statistics.median(evaluations):.2f} s: "
-        f"{statistics.median(ratios):.2f} x (from {min(ratios):.2f} to {max(ratios):.2f}, {torch.get_num_threads()} threads)",
-        flush=True,
-    )
-    return prices
+_SIGNED = "Spearman with the exact loss change"
+_SIZE = "Spearman of sizes, with the size of the exact loss change"
 
 
-def quality(masks: Masks, examples: Examples, prices: Prices, neurons: int) -> None:
-    expected = dict(zip(prices.components, prices.loss_change(), strict=True))
-    kinds = np.array(prices.kinds)
-    names = np.array(prices.components)
-    heads = names[kinds == "head"].tolist()
-    sample = np.random.default_rng(0).choice(names[kinds == "neuron"], neurons, replace=False).tolist()
-    base = loss(predict(masks.model, examples), examples)
-    for label, components in (("heads", heads), ("neurons", sample)):
-        exact = [leave_out(masks, examples, component) - base for component in components]
-        priced = [expected[component] for component in components]
-        print(
-            f"{label}: Spearman {spearmanr(priced, exact).statistic:.4f}, Pearson {pearsonr(priced, exact).statistic:.4f}, "
-            f"same sign {np.mean(np.sign(priced) == np.sign(exact)):.1%} (n = {len(components)})",
-            flush=True,
-        )
+def _quality(case: Case, report: Report, options: argparse.Namespace) -> None:
+    result = audited(case, options.neurons)
+    signed, sizes = removals(case, result, rankings(case))
+    report.add(_SIGNED, signed)
+    report.add(_SIZE, sizes)
+    report.add("Spearman for the weights of all linears", linears(case, result))
+    report.add("Sublayers and layers", wholes(case, result))
+    report.add("Calibration of the expected loss change, all examples", calibration(case, result))
 
 
-def leave_out(masks: Masks, examples: Examples, component: str) -> float:
-    masks.remove([component])
-    with masks:
-        left = loss(predict(masks.model, examples, batch_size=64), examples)
-    masks.restore([component])
-    return left
+def _joint(case: Case, report: Report, options: argparse.Namespace) -> None:
+    if case.calibration is not None:
+        report.add("Whole plans, expected and observed", joint(case))
 
 
-def loss(logits: np.ndarray, examples: Examples) -> float:
-    labels = torch.tensor(examples.labels)
-    return float(torch.nn.functional.cross_entropy(torch.from_numpy(logits).double(), labels))
+def _classes(case: Case, report: Report, options: argparse.Namespace) -> None:
+    if not case.tokenwise and case.classes > 16:
+        costs, qualities = classes(case, options.neurons, options.repeats)
+        report.add("Many classes: cost", costs)
+        report.add("Many classes: Spearman with the exact loss change", qualities)
+
+
+_PARTS = {"cost": _cost, "quality": _quality, "joint": _joint, "classes": _classes}
+
+
+def _summary(report: Report) -> None:
+    rows: list[Row] = margins(report.tables.get(_SIGNED, []), "loss change")
+    rows += margins(report.tables.get(_SIZE, []), "its size")
+    report.add("By how much ours beats the others, over all cases and slices", rows)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--cases", type=names(CASES), default=["sst2", "agnews", "digits", "docstrings"])
+    parser.add_argument("--parts", type=names(PARTS), default=["cost", "quality", "joint"])
+    parser.add_argument("--neurons", type=int, default=100, help="how many are left out one by one")
+    parser.add_argument("--repeats", type=int, default=3, help="of each timing; medians are told")
+    parser.add_argument("--rows", type=int, help="rows of each case, for a quick look")
+    parser.add_argument("--threads", type=int, help="of this process (default: as torch finds them)")
+    parser.add_argument("--out", type=Path, help="a JSON file for all tables")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -77,7 +77,9 @@ def markdown(rows: list[Row]) -> str:
     """
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([told(row[column]) for column in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" if index != 1 else f"|{'|'.join(line)}|" for index, line in enumerate(lines))
+    return "\n".join(
+        f"| {' | '.join(line)} |" if index != 1 else f"|{'|'.join(line)}|" for index, line in enumerate(lines)
+    )
 
 
 def told(value: Any) -> str:

@@ -34,9 +34,7 @@ def evaluate(case: Case, examples: Examples) -> None:
             case.model(**batch.inputs)
 
 
-def pricing(
-    case: Case, examples: Examples, menu: str, refinement: Refinement | None = None
-) -> Callable[[], Prices]:
+def pricing(case: Case, examples: Examples, menu: str, refinement: Refinement | None = None) -> Callable[[], Prices]:
     """Pricing of ``menu``, yet to be done."""
     chosen = read_menu(case.masks.anatomy, menu)
     return lambda: price(case.masks, examples, menu=chosen, batch_size=case.batch_size, refinement=refinement)

@@ -90,7 +90,11 @@ def price(
     rows: Rows = None,
     max_length: MaxLength = None,
     batch_size: Annotated[int | None, typer.Option(help="rows a pass; 32, or 8 for language models", min=1)] = None,
-    doubt: Annotated[float, typer.Option(help="heads are priced exactly on rows with 1 - p(label) above this")] = 0.2,
+    exact_heads: Annotated[
+        float, typer.Option(help="evaluation passes spent on pricing heads exactly where that matters most")
+    ] = 4.0,
+    exact_neurons: Annotated[float, typer.Option(help="the same for neurons")] = 0.0,
+    exact_linears: Annotated[float, typer.Option(help="the same for edits of linears")] = 0.5,
     projections: Annotated[
         int | None, typer.Option(help="of the logits of a language model; 4 when not given", min=1)
     ] = None,
@@ -99,6 +103,7 @@ def price(
 ) -> None:
     """Price every edit before anything is changed: what it would do, to whom, how surely."""
     from compress_explain.inquiry import Inquiry
+    from compress_explain.pricing import Refinement
     from compress_explain.terminal.pricing import Workers, price_model
 
     inquiry = Inquiry(
@@ -106,7 +111,8 @@ def price(
         dtype=dtype, batch_size=batch_size, seed=seed,
     )  # fmt: skip
     chosen = Workers(engine=engine, workers=workers, threads=threads, address=address)
-    price_model(inquiry, slices, edits, doubt, projections, chosen, out)
+    refinement = Refinement(heads=exact_heads, neurons=exact_neurons, linears=exact_linears)
+    price_model(inquiry, slices, edits, refinement, projections, chosen, out)
 
 
 @app.command()

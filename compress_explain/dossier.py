@@ -125,9 +125,7 @@ def _groups(
             "removed": [index for index, each in enumerate(status["status"]) if each == "removed"],
             **status,
             "took_part": took_part.get(name, {}),
-            "decision_share": {
-                each: _rounded(decision[row, columns]) for row, each in enumerate(prices.slices)
-            },
+            "decision_share": {each: _rounded(decision[row, columns]) for row, each in enumerate(prices.slices)},
             "gradient_share": _rounded(gradient[columns]),
             "expected_loss_change": _rounded(prices.loss_change()[columns]),
             "expected_loss_change_se": _rounded(prices.standard_error[0, columns]),
@@ -249,7 +247,9 @@ def _short(value: Any) -> Any:
 
 def _lines(value: Any, depth: int) -> str:
     if isinstance(value, Mapping) and value and depth < 4:
-        inner = ",\n".join(f"{' ' * (depth + 1)}{json.dumps(key)}: {_lines(each, depth + 1)}" for key, each in value.items())
+        inner = ",\n".join(
+            f"{' ' * (depth + 1)}{json.dumps(key)}: {_lines(each, depth + 1)}" for key, each in value.items()
+        )
         return f"{{\n{inner}\n{' ' * depth}}}"
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         inner = ",\n".join(f"{' ' * (depth + 1)}{json.dumps(each, allow_nan=False)}" for each in value)

@@ -91,8 +91,7 @@ class Run:
     @cached_property
     def audit(self) -> Audit | None:
         """What some of those edits really did, each made on its own; None when none was asked for."""
-        paths = (self.folder / "tables" / f"{name}.parquet" for name in _AUDITS)
-        return next((Audit.load(path) for path in paths if path.exists()), None)
+        return _audit(self.folder)
 
     @cached_property
     def course(self) -> list[Stage]:
@@ -114,12 +113,13 @@ def finish(session: Session, state: State) -> Run:
 
     folder, ledger = session.folder, session.ledger
     components = component_table(session)
-    components.to_parquet(folder / "tables" / "components.parquet", index=False)
-    if not ledger.find("finished", "end"):
-        write_text(folder / ANATOMY, dossier_text(_known(session, components)))
+    files = (folder / "tables" / "components.parquet", folder / ANATOMY)
+    open_ended = ledger.find("finished", "end") is None
+    if open_ended:
+        components.to_parquet(files[0], index=False)
+        write_text(files[1], dossier_text(_known(session, components)))
     write_json(folder / SUMMARY, summarise(session, state, components))
-    if not ledger.find("finished", "end"):
-        files = (folder / "tables" / "components.parquet", folder / ANATOMY)
+    if open_ended:
         ledger.append("finished", "end", {"state": state}, files)
     run = Run(folder)
     texts = None if session.job.redact else {split.name: split.texts for split in session.job.splits}
@@ -208,13 +208,13 @@ def _known(session: Session, components: pd.DataFrame) -> dict[str, Any]:
         components,
         course(session.ledger, session.anatomy.flops),
         applied_plans(session.ledger),
-        _audit_of(session),
+        _audit(session.folder),
     )
 
 
-def _audit_of(session: Session) -> Audit | None:
-    path = session.folder / "tables" / "audit.parquet"
-    return Audit.load(path) if path.exists() else None
+def _audit(folder: Path) -> Audit | None:
+    paths = (folder / "tables" / f"{name}.parquet" for name in _AUDITS)
+    return next((Audit.load(path) for path in paths if path.exists()), None)
 
 
 def _start(folder: Path) -> Path:

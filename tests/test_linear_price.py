@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from compress_explain.pricing import price, read_menu
 from compress_explain.pricing.linear import linearised
-from compress_explain.pricing.slopes import Slopes, prepared_edits
+from compress_explain.pricing.slopes import Slopes
 from compress_explain.weight_edits import weight_edit
-from tests.states import random_state, sliced_examples
+from tests.states import random_state
 from tests.tiny import FAMILIES, tiny_examples
 
 
@@ -141,3 +142,147 @@ def test_the_price_of_a_small_component_is_exact_to_second_order(family):
     for large, middle, small in zip(*errors.values(), strict=True):
         assert middle / small == pytest.approx(16, rel=0.25)
         assert large > middle > small > 1e-9
+
+
+# Edits of weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nudge:
+    """A weight edit in double precision: the weight plus ``scale`` times some noise."""
+
+    scale: float
+
+    @property
+    def name(self):
+        return f"nudge{self.scale}"
+
+    def prepare(self, weight, bias):
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        return Nudged(weight=weight, bias=bias, difference=self.scale * noise)
+
+    def bytes_of(self, outputs, inputs):
+        return 8 * outputs * inputs
+
+    def parameters_of(self, outputs, inputs):
+        return outputs * inputs
+
+    def flops_per_token(self, outputs, inputs):
+        return 2 * outputs * inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nudged:
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    difference: torch.Tensor
+
+    def apply(self, x):
+        return torch.nn.functional.linear(x, self.weight + self.difference, self.bias)
+
+    def delta(self, x, y):
+        return torch.nn.functional.linear(x, self.difference)
+
+
+def moved_along(model, module, edit, amount, inputs):
+    """Logits with a linear's weight moved by ``amount`` of an edit, for each row its own; by no code of ours."""
+    weight = module.weight.detach().T if isinstance(module, Conv1D) else module.weight.detach()
+    difference = (edit.prepare(weight.contiguous(), None).weight - weight).to(weight.dtype)
+    hook = module.register_forward_hook(
+        lambda module, arguments, output: output + amount[:, None, None] * (arguments[0] @ difference.T)
+    )
+    try:
+        return model(**inputs).logits
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("labels", [2, 4])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5-gated", "vit"])
+def test_changes_of_weight_edits_are_the_derivatives_of_the_logits(family, labels):
+    """Of every linear moved towards its edited weight, with some components removed."""
+    masks, examples = random_state(family, labels), tiny_examples(family, labels=labels, rows=5)
+    edits = [weight_edit("int4-g16"), weight_edit("rank2")]
+    linears = list(masks.anatomy.linears.values())[::3]
+    (each,) = linearised(Slopes(masks, [], linears, edits), examples, examples.batches(5))
+    with masks:
+        for linear, changes in zip(linears, each.moves(), strict=True):
+            for column, edit in enumerate(edits):
+                amount = torch.zeros(5, requires_grad=True)
+                module = masks.model.get_submodule(linear.module)
+                logits = moved_along(masks.model, module, edit, amount, each.batch.inputs)
+                slopes = [torch.autograd.grad(one.sum(), amount, retain_graph=True)[0] for one in logits.unbind(1)]
+                expected, got = torch.stack(slopes, 1), changes[:, column]
+                if labels == 2:
+                    expected, got = expected[:, 1] - expected[:, 0], got[:, 1] - got[:, 0]
+                assert float(expected.abs().max()) > 1e-3
+                torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-5 * max(1.0, float(expected.abs().max())))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+def test_the_price_of_a_small_weight_edit_is_exact_to_second_order(family):
+    """With the change of the weight scaled by e, the error falls as e squared: 16-fold for a quarter."""
+    masks = random_state(family, 3, dtype=torch.float64)
+    examples = double(tiny_examples(family, rows=4))
+    linears = list(masks.anatomy.linears.values())[::4]
+    scales = (1e-2, 2.5e-3)
+    edits = [Nudge(scale=scale) for scale in scales]
+    (each,) = linearised(Slopes(masks, [], linears, edits), examples, examples.batches(4))
+    with masks, torch.inference_mode():
+        for linear, changes in zip(linears, each.moves(), strict=True):
+            module = masks.model.get_submodule(linear.module)
+            errors = []
+            for column, edit in enumerate(edits):
+                after = moved_along(masks.model, module, Absolute(edit), torch.ones(4).double(), each.batch.inputs)
+                errors.append(float((changes[:, column] - (after - each.decision.logits)).abs().max()))
+            assert errors[0] / errors[1] == pytest.approx(16, rel=0.2), linear.name
+            assert errors[1] > 1e-9
+
+
+@dataclass(frozen=True)
+class Absolute:
+    """A nudge as :func:`moved_along` reads it: a weight."""
+
+    nudge: Nudge
+
+    def prepare(self, weight, bias):
+        prepared = self.nudge.prepare(weight, bias)
+        return replace(prepared, weight=weight + prepared.difference)
+
+
+def double(examples):
+    inputs = {name: [np.asarray(row, np.float64) if row.dtype == np.float32 else row for row in rows]
+              for name, rows in examples.inputs.items()}  # fmt: skip
+    return replace(examples, inputs=inputs)
+
+
+# Gradient flow
+
+
+@pytest.mark.parametrize("labels", [2, 4, 20])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_flow_is_the_mean_squared_gradient_of_each_examples_loss(family, labels):
+    """By autograd on one row at a time, at the coordinates of each component."""
+    masks, examples = random_state(family, labels), tiny_examples(family, labels=labels, rows=6)
+    prices = price(masks, examples, menu=read_menu(masks.anatomy, "heads,neurons,linears:int8"), flow=True)
+    expected = torch.zeros(sum(group.count for group in masks.anatomy.groups.values()), dtype=torch.float64)
+    with masks:
+        for batch in examples.batches(1):
+            seen, hooks = [], []
+            for group in masks.anatomy.groups.values():
+                site = masks.model.get_submodule(group.site)
+                hooks.append(site.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0])))
+            logits = masks.model(**batch.inputs).logits
+            for hook in hooks:
+                hook.remove()
+            loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(examples.labels[batch.rows]))
+            gradients = torch.autograd.grad(loss, seen)
+            squares = [
+                gradient[0].double().square().sum(0).view(group.count, group.width).sum(1)
+                for gradient, group in zip(gradients, masks.anatomy.groups.values(), strict=True)
+            ]
+            expected += torch.cat(squares) / len(examples)
+    flow = prices.flow[: len(expected)]
+    assert np.allclose(flow, expected.numpy(), rtol=1e-4, atol=1e-9) and flow.max() > 1e-4
+    assert np.isnan(prices.flow[len(expected) :]).all()
+    assert np.isnan(price(masks, examples).flow).all(), "not asked for"

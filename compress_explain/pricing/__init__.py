@@ -6,7 +6,7 @@ from compress_explain.pricing.joint import Joint, expected_joint, observed_joint
 from compress_explain.pricing.menu import Candidate, Menu, read_menu
 from compress_explain.pricing.price import price
 from compress_explain.pricing.prices import Prices
-from compress_explain.pricing.work import Refinement
+from compress_explain.pricing.refine import Refinement
 
 __all__ = [
     "Audit",

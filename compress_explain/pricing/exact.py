@@ -15,14 +15,14 @@ from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
 from compress_explain.masks import Masks
 from compress_explain.pricing.decision import Decision
-from compress_explain.pricing.impact import Impact, binary_impact, impact_of, token_impact
+from compress_explain.pricing.impact import Impact, impact_of, token_impact
 from compress_explain.pricing.menu import Candidate
 from compress_explain.pricing.prefix import Prefix, answering
 from compress_explain.pricing.slopes import prepared_edits
 from compress_explain.pricing.sums import Sums
 from compress_explain.weight_edits import Prepared, weight_edit
 
-_STACKED = 384  # rows that are run at once when several edits share a batch
+_AT_ONCE = 384  # rows, each under an edit of its own
 
 
 class Trials:
@@ -73,8 +73,7 @@ class Trials:
     def _edited(self, candidate: Candidate, module: nn.Module) -> Callable[..., Any]:
         if candidate not in self._prepared:
             self._prepared[candidate] = prepared_edits(module, [weight_edit(candidate.edit)])[0]
-        prepared = self._prepared[candidate]
-        return lambda x: prepared.apply(x).to(x.dtype)
+        return edited(self._prepared[candidate])
 
 
 def exact_sums(
@@ -137,22 +136,23 @@ class Tally:
 
 def difference(decision: Decision, after: Float[Tensor, "batch edits choices"]) -> Impact:
     """The impact of edits whose logits are known, ``(batch, edits)``."""
-    move = after - decision.logits[:, None]
-    if decision.logits.shape[1] == 2:
-        return binary_impact(decision, move[..., 1] - move[..., 0])
-    return impact_of(decision, move)
+    return impact_of(decision, after - decision.logits[:, None])
 
 
-def exact_of_group(
-    masks: Masks, prefix: Prefix, group: Group, chosen: Int[Tensor, " chosen"], rows: Int[Tensor, " rows"]
-) -> Float[Tensor, "rows chosen classes"]:
-    """Logits of some rows of a batch under one edit on each chosen component of a group, many edits at once."""
-    at_once = max(1, _STACKED // max(1, len(rows)))
+def exact_of_pairs(
+    masks: Masks, prefix: Prefix, group: Group, rows: Int[Tensor, " pairs"], members: Int[Tensor, " pairs"]
+) -> Float[Tensor, "pairs classes"]:
+    """Logits of rows of a batch, each under one edit on one member of a group; many pairs are run at once."""
     parts = []
-    for some in chosen.split(at_once):
-        with prefix.repeated(group.site, rows, len(some)) as inputs, _each_switched(masks, group, some):
-            parts.append(masks.model(**inputs).logits.unflatten(0, (len(some), len(rows))))
-    return torch.cat(parts).transpose(0, 1)
+    for some_rows, some_members in zip(rows.split(_AT_ONCE), members.split(_AT_ONCE), strict=True):
+        with prefix.chosen(group.site, some_rows) as inputs, _each_switched(masks, group, some_members):
+            parts.append(masks.model(**inputs).logits)
+    return torch.cat(parts)
+
+
+def edited(prepared: Prepared) -> Callable[[Tensor], Tensor]:
+    """An answer for a linear whose weight is edited."""
+    return lambda x: prepared.apply(x).to(x.dtype)
 
 
 @contextmanager
@@ -177,16 +177,15 @@ def _switched(there: Callable[..., None], back: Callable[..., None], component: 
 
 
 @contextmanager
-def _each_switched(masks: Masks, group: Group, chosen: Tensor) -> Iterator[None]:
-    """Inside it the i-th copy of the rows is run with the i-th chosen component switched."""
-    off = masks.removed[group.name].repeat(len(chosen), 1)
-    off[torch.arange(len(chosen)), chosen] ^= True
+def _each_switched(masks: Masks, group: Group, members: Tensor) -> Iterator[None]:
+    """Inside it the i-th row is run with the i-th of ``members`` switched."""
+    off = masks.removed[group.name].repeat(len(members), 1)
+    off[torch.arange(len(members)), members] ^= True
     off = off.repeat_interleave(group.width, dim=1)
 
     def zero(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        value = inputs[0].unflatten(0, (len(chosen), -1))
-        keep = off.view(len(chosen), *[1] * (value.dim() - 2), -1)
-        return (value.masked_fill(keep, 0.0).flatten(0, 1), *inputs[1:])
+        value = inputs[0]
+        return (value.masked_fill(off.view(len(off), *[1] * (value.dim() - 2), -1), 0.0), *inputs[1:])
 
     masks.detach_from(group)
     hook = masks.model.get_submodule(group.site).register_forward_pre_hook(zero)

@@ -36,6 +36,11 @@ def impact_of(decision: Decision, move: Float[Tensor, "batch components choices"
     }
 
 
+def impact_of_change(decision: Decision, change: Float[Tensor, "batch components parts"]) -> Impact:
+    """The same from what a linearisation gives: for two classes only the change of their difference."""
+    return binary_impact(decision, change[..., 0]) if change.shape[-1] == 1 else impact_of(decision, change)
+
+
 def binary_impact(decision: Decision, change: Float[Tensor, "batch components"]) -> Impact:
     """The same for two classes, from the change of the second logit less the first."""
     logits, labels = decision.logits, decision.labels

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compress_explain.examples import Batch, Examples
 from compress_explain.pricing.decision import Decision, decide
-from compress_explain.pricing.impact import Impact, binary_impact, impact_of
+from compress_explain.pricing.impact import Impact, impact_of_change
 from compress_explain.pricing.slopes import Slopes, frozen
 
 
@@ -39,10 +39,7 @@ class Linearised:
     def impacts(self) -> Iterator[Impact]:
         """Block by block, the impact of each edit on each example, ``(batch, columns)``."""
         for change in self.changes:
-            if change.shape[-1] == 1:
-                yield binary_impact(self.decision, change[..., 0])
-            else:
-                yield impact_of(self.decision, change)
+            yield impact_of_change(self.decision, change)
 
     def moves(self) -> Iterator[Float[Tensor, "batch columns choices"]]:
         """Block by block, the change of every choice's logit."""

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
@@ -30,7 +31,7 @@ class Prefix:
         self.rows = len(next(iter(inputs.values())))
         self._outputs: dict[str, Any] = {}
         self._done: dict[str, int] = {}  # when a part was complete
-        self._reached: dict[str, int] = {}  # when a part was entered
+        self._reached: dict[str, int] = {}  # when a part was first entered
         self._clock = 0
         self._again: set[str] = set()  # parts that were entered more than once
         self._reusable: dict[str, list[tuple[str, Any]]] = {}
@@ -51,22 +52,24 @@ class Prefix:
             yield
 
     @contextmanager
-    def repeated(self, place: str, rows: Tensor, copies: int) -> Iterator[dict[str, Tensor]]:
-        """The same for ``copies`` of the chosen ``rows``, one after the other; gives the inputs to run with."""
+    def chosen(self, place: str, rows: Int[Tensor, " chosen"]) -> Iterator[dict[str, Tensor]]:
+        """The same for chosen rows of the batch, any of them any number of times; gives the inputs to run with."""
 
-        def repeat(value: Any) -> Any:
+        def take(value: Any) -> Any:
             if isinstance(value, Tensor) and value.dim() and len(value) == self.rows:
-                return value[rows].repeat(copies, *[1] * (value.dim() - 1))
+                return value[rows]
             if isinstance(value, tuple | list):
-                return type(value)(repeat(each) for each in value)
+                return type(value)(take(each) for each in value)
             if isinstance(value, ModelOutput):
-                return type(value)(**{name: repeat(each) for name, each in value.items()})
+                return type(value)(**{name: take(each) for name, each in value.items()})
             return value
 
         with ExitStack() as stack:
             for name, kept in self._before(place):
-                stack.enter_context(answering(self.model.get_submodule(name), _always(repeat(kept))))
-            yield {name: repeat(value) for name, value in self.inputs.items()}
+                module = self.model.get_submodule(name)
+                if not isinstance(module, nn.Embedding):  # cheap, and T5's position bias has no axis of rows
+                    stack.enter_context(answering(module, _always(take(kept))))
+            yield {name: take(value) for name, value in self.inputs.items()}
 
     def output(self, name: str) -> Any:
         """What module ``name`` returned."""
@@ -84,7 +87,8 @@ class Prefix:
         def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             if name in self._reached:
                 self._again.add(name)
-            self._reached[name] = self._clock = self._clock + 1
+            self._clock += 1
+            self._reached.setdefault(name, self._clock)  # the first time: what follows may depend on an edit there
 
         def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             self._outputs[name], self._done[name] = output, self._clock

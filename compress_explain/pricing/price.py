@@ -13,8 +13,9 @@ from compress_explain.masks import Masks
 from compress_explain.pricing.engine import Engine, Local, carry_out
 from compress_explain.pricing.menu import Menu, menu_of_kinds
 from compress_explain.pricing.prices import Prices
+from compress_explain.pricing.refine import Refinement
 from compress_explain.pricing.sums import Sums, over_examples
-from compress_explain.pricing.work import Pricing, Refinement
+from compress_explain.pricing.work import Pricing
 
 PROJECTIONS = 4  # of the logits of a language model
 
@@ -86,11 +87,6 @@ def _methods(pricing: Pricing) -> tuple[str, ...]:
     if pricing.projections is not None:
         first = [f"gauss-newton-{pricing.projections}"] * menu.linearisable
     else:
-        first = ["linear"] * menu.linearisable
-        if refinement is not None:
-            refined = zip(menu.kinds[: len(first)], menu.components, strict=False)
-            first = [
-                "two-phase" if kind in refinement.kinds or component in refinement.components else "linear"
-                for kind, component in refined
-            ]
+        refined = {kind for kind in set(menu.kinds) if refinement is not None and refinement.passes(kind) > 0}
+        first = ["two-phase" if kind in refined else "linear" for kind in menu.kinds[: menu.linearisable]]
     return (*first, *["exact"] * len(menu.wholes))

@@ -77,6 +77,13 @@ class Slopes:
         moves = product.view(-1, group.count, group.width).sum(-1)
         return moves * torch.where(self.masks.removed[group.name], 1.0, -1.0)
 
+    def prepared(self, linear: Linear) -> list[Prepared]:
+        """The weight edits of one linear, made ready once."""
+        if linear.name not in self._prepared:
+            module = self.masks.model.get_submodule(linear.module)
+            self._prepared[linear.name] = prepared_edits(module, self.weight_edits)
+        return self._prepared[linear.name]
+
     def clear(self) -> None:
         for kept in (self._unmasked, self._masked, self._outputs, self._changes):
             kept.clear()
@@ -106,8 +113,7 @@ class Slopes:
         return (here * (1 - away) + (1 - here) * away).repeat_interleave(group.width)
 
     def _at_linear(self, linear: Linear) -> torch.utils.hooks.RemovableHandle:
-        module = self.masks.model.get_submodule(linear.module)
-        prepared = self._prepared.setdefault(linear.name, prepared_edits(module, self.weight_edits))
+        prepared = self.prepared(linear)
 
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if not output.requires_grad:
@@ -117,7 +123,7 @@ class Slopes:
             self._changes[linear.name] = [each.delta(x, y) for each in prepared]
             return output
 
-        return module.register_forward_hook(keep)
+        return self.masks.model.get_submodule(linear.module).register_forward_hook(keep)
 
     def __enter__(self) -> Slopes:
         self._was_attached = self.masks.attached

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Protocol, runtime_checkable
@@ -19,16 +19,16 @@ import torch
 
 from compress_explain.examples import Batch, Examples
 from compress_explain.masks import Masks
-from compress_explain.pricing.decision import decide
-from compress_explain.pricing.exact import Trials, difference, exact_of_group, exact_sums, masked
-from compress_explain.pricing.linear import Linearised, linearised
+from compress_explain.pricing.exact import Trials, exact_sums
+from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.menu import Candidate, Menu
-from compress_explain.pricing.prefix import Prefix
+from compress_explain.pricing.refine import Refinement, SecondPhase
 from compress_explain.pricing.slopes import Slopes
 from compress_explain.pricing.sums import Sums
 
 _SHARD_ROWS = 512
 _SHARD_EDITS = 24
+_EXACT_ROWS = 96  # at once in the second phase
 
 Advance = Callable[[int], None]
 
@@ -54,20 +54,6 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refinement:
-    """Where a linearisation is not believed: rows whose label has a probability below 1 - ``doubt``.
-
-    The loss is steep on these few, so that is where an error of the linearised margin counts.
-    Edits of components of ``kinds``, and of single ``components``, are priced exactly there, by
-    masking. Measured on MiniLM/SST-2: docs/measurements.md.
-    """
-
-    doubt: float = 0.2
-    kinds: tuple[str, ...] = ("head", "kv_group")
-    components: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pricing:
     """The expected impact of every edit of a menu on some examples; shards of examples."""
 
@@ -90,9 +76,16 @@ class Pricing:
 
     @property
     def identity(self) -> str:
-        refinement = self.refinement
-        doubt = None if refinement is None else [refinement.doubt, *refinement.kinds, *sorted(refinement.components)]
-        facts = [self.menu.names, self.batch_size, doubt, self.flow, self.projections, self.seed, self.masks.components]
+        refinement = None if self.refinement is None else asdict(self.refinement)
+        facts = [
+            self.menu.names,
+            self.batch_size,
+            refinement,
+            self.flow,
+            self.projections,
+            self.seed,
+            self.masks.components,
+        ]
         return _digest(self.masks, self.examples, [*facts, list(self.menu.components)])
 
     @property
@@ -138,71 +131,26 @@ class Pricing:
             advance(rows)
 
     def _linearise(self, sums: Sums, batches: list[Batch], advance: Advance) -> None:
-        doubtful: list[np.ndarray] = []
+        second = SecondPhase(self._slopes, self.menu, self.refinement or Refinement(heads=0))
         for each in linearised(self._slopes, self.examples, batches, flow=self.flow):
-            rows = each.batch.rows
-            membership = self.examples.slice_matrix(rows)
+            membership = self.examples.slice_matrix(each.batch.rows)
             sums.count(membership)
-            doubt = self._doubt(each)
-            sure = membership * ~doubt
-            doubtful.append(rows[doubt.numpy()])
-            for (columns, refined), impact in zip(self._blocks, each.impacts(), strict=True):
-                if refined is None:
-                    sums.add(columns, membership, impact)
+            second.begin(each)
+            for index, (columns, impact) in enumerate(zip(self._columns, each.impacts(), strict=True)):
+                if second.takes(index):
+                    second.keep(index, each, impact)
                 else:
-                    sums.add(columns, sure, impact)
-                    if not refined.all():
-                        others = {name: values * ~refined for name, values in impact.items()}
-                        sums.add(columns, membership - sure, others)
-            for (columns, _), flow in zip(self._blocks, each.flow, strict=False):
+                    sums.add(columns, membership, impact)
+            for columns, flow in zip(self._columns, each.flow, strict=False):
                 sums.flow[columns] += flow.double().sum(0)
-            advance(len(rows))
-        if self.refinement is not None:
-            self._refine(sums, np.concatenate(doubtful))
-
-    def _doubt(self, each: Linearised) -> torch.Tensor:
-        """Rows that are not priced linearly."""
-        if self.refinement is None:
-            return torch.zeros(len(each.batch.rows), dtype=torch.bool)
-        label = each.decision.logits.softmax(-1).gather(1, each.decision.labels[:, None])[:, 0]
-        return 1 - label > self.refinement.doubt
+            advance(len(each.batch.rows))
+        second.settle(sums, self.examples, _EXACT_ROWS)
 
     @cached_property
-    def _blocks(self) -> list[tuple[slice, torch.Tensor | None]]:
-        """The columns of each block and, when some of them are refined, which."""
-        blocks, start = [], 0
-        for index, width in enumerate(self._slopes.widths):
-            chosen = self._refined(index) if index < len(self.menu.groups) else None
-            blocks.append((slice(start, start + width), chosen))
-            start += width
-        return blocks
-
-    def _refined(self, index: int) -> torch.Tensor | None:
-        group, refinement = self.menu.groups[index], self.refinement
-        if refinement is None:
-            return None
-        if group.kind in refinement.kinds:
-            return torch.ones(group.count, dtype=torch.bool)
-        chosen = torch.tensor([component in refinement.components for component in group.components])
-        return chosen if chosen.any() else None
-
-    def _refine(self, sums: Sums, rows: np.ndarray) -> None:
-        """Add the exact impact of the refined edits on ``rows``."""
-        with torch.inference_mode(), masked(self.masks):
-            for batch in self.examples.batches(self.batch_size, rows):
-                prefix = Prefix(self.masks, batch.inputs)
-                labels = torch.from_numpy(self.examples.labels[batch.rows])
-                decision = decide(prefix.logits.float(), labels)
-                membership = self.examples.slice_matrix(batch.rows)
-                everyone = torch.arange(len(batch.rows))
-                for group, (columns, refined) in zip(self.menu.groups, self._blocks, strict=False):
-                    if refined is None:
-                        continue
-                    chosen = refined.nonzero().flatten()
-                    after = exact_of_group(self.masks, prefix, group, chosen, everyone)
-                    impact = difference(decision, decision.of(after.float().transpose(0, 1)).transpose(0, 1))
-                    full = {name: _spread(values, chosen, group.count) for name, values in impact.items()}
-                    sums.add(columns, membership, full)
+    def _columns(self) -> list[slice]:
+        """The columns of each block."""
+        ends = np.cumsum(self._slopes.widths).tolist()
+        return [slice(start, stop) for start, stop in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,12 +181,6 @@ class Auditing:
         trials = Trials(self.masks, chosen)
         batches = self.examples.batches(self.batch_size)
         return exact_sums(trials, self.examples, batches, reuse=self.reuse, advance=advance)
-
-
-def _spread(values: torch.Tensor, chosen: torch.Tensor, count: int) -> torch.Tensor:
-    full = torch.zeros(len(values), count, dtype=values.dtype)
-    full[:, chosen] = values
-    return full
 
 
 def _digest(masks: Masks, examples: Examples, facts: Sequence[object]) -> str:

@@ -30,12 +30,17 @@ class Scale:
         >>> [text for _, text in Scale(low=-0.06, high=0.03, start=0, stop=1).ticks()]
         ['−0.06', '−0.04', '−0.02', '0', '+0.02']
         """
-        raw = (self.high - self.low) / about
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = power * min((1, 2, 5, 10), key=lambda factor: abs(factor * power - raw))
-        digits = max(0, -math.floor(math.log10(step) + 1e-9))
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [(self(index * step), _tick(index * step, digits)) for index in range(first, last + 1)]
+        return [(self(value), text) for value, text in round_values(self.low, self.high, about)]
+
+
+def round_values(low: float, high: float, about: int = 4) -> list[tuple[float, str]]:
+    """Some round values from ``low`` to ``high``, with their texts."""
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * min((1, 2, 5, 10), key=lambda factor: abs(factor * power - raw))
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [(index * step, _tick(index * step, digits)) for index in range(first, last + 1)]
 
 
 def scale_over(values: Iterable[float], start: float, stop: float) -> Scale:

@@ -33,21 +33,35 @@ def signed(value: float | None, digits: int = 4) -> str:
 
 def plain(value: float | None, digits: int = 4) -> str:
     """
-    >>> plain(0.89676, 3), plain(None)
-    ('0.897', '–')
+    >>> plain(0.89676, 3), plain(None), plain(-0.001, 2)
+    ('0.897', '–', '0.00')
     """
     if value is None or not math.isfinite(value):
         return MISSING
+    if round(value, digits) == 0:
+        value = 0.0
     return f"{value:.{digits}f}".replace("-", _MINUS)
 
 
-def share(value: float) -> str:
+def small(value: float | None, *, signs: bool = False) -> str:
+    """With as many decimals as it takes to tell it from 0: four, or two significant digits.
+
+    >>> small(0.0123456), small(0.000012345, signs=True), small(-0.00099)
+    ('0.0123', '+0.000012', '−0.00099')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    digits = 4 if abs(value) >= 0.001 or value == 0 else 1 - math.floor(math.log10(abs(value)))
+    return signed(value, digits) if signs else plain(value, digits)
+
+
+def share(value: float | None) -> str:
     """A share in percent, with a decimal only where a whole number would hide it.
 
     >>> share(0.3586), share(0.0057), share(1.0)
     ('36%', '0.6%', '100%')
     """
-    if not math.isfinite(value):
+    if value is None or not math.isfinite(value):
         return MISSING
     percent = 100 * value
     return f"{percent:.1f}%" if 0 < percent < 10 or 99 < percent < 100 else f"{percent:.0f}%"

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compress_explain.report import numbers
+from compress_explain.report.audited import audited
 from compress_explain.report.flips import flipped
 from compress_explain.report.gates import gate_rows
 from compress_explain.report.judgement import final_judgement, first_judgement
+from compress_explain.report.parts import parts
 from compress_explain.report.provenance import provenance
 from compress_explain.report.reinstated import reinstated
 from compress_explain.report.removed import removed
@@ -39,6 +41,8 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "opening": opening(run, final),
         "gates": gate_rows(run, final),
         "removed": removed(run),
+        "parts": parts(run),
+        "audit": audited(run),
         "effects": effects(run, first),
         "slices": slice_section(run, final, first),
         "flips": flipped(final, texts, labels),
@@ -60,6 +64,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "count": numbers.count,
         "signed": numbers.signed,
+        "small": numbers.small,
         "plain": numbers.plain,
         "share": numbers.share,
         "magnitude": numbers.magnitude,

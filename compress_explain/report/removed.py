@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from compress_explain.report.charts import label_width
-from compress_explain.report.numbers import count, kinds, signed
+from compress_explain.report.labels import group_labels, plural
+from compress_explain.report.numbers import count, signed
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run
@@ -68,7 +68,7 @@ class KindFigure:
 
 def removed(run: Run) -> list[KindFigure]:
     """One figure a kind, in the order of the anatomy."""
-    groups: dict[str, dict[str, Any]] = json.loads((run.folder / "anatomy.json").read_text())["groups"]
+    groups: dict[str, dict[str, Any]] = run.anatomy["groups"]
     table = run.components.copy()
     table["group"] = table["component"].str.rpartition(".")[0]
     order = dict.fromkeys(group["kind"] for group in groups.values())
@@ -83,16 +83,16 @@ def _figure(kind: str, table: pd.DataFrame, names: list[str]) -> KindFigure:
     drawn = columns <= _GRID_COLUMNS
     edges = np.quantile(table["expected_kl"], np.linspace(0, 1, _SHADES + 1)[1:-1])
     told = len(table) <= _TOLD_CELLS
-    labels = _labels(names)
+    labels = group_labels(names)
     rows = tuple(_row(labels[name], parts[name], _cells(parts[name], edges, told) if drawn else ()) for name in names)
-    plural = kinds({kind: 2}).removeprefix("2 ")
+    name = plural(kind)
     totals = {status: int((table["status"] == status).sum()) for status in STATUSES}
     restored = f"{count(totals['restored'])} were removed and restored, " if totals["restored"] else ""
     description = (
-        f"Of {count(len(table))} {plural}, {count(totals['removed'])} are removed, {restored}"
+        f"Of {count(len(table))} {name}, {count(totals['removed'])} are removed, {restored}"
         f"{count(totals['kept'])} were never touched."
     )
-    return KindFigure(kind=kind, plural=plural, description=description, rows=rows, columns=columns)
+    return KindFigure(kind=kind, plural=name, description=description, rows=rows, columns=columns)
 
 
 def _row(label: str, part: pd.DataFrame, cells: tuple[Cell, ...]) -> Row:
@@ -123,22 +123,6 @@ def _story(row: dict[str, Any]) -> str:
         if isinstance(row[f"{word}_reason"], str)
     ]
     return "; ".join([f"{row['component']}: {row['status']}", price, *reasons])
-
-
-def _labels(names: list[str]) -> dict[str, str]:
-    """``encoder.layer.3.attention.head`` as ``layer 3``, with stack and sublayer where they differ."""
-    split = {name: name.split(".") for name in names}
-    stacks = {parts[0] for parts in split.values()}
-    cross = any(parts[3] == "cross_attention" for parts in split.values())
-    labels = {}
-    for name, parts in split.items():
-        label = f"{parts[0]} layer {parts[2]}" if len(stacks) > 1 else f"layer {parts[2]}"
-        labels[name] = (
-            f"{label}, {'cross' if parts[3] == 'cross_attention' else 'self'}"
-            if cross and parts[0] == "decoder"
-            else label
-        )
-    return labels
 
 
 def spans(indices: list[int]) -> str:

@@ -2,44 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from scipy.special import log_softmax
+
+from compress_explain.course import TINY, TOLERANCE, Stage, trust
+from compress_explain.predictions import Pairs
 from compress_explain.report.charts import DotPlot, Line, dot_plot
+from compress_explain.report.forecast import Forecast, Point, forecast
 from compress_explain.report.judgement import Judgement, headline
-from compress_explain.report.numbers import kinds, plain, signed
+from compress_explain.report.numbers import kinds, plain, share, signed
+from compress_explain.stats import mean_interval
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run
 
 Values = dict[str, Any]
+Losses = np.ndarray  # nats, one a row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """One step: what was edited, and its impact as priced and as measured."""
+    """One step: what was edited, and its impact as priced and as measured, with a 95% interval of the loss change."""
 
     title: str
     done: str
+    stage: Stage
     expected: Values
     observed: Values
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effects:
-    """All steps, their figure, and in one sentence how well the prices foretold them."""
+    """All steps, their figures, and in one sentence each how well and how far the prices foretold them."""
 
     rows: tuple[Effect, ...]
     figure: DotPlot | None
-    agreement: str
+    forecast: Forecast | None
+    trust: str
     altogether: str
+    n: int
+    tolerance: float
+    tiny: float
 
 
 def effects(run: Run, first: Judgement) -> Effects:
     """Every step that was observed, in order."""
-    rows = tuple(_effect(run, record.step, record.body) for record in run.ledger.of_kind("observed"))
+    stages = [stage for stage in run.course if stage.observed is not None]
+    states = _states(run, stages, first.split)
+    rows = tuple(_effect(stage, *states[stage.step]) for stage in stages)
     return Effects(
-        rows=rows, figure=_figure(rows) if rows else None, agreement=_agreement(rows), altogether=_altogether(first)
+        rows=rows,
+        figure=_figure(rows) if rows else None,
+        forecast=_forecast(rows, states) if rows else None,
+        trust=_trust(run),
+        altogether=_altogether(first),
+        n=int(rows[0].observed["n"]) if rows else 0,
+        tolerance=TOLERANCE,
+        tiny=TINY,
     )
 
 
@@ -55,13 +79,91 @@ def step_title(step: str) -> str:
     return f"{author}, round {number}" if position.isdecimal() and author else step.replace("-", " ")
 
 
-def _effect(run: Run, step: str, body: dict[str, Values]) -> Effect:
-    planned = run.ledger.find("planned", step)
-    done = "–"
-    if planned is not None:
-        verb = {"remove": "removed", "restore": "restored"}.get(planned.body["action"], planned.body["action"])
-        done = f"{verb} {kinds(planned.body['counts'])}"
-    return Effect(title=step_title(step), done=done, expected=body["expected"], observed=body["observed"])
+def _states(run: Run, stages: Sequence[Stage], split: str) -> dict[str, tuple[Losses, Losses]]:
+    """For each step the change of every row's loss since the original, before it and after it."""
+    found, before = {}, None
+    for stage in stages:
+        pairs = Pairs.load(run.folder / "predictions" / f"{stage.step}-{split}.parquet")
+        after = _losses(pairs.compressed, pairs) - _losses(pairs.original, pairs)
+        found[stage.step] = (np.zeros_like(after) if before is None else before, after)
+        before = before if stage.reverted else after
+    return found
+
+
+def _losses(logits: np.ndarray, pairs: Pairs) -> Losses:
+    return -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(pairs)), pairs.labels]
+
+
+def _effect(stage: Stage, before: Losses, after: Losses) -> Effect:
+    verb = {"remove": "removed", "restore": "restored"}.get(stage.action, stage.action)
+    assert stage.observed is not None, "only observed steps are shown"
+    return Effect(
+        title=step_title(stage.step),
+        done=f"{verb} {kinds(stage.counts)}" + (", then taken back" if stage.reverted else ""),
+        stage=stage,
+        expected=stage.expected,
+        observed=stage.observed,
+        interval=mean_interval(after - before),
+    )
+
+
+def _forecast(rows: Sequence[Effect], states: dict[str, tuple[Losses, Losses]]) -> Forecast:
+    """The way of the run through FLOPs and loss, and from every point on it the forecast of the next."""
+    points, gone = [], 0.0
+    for row in rows:
+        before, after = states[row.stage.step]
+        points.append(
+            Point(
+                start=(gone, float(before.mean())),
+                end=(row.stage.flops_removed, float(after.mean())),
+                interval=mean_interval(after),
+                expected=float(before.mean()) + row.expected["loss_change"],
+                action=row.stage.action,
+                reverted=row.stage.reverted,
+                title=f"{row.title}: {share(row.stage.flops_removed)} of layer FLOPs removed; loss change of the step expected "
+                f"{signed(row.expected['loss_change'])}, observed {signed(row.observed['loss_change'])} nats",
+            )
+        )
+        gone = gone if row.stage.reverted else row.stage.flops_removed
+    return forecast("forecast", points)
+
+
+def _trust(run: Run) -> str:
+    """Up to how many FLOPs removed the expectation held, in one sentence."""
+    stages = run.course
+    found = trust(stages)
+    rule = f"within {share(TOLERANCE)} of the observed one, or within {TINY} nats of it"
+    if not any(stage.action == "remove" for stage in stages):
+        return "No step removed anything, so there is nothing to say about how far expectations can be trusted."
+    if not found.removals:
+        return "How far expectations can be trusted cannot be said: no removal step has a finite expected and observed loss change."
+    if found.first_bad is None:
+        assert found.last_good is not None
+        every = (
+            "the one removal step" if len(found.removals) == 1 else f"each of the {len(found.removals)} removal steps"
+        )
+        return (
+            f"The expected loss change of {every}, up to {share(found.last_good.flops_removed)} of the layer FLOPs removed, "
+            f"was {rule}; where it stops being so this run does not show."
+        )
+    bad = found.first_bad
+    assert bad.observed is not None
+    miss = (
+        f"{step_title(bad.step)}, which takes the removed share to {share(bad.flops_removed)}: expected "
+        f"{signed(bad.expected['loss_change'])}, observed {signed(bad.observed['loss_change'])} nats"
+    )
+    after = len(found.removals) - found.removals.index(bad) - 1
+    again = (
+        f" Of the {after} removal step{'s' if after > 1 else ''} after it, {found.good_again} held again."
+        if after
+        else ""
+    )
+    if found.last_good is None:
+        return f"The expected loss change was not {rule}, from the first removal step on: {miss}.{again}"
+    return (
+        f"Up to {share(found.last_good.flops_removed)} of the layer FLOPs removed, the expected loss change of every removal "
+        f"step was {rule}. It no longer was at {miss}.{again}"
+    )
 
 
 def _figure(rows: tuple[Effect, ...]) -> DotPlot:
@@ -80,18 +182,6 @@ def _line(row: Effect, impact: str) -> Line:
         stretch=(expected, observed),
         marks=(("diamond", expected), ("dot", observed)),
         title=f"{row.title}: expected {signed(expected)}, observed {signed(observed)}",
-    )
-
-
-def _agreement(rows: tuple[Effect, ...]) -> str:
-    if not rows:
-        return "No step changed anything, so there is nothing to compare."
-    pairs = [(row.expected["loss_change"], row.observed["loss_change"]) for row in rows]
-    same = sum(expected * observed >= 0 for expected, observed in pairs)
-    widest = max(abs(expected - observed) for expected, observed in pairs)
-    return (
-        f"The expected loss change had the direction of the observed one in {same} of {len(rows)} steps; "
-        f"the two differ by at most {plain(widest, 3)} nats."
     )
 
 

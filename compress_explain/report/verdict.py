@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from compress_explain.report.judgement import Judgement, headline
+from compress_explain.report.labels import plural
 from compress_explain.report.numbers import count, kinds, magnitude, plain, share
 
 if TYPE_CHECKING:
@@ -125,8 +126,7 @@ def _score_figure(score: dict[str, Any], split: str) -> Figure:
 def _component_figures(summary: dict[str, Any]) -> Iterator[Figure]:
     for kind, states in summary["components"].items():
         total = sum(states.values())
-        name = kinds({kind: 2}).removeprefix("2 ")
-        yield Figure(name=f"Removed {name}", value=share(states["removed"] / max(1, total)),
+        yield Figure(name=f"Removed {plural(kind)}", value=share(states["removed"] / max(1, total)),
                      context=f"{count(states['removed'])} of {count(total)}")  # fmt: skip
     restored = {kind: states["restored"] for kind, states in summary["components"].items() if states["restored"]}
     if restored:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from compress_explain.errors import InputError
@@ -51,7 +51,7 @@ def price_model(
     inquiry: Inquiry,
     slices: Path | None,
     edits: str,
-    doubt: float,
+    refinement: Refinement,
     projections: int | None,
     workers: Workers,
     out: Path | None,
@@ -66,11 +66,11 @@ def price_model(
     with _shards(out) as store, progress.track("pricing", len(subjects.examples)) as advance:
         prices = price(
             subjects.masks, subjects.examples, menu=menu, batch_size=subjects.batch_size,
-            refinement=Refinement(doubt=doubt), flow=True, projections=projections, engine=engine, store=store,
+            refinement=refinement, flow=True, projections=projections, engine=engine, store=store,
             seed=inquiry.seed, advance=advance,
         )  # fmt: skip
     asked = replace(asked, batch_size=subjects.batch_size)
-    prices = replace(prices, facts={"inquiry": asked.facts(), "doubt": doubt, **subjects.facts()})
+    prices = replace(prices, facts={"inquiry": asked.facts(), "refinement": asdict(refinement), **subjects.facts()})
     print_prices(prices)
     if out is not None:
         prices.save(out)
@@ -169,7 +169,7 @@ def _priced(source: Path, rows: int | None, progress: Progress) -> tuple[Subject
         with progress.track("pricing the rows of the audit", len(subjects.examples)) as advance:
             again = price(
                 subjects.masks, subjects.examples, menu=menu, batch_size=subjects.batch_size,
-                refinement=Refinement(doubt=prices.facts.get("doubt", Refinement().doubt)), advance=advance,
+                refinement=Refinement(**prices.facts.get("refinement", {})), advance=advance,
             )  # fmt: skip
         prices = replace(again, facts=prices.facts)
     return subjects, prices, target

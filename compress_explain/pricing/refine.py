@@ -1,0 +1,205 @@
+"""The second phase of a price: exact figures where the linearised ones matter most and err most.
+
+The loss change of an edit is its margin change weighted by the doubt in the label, so an error of
+the linearised move counts where a row is in doubt (before or after the move) and the move is large.
+Pairs of a row and an edit are taken in the order of doubt x move and computed exactly, by masking
+and with what comes before the edit reused, until the passes that were granted are spent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from compress_explain.anatomy import Anatomy, Group
+from compress_explain.errors import InputError
+from compress_explain.examples import Examples
+from compress_explain.masks import Masks
+from compress_explain.pricing.decision import Decision
+from compress_explain.pricing.exact import edited, exact_of_pairs, masked
+from compress_explain.pricing.impact import Impact, impact_of_change
+from compress_explain.pricing.linear import Linearised
+from compress_explain.pricing.menu import Menu
+from compress_explain.pricing.prefix import Prefix, answering
+from compress_explain.pricing.slopes import Slopes
+from compress_explain.pricing.sums import Sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """How much exactness is bought: evaluation passes for heads, for neurons, and for all weight edits.
+
+    Measured on MiniLM/SST-2: docs/measurements.md.
+    """
+
+    heads: float = 4.0
+    neurons: float = 0.0
+    linears: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "neurons", "linears"):
+            if not 0 <= getattr(self, name) <= 1e6:
+                raise InputError(f"exact {name}", getattr(self, name), "not a number of passes", "give 0 or more")
+
+    def passes(self, kind: str) -> float:
+        """What is granted to the edits of components of ``kind``."""
+        return {"neuron": self.neurons, "linear": self.linears}.get(kind, self.heads)
+
+
+@dataclass
+class _Block:
+    """The columns of one group or linear, as linearised so far: one entry a batch."""
+
+    index: int
+    kind: str
+    columns: slice
+    changes: list[Tensor] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
+
+
+class SecondPhase:
+    """Collects what the first phase gives for the edits to be refined, and settles them at the end of a shard."""
+
+    def __init__(self, slopes: Slopes, menu: Menu, refinement: Refinement) -> None:
+        self.slopes, self.menu, self.refinement = slopes, menu, refinement
+        kinds = [group.kind for group in menu.groups] + ["linear"] * len(menu.linears)
+        self._blocks: dict[int, _Block] = {}
+        start = 0
+        for index, (kind, width) in enumerate(zip(kinds, slopes.widths, strict=True)):
+            if refinement.passes(kind) > 0:
+                self._blocks[index] = _Block(index, kind, slice(start, start + width))
+            start += width
+        self._rows: list[np.ndarray] = []
+        self._decisions: list[Decision] = []
+
+    def begin(self, each: Linearised) -> None:
+        """A batch of the first phase."""
+        self._rows.append(each.batch.rows)
+        self._decisions.append(each.decision)
+
+    def takes(self, index: int) -> bool:
+        """Whether a block is refined: then it is kept here, and added to the sums at the end."""
+        return index in self._blocks
+
+    def keep(self, index: int, each: Linearised, impact: Impact) -> None:
+        """One block of the batch, with its linearised impact."""
+        decision = each.decision
+        label = decision.logits.softmax(-1).gather(1, decision.labels[:, None])
+        doubt = torch.maximum(1 - label, 1 - label * torch.exp(-impact["loss_change"]))
+        self._blocks[index].changes.append(each.changes[index])
+        self._blocks[index].scores.append(doubt * impact["logit_move"])
+
+    def settle(self, sums: Sums, examples: Examples, batch_size: int) -> None:
+        """Compute the chosen pairs exactly and add every kept block to ``sums``."""
+        if not self._blocks or not self._rows:
+            return
+        rows, decision = np.concatenate(self._rows), _joined(self._decisions)
+        changes = {index: torch.cat(block.changes) for index, block in self._blocks.items()}
+        chosen = self._choose()
+        _replace(self.slopes, self.menu, examples, batch_size, rows, decision, changes, chosen)
+        membership = examples.slice_matrix(rows)
+        for index, block in self._blocks.items():
+            sums.add(block.columns, membership, impact_of_change(decision, changes[index]))
+
+    def _choose(self) -> dict[int, Bool[Tensor, "rows columns"]]:
+        """The pairs of every block that are computed exactly: of each kind the best for its passes."""
+        chosen: dict[int, Tensor] = {}
+        for kind in dict.fromkeys(block.kind for block in self._blocks.values()):
+            blocks = [block for block in self._blocks.values() if block.kind == kind]
+            scores = torch.cat([torch.cat(block.scores) for block in blocks], 1)
+            widths = [block.columns.stop - block.columns.start for block in blocks]
+            costs = torch.tensor([self._cost(block.index) for block in blocks]).repeat_interleave(torch.tensor(widths))
+            order = scores.flatten().argsort(descending=True, stable=True)
+            spent = costs.repeat(len(scores))[order].cumsum(0)
+            flags = torch.zeros(scores.numel(), dtype=torch.bool)
+            flags[order[spent <= self.refinement.passes(kind) * len(scores)]] = True
+            parts = flags.view_as(scores).split(widths, dim=1)
+            chosen |= {block.index: part for block, part in zip(blocks, parts, strict=True)}
+        return chosen
+
+    def _cost(self, index: int) -> float:
+        """Passes that one row costs under an edit of a block: the share of layers from there on."""
+        layers = list(self.menu.anatomy.layers)
+        groups = self.menu.groups
+        name = groups[index].name if index < len(groups) else self.menu.linears[index - len(groups)].name
+        return 1 - layers.index(_layer(self.menu.anatomy, name)) / len(layers)
+
+
+def _layer(anatomy: Anatomy, name: str) -> str:
+    return next(layer for layer in anatomy.layers if name.startswith(layer + "."))
+
+
+def _joined(decisions: list[Decision]) -> Decision:
+    return Decision(
+        torch.cat([each.logits for each in decisions]),
+        torch.cat([each.labels for each in decisions]),
+        None if decisions[0].rest is None else torch.cat([each.rest for each in decisions if each.rest is not None]),
+        None
+        if decisions[0].classes is None
+        else torch.cat([each.classes for each in decisions if each.classes is not None]),
+    )
+
+
+def _replace(
+    slopes: Slopes,
+    menu: Menu,
+    examples: Examples,
+    batch_size: int,
+    rows: Int[np.ndarray, " rows"],
+    decision: Decision,
+    changes: dict[int, Tensor],
+    chosen: dict[int, Bool[Tensor, "rows columns"]],
+) -> None:
+    """Put exact changes in the place of the chosen linearised ones."""
+    place = {int(row): position for position, row in enumerate(rows)}
+    wanted = torch.stack([flags.any(1) for flags in chosen.values()]).any(0)
+    masks = slopes.masks
+    with torch.inference_mode(), masked(masks):
+        for batch in examples.batches(batch_size, rows[wanted.numpy()]):
+            here = torch.tensor([place[int(row)] for row in batch.rows])
+            prefix = Prefix(masks, batch.inputs)
+            mine = _taken(decision, here)
+            before = mine.of(_wide(prefix.logits))
+            for index, flags in chosen.items():
+                pairs = flags[here].nonzero()
+                if len(pairs):
+                    after, who = _after(slopes, menu, masks, prefix, index, pairs)
+                    move = _taken(mine, who[:, 0]).of(_wide(after)) - before[who[:, 0]]
+                    exact = move[:, 1:] - move[:, :1] if before.shape[1] == 2 else move
+                    changes[index][here[who[:, 0]], who[:, 1]] = exact.to(changes[index].dtype)
+
+
+def _after(
+    slopes: Slopes, menu: Menu, masks: Masks, prefix: Prefix, index: int, pairs: Int[Tensor, "pairs two"]
+) -> tuple[Float[Tensor, "pairs classes"], Int[Tensor, "pairs two"]]:
+    """Logits of rows of a batch under single edits of a block; beside them the pairs, in that order."""
+    if index < len(menu.groups):
+        group: Group = menu.groups[index]
+        return exact_of_pairs(masks, prefix, group, pairs[:, 0], pairs[:, 1]), pairs
+    linear = menu.linears[index - len(menu.groups)]
+    module = masks.model.get_submodule(linear.module)
+    logits, who = [], []
+    for number, prepared in enumerate(slopes.prepared(linear)):
+        some = pairs[pairs[:, 1] == number]
+        if len(some):
+            with prefix.chosen(linear.module, some[:, 0]) as inputs, answering(module, edited(prepared)):
+                logits.append(masks.model(**inputs).logits)
+            who.append(some)
+    return torch.cat(logits), torch.cat(who)
+
+
+def _taken(decision: Decision, rows: Tensor) -> Decision:
+    return Decision(
+        decision.logits[rows],
+        decision.labels[rows],
+        None if decision.rest is None else decision.rest[rows],
+        None if decision.classes is None else decision.classes[rows],
+    )
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
