@@ -44,7 +44,7 @@ def _steps(case: Case) -> dict[str, Action]:
     whole = replace(case.examples, slices={ALL: case.examples.slices[ALL]}, token_slices={})
     ours: dict[str, Action] = {
         "price heads + neurons": pricing(case, case.examples, "heads,neurons"),
-        _LINEARS: pricing(case, case.examples, "heads,neurons,linears:int8,linears:int4"),
+        _LINEARS: pricing(case, case.examples, "heads,neurons,linears:int8,linears:int4", Refinement(heads=0)),
         _WHOLES: pricing(case, case.examples, "sublayers,layers"),
     }
     if case.tokenwise:

@@ -133,7 +133,8 @@ def audit(
 ) -> None:
     """Make edits one by one and put what they did beside their price: exact leave-one-out."""
     from compress_explain.pricing import Sample
-    from compress_explain.terminal.pricing import Workers, audit_price, how_many
+    from compress_explain.terminal.auditing import audit_price, how_many
+    from compress_explain.terminal.pricing import Workers
 
     sample = Sample(
         heads=how_many("heads", heads), neurons=how_many("neurons", neurons), linears=how_many("linears", linears),

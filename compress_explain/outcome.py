@@ -23,6 +23,7 @@ from compress_explain.pricing import Audit, Prices
 from compress_explain.replay import applied_plans, read_ledger
 
 if TYPE_CHECKING:
+    from compress_explain.data import Splits
     from compress_explain.session import Session
 
 SUMMARY = "run.json"
@@ -109,8 +110,6 @@ class Run:
 
 def finish(session: Session, state: State) -> Run:
     """Write what people read, close the ledger, and return the run."""
-    from compress_explain.report import render_report
-
     folder, ledger = session.folder, session.ledger
     components = component_table(session)
     files = (folder / "tables" / "components.parquet", folder / ANATOMY)
@@ -122,9 +121,16 @@ def finish(session: Session, state: State) -> Run:
     if open_ended:
         ledger.append("finished", "end", {"state": state}, files)
     run = Run(folder)
-    texts = None if session.job.redact else {split.name: split.texts for split in session.job.splits}
-    write_text(folder / REPORT, render_report(run, texts, session.job.subject.labels))
+    write_report(run, session.job.splits, session.job.subject.labels)
     return run
+
+
+def write_report(run: Run, splits: Splits, labels: dict[int, str]) -> None:
+    """Render the page of a finished run, again when something was added to its folder."""
+    from compress_explain.report import render_report
+
+    texts = None if run.summary["redacted"] else {split.name: split.texts for split in splits}
+    write_text(run.folder / REPORT, render_report(run, texts, labels))
 
 
 def component_table(session: Session) -> pd.DataFrame:
@@ -169,6 +175,7 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
     return {
         "state": state,
         "settings": session.job.settings(),
+        "redacted": session.job.redact,
         "identity": session.job.identity(),
         "family": anatomy.family,
         "tokens": anatomy.tokens,

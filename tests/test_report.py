@@ -135,7 +135,7 @@ class Outline(HTMLParser):
 @pytest.mark.parametrize("name", CASES)
 def test_the_verdict_comes_before_the_gates_and_they_before_all_else(name: str, page: Callable[[str], str]) -> None:
     html = page(name)
-    order = ["verdict", "gates", "removed", "effects", "slices", "flips", "reinstated", "provenance"]
+    order = ["verdict", "gates", "removed", "parts", "audit", "effects", "slices", "flips", "reinstated", "provenance"]
     places = [html.index(f'id="{part}"') for part in order]
     assert places == sorted(places)
 

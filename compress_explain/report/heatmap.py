@@ -118,7 +118,7 @@ def colour_end(values: Iterable[Float[np.ndarray, ...]]) -> float:
 
     >>> import numpy as np
     >>> colour_end([np.linspace(-1, 1, 101), np.array([40.0])])
-    0.99
+    1.0
     """
     magnitudes = np.abs(np.concatenate([np.ravel(each) for each in values]))
     end = float(np.quantile(magnitudes, _END)) or float(magnitudes.max())
