@@ -21,12 +21,15 @@ from figures import Report, Row, setup
 from options import names
 from price_classes import classes
 from price_cost import cost
+from price_edits import calibration, linears, wholes
 from price_exact import naive, reuse
 from price_joint import joint
-from price_quality import audited, calibration, linears, margins, rankings, removals, wholes
+from price_quality import audited, margins, rankings, removals
 from subjects import CASES, Case, Places
 
+from compress_explain.examples import ALL
 from compress_explain.models import quieten
+from compress_explain.predictions import predict
 
 PARTS = ("cost", "quality", "joint", "classes")
 
@@ -41,11 +44,19 @@ def main() -> None:
     places = Places(models=options.models, data=options.data, cache=options.cache)
     for name in options.cases:
         case = CASES[name](places, options.rows)
-        print(f"\n## {name}: {len(case.examples):,} rows, {case.classes:,} classes", flush=True)
+        print(f"\n## {name}: {_described(case)}", flush=True)
         for part in options.parts:
             _PARTS[part](case, report, options)
     if "quality" in options.parts:
         _summary(report)
+
+
+def _described(case: Case) -> str:
+    """How many rows, and how good the model is on them."""
+    if case.tokenwise:
+        return f"{len(case.examples):,} rows, {case.examples.counts[ALL]:,} predicted tokens"
+    right = predict(case.model, case.examples).argmax(1) == case.examples.labels
+    return f"{len(right):,} rows, {case.classes} classes, accuracy {right.mean():.3f}"
 
 
 def _cost(case: Case, report: Report, options: argparse.Namespace) -> None:

@@ -1,4 +1,8 @@
-"""Timing on a machine that others use too: in turn with a yardstick, and by medians."""
+"""Timing on a machine that others use too: in turn with a yardstick, by medians, and by processor time beside it.
+
+On one thread both clocks agree while nobody else computes; where they do not, the processor's is the
+better guide to what the work takes.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 Action = Callable[[], Any]
+_CLOCKS = (time.perf_counter, time.process_time)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds of each repetition of one action, and of the yardstick just before it."""
+    """Seconds of each repetition of one action and of the yardstick just before it; ``cpu`` is the same in CPU time."""
 
     seconds: tuple[float, ...]
     yardstick: tuple[float, ...]
+    cpu: Timing | None = None
 
     @property
     def median(self) -> float:
@@ -31,23 +37,36 @@ class Timing:
         """Median of the multiples of the yardstick."""
         return statistics.median(self.ratios)
 
+    def gain(self, other: Timing) -> float:
+        """How many times faster than ``other``: the median over repetitions."""
+        return statistics.median(slow / fast for fast, slow in zip(self.seconds, other.seconds, strict=True))
+
+    def less(self, other: Timing) -> Timing:
+        """What is left without ``other``, which is part of it."""
+        seconds = tuple(mine - part for mine, part in zip(self.seconds, other.seconds, strict=True))
+        return Timing(seconds=seconds, yardstick=self.yardstick)
+
 
 def interleaved(actions: Mapping[str, Action], yardstick: Action, repeats: int) -> dict[str, Timing]:
     """Every action ``repeats`` times, round after round; ``yardstick`` is measured before each."""
     yardstick()
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
+    taken: dict[str, list[tuple[tuple[float, ...], tuple[float, ...]]]] = {name: [] for name in actions}
     for _ in range(repeats):
         for name, action in actions.items():
-            unit = seconds(yardstick)
-            taken[name].append((seconds(action), unit))
-    return {
-        name: Timing(seconds=tuple(mine for mine, _ in pairs), yardstick=tuple(unit for _, unit in pairs))
-        for name, pairs in taken.items()
-    }
+            unit = _measured(yardstick)
+            taken[name].append((_measured(action), unit))
+    return {name: _timing(pairs) for name, pairs in taken.items()}
 
 
-def seconds(action: Action) -> float:
-    """How long one call takes."""
-    started = time.perf_counter()
+def _measured(action: Action) -> tuple[float, ...]:
+    """What each clock says of one call."""
+    started = [clock() for clock in _CLOCKS]
     action()
-    return time.perf_counter() - started
+    return tuple(clock() - start for clock, start in zip(_CLOCKS, started, strict=True))
+
+
+def _timing(pairs: list[tuple[tuple[float, ...], tuple[float, ...]]]) -> Timing:
+    wall, cpu = (
+        (tuple(mine[clock] for mine, _ in pairs), tuple(unit[clock] for _, unit in pairs)) for clock in range(2)
+    )
+    return Timing(seconds=wall[0], yardstick=wall[1], cpu=Timing(seconds=cpu[0], yardstick=cpu[1]))

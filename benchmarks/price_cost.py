@@ -69,11 +69,14 @@ def _row(case: Case, what: str, timing: Timing) -> Row:
         "from": min(timing.ratios),
         "to": max(timing.ratios),
         **beside(timing.ratio, _bar(case, what)),
+        "in CPU time": timing.cpu.ratio,
     }
 
 
 def _bar(case: Case, what: str) -> Bar | None:
     limits = {_WHOLES: 12.0}
-    if not case.tokenwise and case.classes <= 16:
-        limits |= {_LINEARS: 4.5 if case.classes == 2 else 3 + 1.3 * case.classes, _HEADS: 8.0}
+    if case.classes == 2:
+        limits |= {_LINEARS: 4.5, _HEADS: 8.0}
+    elif not case.tokenwise and case.classes <= 16:
+        limits |= {_LINEARS: 3 + 1.3 * case.classes}
     return Bar(limits[what], at_least=False) if what in limits else None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import peers
@@ -15,7 +12,7 @@ from subjects import SEED, Case, some_of
 
 from compress_explain.examples import Examples
 from compress_explain.pricing.audit import Sample, audit
-from compress_explain.pricing.work import Auditing
+from compress_explain.pricing.plain import plain_loss_change
 
 FEW_ROWS = 256
 NAIVE = 200  # components that are left out one by one
@@ -35,23 +32,34 @@ def naive(case: Case, repeats: int) -> list[Row]:
     captum = _timed(case, few, lambda: peers.captum(case.masks, few, components=sites, **how), 1)
     timings = [
         ("price heads + neurons", ours, len(everything), None),
-        ("one by one", loop, len(drawn), Bar(1000) if len(everything) > 9000 else None),
+        ("one by one", loop, len(drawn) + 1, Bar(1000) if len(everything) > 9000 else None),  # and once as it is
         ("Captum's ablation", captum, len(sites), None),
     ]
-    rows = []
-    for what, timing, count, bar in timings:
-        reckoned = timing.median / count * len(everything)
-        facts = {"case": case.name, "rows": len(few), "what": what, "components timed": count}
-        each = {"seconds each": timing.median / count, "evaluations each": timing.ratio / count}
-        against = {"seconds for all": reckoned, "times ours": reckoned / ours.median}
-        rows.append(facts | each | {"components": len(everything)} | against | beside(reckoned / ours.median, bar))
-    return rows
+    facts = {"case": case.name, "rows": len(few), "components": len(everything)}
+    return [facts | _reckoned(what, timing, runs, len(everything), ours, bar) for what, timing, runs, bar in timings]
+
+
+def _reckoned(what: str, timing: Timing, runs: int, components: int, ours: Timing, bar: Bar | None) -> Row:
+    """What all components would take, from ``runs`` of the model or as many components priced at once."""
+    times, in_cpu = (
+        each.median / runs * components / own.median for each, own in ((timing, ours), (timing.cpu, ours.cpu))
+    )
+    return {
+        "what": what,
+        "timed": runs,
+        "seconds each": timing.median / runs,
+        "evaluations each": timing.ratio / runs,
+        "seconds for all": timing.median / runs * components,
+        "times ours": times,
+        **beside(times, bar),
+        "in CPU time": in_cpu,
+    }
 
 
 def reuse(case: Case, repeats: int) -> list[Row]:
     """An audit that reuses what comes before an edit against one that runs the whole model, number by number.
 
-    An audit also linearises its edits once more; the second row is of making the edits alone.
+    An audit also linearises its edits, with reuse and without; how long that takes is told beside it.
 
     Raises:
         AssertionError: a number differs.
@@ -59,30 +67,27 @@ def reuse(case: Case, repeats: int) -> list[Row]:
     few = some_of(case.examples, FEW_ROWS)
     prices = pricing(case, few, "heads,neurons,linears:int8,sublayers,layers")()
     chosen = MIXED.of(prices)
+    frames: dict[bool, pd.DataFrame] = {}
 
-    def audited(reused: bool) -> pd.DataFrame:
-        return audit(case.masks, few, prices, MIXED, batch_size=case.batch_size, reuse=reused).frame
+    def audited(reused: bool) -> None:
+        frames[reused] = audit(case.masks, few, prices, MIXED, batch_size=case.batch_size, reuse=reused).frame
 
-    def made(reused: bool) -> None:
-        work = Auditing(masks=case.masks, examples=few, candidates=chosen, batch_size=case.batch_size, reuse=reused)
-        for shard in range(work.shards):
-            work.run(shard)
-
-    pd.testing.assert_frame_equal(audited(True), audited(False), check_exact=True)
-    rows = []
-    for what, step, bar in (("audit", audited, Bar(1.6)), ("its edits alone", made, None)):
-        fast, slow = _with_and_without(case, few, step, repeats)
-        gain = statistics.median(b / a for a, b in zip(fast.seconds, slow.seconds, strict=True))
-        facts = {"case": case.name, "rows": len(few), "edits": len(chosen), "what": what, "seconds": fast.median}
-        each = {"evaluations an edit": fast.ratio / len(chosen), "without reuse": slow.ratio / len(chosen)}
-        rows.append(facts | each | {"times faster": gain, **beside(gain, bar), "numbers": "identical"})
-    return rows
-
-
-def _with_and_without(case: Case, few: Examples, step: Callable[[bool], object], repeats: int) -> tuple[Timing, Timing]:
-    steps = {"with": lambda: step(True), "without": lambda: step(False)}
+    steps = {
+        "with": lambda: audited(True),
+        "without": lambda: audited(False),
+        "linear": lambda: plain_loss_change(case.masks, few, chosen, case.batch_size),
+    }
     timings = interleaved(steps, lambda: evaluate(case, few), repeats)
-    return timings["with"], timings["without"]
+    pd.testing.assert_frame_equal(frames[True], frames[False], check_exact=True)
+    fast, slow, linear = (timings[name] for name in steps)
+    gain = fast.gain(slow)
+    return [
+        {"case": case.name, "rows": len(few), "edits": len(chosen)}
+        | {"evaluations, with reuse": fast.ratio, "without": slow.ratio}
+        | {"times faster": gain, **beside(gain, Bar(1.6)), "in CPU time": fast.cpu.gain(slow.cpu)}
+        | {"to linearise": linear.ratio, "times faster but for that": fast.less(linear).gain(slow.less(linear))}
+        | {"numbers": "identical"}
+    ]
 
 
 def _timed(case: Case, few: Examples, action: Action, repeats: int) -> Timing:

@@ -55,58 +55,10 @@ def removals(case: Case, result: Audit, others: dict[str, peers.Ranking]) -> tup
         scores = _scores(case, part, slice_name, others)
         facts = {"case": case.name, "kind": kind, "slice": slice_name, "n": int(part["n"].iloc[0]), "edits": len(part)}
         own = {name: agreement(values, exact) for name, values in scores.items()}
-        bar = _bar(case, kind, slice_name)
+        bar = bar_of(case, kind, slice_name)
         signed.append(facts | {_OURS: own.pop(_OURS)} | beside(agreement(scores[_OURS], exact), bar) | own)
         sizes.append(facts | {name: agreement(np.abs(each), np.abs(exact)) for name, each in scores.items()})
     return signed, sizes
-
-
-def linears(case: Case, result: Audit) -> list[Row]:
-    """Spearman for the weight edits of all linears; one row an edit x slice."""
-    quality = result.quality()
-    chosen = quality[quality["what"].str.startswith("linear ") & (quality["n"] >= MEMBERS)]
-    rows = []
-    for each in chosen.to_dict("records"):
-        facts = {
-            "case": case.name,
-            "edit": each["what"],
-            "slice": each["slice"],
-            "n": each["n"],
-            "edits": each["edits"],
-        }
-        bar = _bar(case, each["what"], each["slice"])
-        rows.append(facts | {"ours": each["spearman"], **beside(each["spearman"], bar), "slope": each["slope"]})
-    return rows
-
-
-def wholes(case: Case, result: Audit) -> list[Row]:
-    """Sublayers and layers: their prices are exact, and what a linearisation would have said of them."""
-    rows = []
-    for kind in ("sublayer", "layer"):
-        part = result.frame[(result.frame["kind"] == kind) & (result.frame["slice"] == ALL)]
-        exact = part["exact_loss_change"].to_numpy()
-        ours, linear = part["expected_loss_change"].to_numpy(), part["linear_loss_change"].to_numpy()
-        rows.append(
-            {
-                "case": case.name,
-                "kind": kind,
-                "edits": len(part),
-                "ours, largest error": float(np.abs(ours - exact).max()),
-                "linear, Spearman": agreement(linear, exact),
-                "linear, mean error": float(np.abs(linear - exact).mean()),
-                "exact, mean size": float(np.abs(exact).mean()),
-            }
-        )
-    return rows
-
-
-def calibration(case: Case, result: Audit) -> list[Row]:
-    """Over all examples, how well each kind of edit is priced in nats and not just in order."""
-    quality = result.quality()
-    return [
-        {"case": case.name, **each}
-        for each in quality[quality["slice"] == ALL].drop(columns="slice").to_dict("records")
-    ]
 
 
 def margins(rows: list[Row], against: str) -> list[Row]:
@@ -155,7 +107,7 @@ def _scores(case: Case, part: pd.DataFrame, slice_name: str, others: dict[str, p
     return scores
 
 
-def _bar(case: Case, what: str, slice_name: str) -> Bar | None:
+def bar_of(case: Case, what: str, slice_name: str) -> Bar | None:
     if case.name == "docstrings":
         limit = _LANGUAGE_BARS.get(what) if slice_name == ALL else None
         return None if limit is None else Bar(limit)

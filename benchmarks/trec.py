@@ -18,7 +18,7 @@ SEED = 0
 def trec_model(encoder: Path, training: Path, cache: Path) -> Path:
     """The folder of ``encoder`` under a new head for column ``fine`` of ``training``.
 
-    It is trained when ``cache`` does not hold it (some three minutes on one thread).
+    It is trained when ``cache`` does not hold it (some eight minutes on one thread).
     """
     folder = cache / "compress-explain" / f"trec-fine-{EPOCHS}-{BATCH}-{RATE:g}-{SEED}"
     if not (folder / "model.safetensors").exists():

@@ -107,7 +107,8 @@ class Masks:
             self.removed[group.name][index] = off
         for group in {group.name: group for _, group, _ in located}.values():
             flags = self.removed[group.name]
-            self._coordinates[group.name] = flags.repeat_interleave(group.width) if flags.any() else None
+            with torch.inference_mode(False):  # wherever it is switched, autograd must be able to use it
+                self._coordinates[group.name] = flags.repeat_interleave(group.width) if flags.any() else None
 
     def _hook(self, group: Group) -> torch.utils.hooks.RemovableHandle:
         def zero(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

@@ -143,12 +143,14 @@ def test_without_end_of_passes_every_refined_kind_is_exact(family, labels):
             assert np.allclose(prices.values[name][:, columns], means[name], atol=1e-5), name
 
 
-@pytest.mark.parametrize("nothing", [None, Refinement(heads=0)])
+@pytest.mark.parametrize("nothing", [None, Refinement(heads=0, neurons=0, linears=0)])
 def test_without_passes_a_price_is_the_plain_linearisation(nothing):
     masks, examples = random_state("bert"), one_slice_a_row("bert", 3)
-    prices = price(masks, examples, refinement=nothing)
+    menu = read_menu(masks.anatomy, "heads,neurons,linears:int4,linears:rank2")
+    prices = price(masks, examples, menu=menu, refinement=nothing)
     assert set(prices.methods) == {"linear"}
-    (each,) = linearised(Slopes(masks, list(masks.anatomy.groups.values())), examples, examples.batches(10))
+    slopes = Slopes(masks, menu.groups, menu.linears, menu.weight_edits)
+    (each,) = linearised(slopes, examples, examples.batches(10))
     loss = torch.cat([impact["loss_change"] for impact in each.impacts()], 1)[np.argsort(each.batch.rows)]
     assert np.allclose(prices.values["loss_change"][1:], loss.numpy(), atol=2e-6)
 
@@ -178,7 +180,7 @@ def test_in_between_the_pairs_in_most_doubt_are_exact_and_all_others_linear(fami
     layers = list(masks.anatomy.layers)
     names = [masks.anatomy.locate(plain.components[index])[0].layer for index in mine]
     cost = np.tile([1 - layers.index(name) / len(layers) for name in names], (rows, 1))
-    assert cost[refined & tell].sum() <= passes * rows
+    assert cost[refined & tell].sum() <= passes * rows + 1e-6
     assert score[refined & tell].min() >= score[~refined & tell].max() - 1e-5
 
 
@@ -203,7 +205,7 @@ def test_what_is_no_number_of_passes_is_refused(name, value):
 # Other formats of numbers
 
 
-@pytest.mark.parametrize(("family", "generates"), [("bert", False), ("llama", False), ("gpt2", True)])
+@pytest.mark.parametrize(("family", "generates"), [("bert", False), ("vit", False), ("qwen3", False), ("gpt2", True)])
 def test_a_model_in_bfloat16_is_priced_and_observed_in_single_precision(family, generates):
     """Beside the same rounded weights in float32; of each impact the largest error is some percent of the largest value."""
     examples = language_examples() if generates else tiny_examples(family, rows=12)
@@ -216,10 +218,10 @@ def test_a_model_in_bfloat16_is_priced_and_observed_in_single_precision(family, 
         tables.append(price(masks, examples, menu=menu, flow=True, refinement=Refinement(heads=1.0)))
         means.append(observed(masks, examples, tables[-1], range(0, len(tables[-1]), 5)))
     for name in ("loss_change", "kl", "logit_move"):
-        assert_close(tables[1].values[name], tables[0].values[name], 0.08)
-        assert_close(means[1][name], means[0][name], 0.08)
+        assert_close(tables[1].values[name], tables[0].values[name], 0.05)
+        assert_close(means[1][name], means[0][name], 0.05)
     grouped = np.isfinite(tables[0].flow)
-    assert_close(tables[1].flow[grouped], tables[0].flow[grouped], 0.08)
+    assert_close(tables[1].flow[grouped], tables[0].flow[grouped], 0.05)
     assert low.model.dtype == torch.bfloat16
 
 
@@ -258,30 +260,40 @@ def _blow(now):
     return 1 // (not now) and None
 
 
-@pytest.mark.parametrize("text", ["heads,neurons", MIXED])
 @pytest.mark.parametrize("generates", [False, True], ids=["classifier", "language"])
-def test_memory_does_not_grow_with_the_number_of_examples(generates, text, monkeypatch):
-    """The most tensor elements alive after any batch or shard: the same for 16 times as many."""
+def test_memory_does_not_grow_with_the_number_of_examples(generates, monkeypatch):
+    """The most tensor elements alive after any batch: the same for 16 times as many batches and shards."""
     monkeypatch.setattr(work_module, "_SHARD_ROWS", 8)
-    peaks = {}
-    for rows in (8, 128):
-        masks = random_state("gpt2", generates=generates)
-        examples = language_examples(rows=rows) if generates else tiny_examples("gpt2", rows=rows)
-        examples = replace(examples, inputs={name: [row[:2] for row in each] for name, each in examples.inputs.items()},
-                           token_slices={})  # fmt: skip
-        gc.collect()
-        before, seen = _live_elements(), []
+    peaks = {rows: _most_alive(rows, generates) for rows in (16, 256)}
+    assert 0 < peaks[256] <= peaks[16] * 1.25
 
-        def look(_, seen=seen):
-            if len(seen) % 4 == 0:
-                seen.append(_live_elements())
-            else:
-                seen.append(0)
 
-        price(masks, examples, menu=read_menu(masks.anatomy, text), batch_size=8, refinement=Refinement(heads=1.0), advance=look)
-        assert len(seen) == rows // 8
-        peaks[rows] = max(seen) - before
-    assert 0 < peaks[128] <= peaks[8] * 1.1
+def test_the_second_phase_lets_go_of_every_batch(monkeypatch):
+    """What it keeps of a batch is large; it must go at once, not when Python next looks for cycles."""
+    monkeypatch.setattr(work_module, "_SHARD_ROWS", 8)
+    gc.collect()
+    gc.disable()
+    try:
+        peaks = {rows: _most_alive(rows, False, Refinement(heads=1.0)) for rows in (16, 48)}
+    finally:
+        gc.enable()
+    assert 0 < peaks[48] <= peaks[16] * 1.2
+
+
+def _most_alive(rows, generates, refinement=None):
+    """In a batch of the second shard or of the last one."""
+    masks = random_state("gpt2", generates=generates)
+    examples = language_examples(rows=rows) if generates else tiny_examples("gpt2", rows=rows)
+    cut = {name: [row[:2] for row in each] for name, each in examples.inputs.items()}
+    examples = replace(examples, inputs=cut, token_slices={})
+    before, seen = _live_elements(), []
+
+    def look(_):
+        seen.append(_live_elements() if len(seen) in (1, rows // 8 - 1) else 0)
+
+    price(masks, examples, kinds=("head",), batch_size=8, refinement=refinement, advance=look)
+    assert len(seen) == rows // 8
+    return max(seen) - before
 
 
 def _live_elements():

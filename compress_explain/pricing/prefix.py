@@ -54,22 +54,12 @@ class Prefix:
     @contextmanager
     def chosen(self, place: str, rows: Int[Tensor, " chosen"]) -> Iterator[dict[str, Tensor]]:
         """The same for chosen rows of the batch, any of them any number of times; gives the inputs to run with."""
-
-        def take(value: Any) -> Any:
-            if isinstance(value, Tensor) and value.dim() and len(value) == self.rows:
-                return value[rows]
-            if isinstance(value, tuple | list):
-                return type(value)(take(each) for each in value)
-            if isinstance(value, ModelOutput):
-                return type(value)(**{name: take(each) for name, each in value.items()})
-            return value
-
         with ExitStack() as stack:
             for name, kept in self._before(place):
                 module = self.model.get_submodule(name)
                 if not isinstance(module, nn.Embedding):  # cheap, and T5's position bias has no axis of rows
-                    stack.enter_context(answering(module, _always(take(kept))))
-            yield {name: take(value) for name, value in self.inputs.items()}
+                    stack.enter_context(answering(module, _always(_of_rows(kept, rows, self.rows))))
+            yield {name: _of_rows(value, rows, self.rows) for name, value in self.inputs.items()}
 
     def output(self, name: str) -> Any:
         """What module ``name`` returned."""
@@ -109,6 +99,17 @@ def answering(module: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
             del module.forward
         else:
             module.forward = before
+
+
+def _of_rows(value: Any, rows: Tensor, count: int) -> Any:
+    """Chosen rows of every tensor in a module's output that has an axis of ``count`` rows."""
+    if isinstance(value, Tensor) and value.dim() and len(value) == count:
+        return value[rows]
+    if isinstance(value, tuple | list):
+        return type(value)(_of_rows(each, rows, count) for each in value)
+    if isinstance(value, ModelOutput):
+        return type(value)(**{name: _of_rows(each, rows, count) for name, each in value.items()})
+    return value
 
 
 def _always(value: Any) -> Callable[..., Any]:

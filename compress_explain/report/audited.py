@@ -26,7 +26,7 @@ _SIZED = (0.8, 1.25)  # slopes
 _SHAPES = {"linear": "dot", "two-phase": "diamond", "exact": "square"}
 _METHODS = {
     "linear": "linearised",
-    "two-phase": "linearised, exact on doubtful rows",
+    "two-phase": "linearised, exact where in doubt",
     "exact": "exact (the bare linearisation is shown)",
 }
 _WHOLES = ("sublayer", "layer")
@@ -148,7 +148,7 @@ def _size(part: pd.DataFrame, quality: dict[str, Any]) -> str:
     slope, (low, high) = quality["slope"], _resampled(part, "expected_loss_change")[1]
     told = f"({plain(low, 2)} to {plain(high, 2)})"
     if _SIZED[0] <= slope <= _SIZED[1]:
-        return f", and at the right size: slope {plain(slope, 2)} {told}."
+        return f", and at about the right size: slope {plain(slope, 2)} {told}."
     if slope > _SIZED[1]:
         return f", but too cheap: they cost {plain(slope, 2)} times as much {told}."
     return f", but too dear: they cost {plain(slope, 2)} times as much {told}."
@@ -221,7 +221,6 @@ def _panel(index: int, what: str, part: pd.DataFrame) -> Panel:
             shape=_SHAPES.get(str(method), "dot"),
             x=mine[expected].to_numpy(),
             y=mine["exact_loss_change"].to_numpy(),
-            error=mine["exact_loss_change_se"].to_numpy(),
             titles=[
                 f"{row.component}: expected {small(getattr(row, expected), signs=True)}, exact {small(row.exact_loss_change, signs=True)} nats"
                 for row in mine.itertuples()

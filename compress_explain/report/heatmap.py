@@ -135,12 +135,20 @@ def shade(value: float, limit: float) -> str:
     return f"{'up' if value > 0 else 'down'}{strength}" if strength else "none"
 
 
-def key(limit: float) -> list[tuple[str, float | None]]:
-    """The colour scale from the lowest to the highest: shades, some of them with the value they stand for."""
+def key(limit: float) -> list[tuple[str, str]]:
+    """The colour scale from the lowest to the highest: shades, some of them with the value they stand for.
+
+    >>> [text for _, text in key(0.19) if text]
+    ['−0.19', '−0.048', '0 nats', '+0.048', '+0.19']
+    """
     steps = range(-SHADES, SHADES + 1)
     told = {-SHADES, -SHADES // 2, 0, SHADES // 2, SHADES}
     values = [(step, limit * (step / SHADES) ** 2 * (1 if step > 0 else -1)) for step in steps]
-    return [(shade(value, limit), value if step in told else None) for step, value in values]
+    return [(shade(value, limit), _told(value) if step in told else "") for step, value in values]
+
+
+def _told(value: float) -> str:
+    return f"{value:+.2g}".replace("-", "−") if value else "0 nats"
 
 
 def _cell(line: Line, index: int, x: float, y: float, wide: float, tall: float, limit: float) -> Cell:

@@ -46,7 +46,7 @@ class Maps:
 
     large: HeatMap
     small: tuple[SliceMap, ...]
-    key: list[tuple[str, float | None]]
+    key: list[tuple[str, str]]
     limit: float
     beyond: int
     cells: int
@@ -163,8 +163,8 @@ def _needed(kind: str, known: _Known) -> str:
     half = _SURE * known.prices.standard_error[0, places[top]]
     dearest = known.prices.components[places[top]]
     return (
-        f"Of {count(len(places))} {plural(kind)}, {count(needed)} are needed (without any one of them the loss is expected "
-        f"to rise), {count(harmful)} do harm (it is expected to fall), and for the other {count(len(places) - needed - harmful)} "
+        f"Of {count(len(places))} {plural(kind)}, {count(needed)} {'is' if needed == 1 else 'are'} needed (the loss is expected to "
+        f"rise without it), {count(harmful)} {'does' if harmful == 1 else 'do'} harm (it is expected to fall), and for the other {count(len(places) - needed - harmful)} "
         f"the 95% interval holds 0. The loss would rise most without {dearest}: {small(float(loss[top]), signs=True)} nats "
         f"({small(float(loss[top] - half), signs=True)} to {small(float(loss[top] + half), signs=True)})."
     )

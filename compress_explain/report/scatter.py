@@ -15,29 +15,26 @@ from compress_explain.report.spread import power_text
 _SIDE, _LEFT, _TOP, _BOTTOM = 262, 82, 12, 46
 _SPAN = 30  # largest over median magnitude at which axes are stretched
 _TOLD = 400  # points beyond which they carry no text
-_APART = 28  # px between ticks
+_APART, _WIDE = 28, 60  # px between ticks, short and long ones
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Points of one method before they are placed, with error bars of ``y``."""
+    """Points of one method before they are placed."""
 
     shape: str
     x: Float[np.ndarray, " points"]
     y: Float[np.ndarray, " points"]
-    error: Float[np.ndarray, " points"]
     titles: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """One point, in px; its error bar runs from ``low`` to ``high``."""
+    """One point, in px."""
 
     shape: str
     x: float
     y: float
-    low: float
-    high: float
     title: str
 
 
@@ -73,9 +70,9 @@ def scatter(name: str, title: str, description: str, across_is: str, points: Seq
         return round(bottom - axis(value) * _SIDE, 1)
 
     marks = [
-        Mark(shape=each.shape, x=sideways(x), y=up(y), low=up(y - 1.96 * error), high=up(y + 1.96 * error), title=text)
+        Mark(shape=each.shape, x=sideways(x), y=up(y), title=text)
         for each in points
-        for x, y, error, text in zip(each.x.tolist(), each.y.tolist(), each.error.tolist(), each.titles, strict=True)
+        for x, y, text in zip(each.x.tolist(), each.y.tolist(), each.titles, strict=True)
     ]
     return Scatter(
         name=name,
@@ -117,7 +114,9 @@ class _Axis:
 
     def ticks(self) -> list[tuple[float, str]]:
         if not self.bend:
-            return round_values(self.low, self.high, 3)
+            found = round_values(self.low, self.high, 3)
+            crowded = abs(self(found[1][0]) - self(found[0][0])) * _SIDE < _WIDE
+            return [each for index, each in enumerate(found) if not crowded or (index - _zero_of(found)) % 2 == 0]
         reach = math.ceil(math.log10(math.sinh(max(abs(self.low), abs(self.high))) * self.bend))
         chosen = [(0.0, "0")]
         for power in range(reach, reach - 12, -1):
@@ -132,6 +131,10 @@ class _Axis:
 
 def _bent(values: np.ndarray, bend: float) -> np.ndarray:
     return np.arcsinh(values / bend) if bend else values
+
+
+def _zero_of(ticks: Sequence[tuple[float, str]]) -> int:
+    return min(range(len(ticks)), key=lambda index: abs(ticks[index][0]))
 
 
 def _bent_one(value: float, bend: float) -> float:
