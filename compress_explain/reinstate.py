@@ -34,8 +34,8 @@ _MEMORY = 2**30  # bytes of logit moves held at once; beyond it examples are thi
 class Reinstatement:
     """How far undoing may go.
 
-    At most ``max_rounds`` rounds, each bringing back at most ``step`` of the removed FLOPs, and
-    ``max_share`` of them in all. ``trims`` evaluations at most are spent on finding out which
+    At most ``max_rounds`` rounds, each bringing back at most ``step`` of the removed FLOPs (or one
+    component that is larger), and ``max_share`` of them in all. ``trims`` evaluations at most are spent on finding out which
     restorations were not needed. ``reserve`` is the slack, in half-widths of a score's interval,
     with which the gates are to hold on validation once restoring has begun: the test split is
     another sample, and a bare pass on one is an even chance on the other.
@@ -85,11 +85,15 @@ def choose_restorations(
     verdicts: Sequence[Verdict],
     *,
     flops: float,
+    most: float,
     reserve: float,
     batch_size: int,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Edit, ...]:
     """The restorations that lift the tightest gates most, worth at most ``flops``, most guilty first.
+
+    When the one that lifts them most is larger than that by itself, it alone is returned if it is
+    worth at most ``most``.
 
     ``verdicts`` were given on validation; ``examples`` is the calibration split, which prices.
     Choosing on the rows that judge would make them kind judges: on MiniLM/SST-2 by two points of
@@ -101,7 +105,7 @@ def choose_restorations(
         return ()
     moves = _collect(masks, examples, batch_size, advance)
     aims = _Aims(examples, aimed, moves.rows, moves.labels)
-    picked = _pick(moves, aims, flops, reserve)
+    picked = _pick(moves, aims, flops, most, reserve)
     return tuple(_edit(masks.anatomy, moves, aims, index, place) for place, index in enumerate(picked, start=1))
 
 
@@ -212,8 +216,11 @@ def noise(verdict: Verdict) -> float:
     return max((verdict.high - verdict.low) / 2, 1e-3)
 
 
-def _pick(moves: _Moves, aims: _Aims, flops: float, reserve: float) -> list[int]:
-    """Greedy choice by gain of tightness per FLOP, a few at a time, until the gates should hold."""
+def _pick(moves: _Moves, aims: _Aims, flops: float, most: float, reserve: float) -> list[int]:
+    """Greedy choice by gain of tightness per FLOP, a few at a time, until the gates should hold.
+
+    What no longer fits into ``flops`` is passed over; a first choice that never fits is taken alone.
+    """
     logits = moves.logits.clone()
     available = torch.ones(len(moves.components), dtype=torch.bool)
     picked: list[int] = []
@@ -224,12 +231,13 @@ def _pick(moves: _Moves, aims: _Aims, flops: float, reserve: float) -> list[int]
             break
         slope = _slope(aims, logits)
         gain = sum(slope[:, k] @ moves.moves[k] for k in range(slope.shape[1])) / moves.flops
-        gain[~available] = -torch.inf  # type: ignore[index]
+        room = flops - spent if picked else most
+        gain[~available | (moves.flops > room)] = -torch.inf  # type: ignore[index,operator]
         best = torch.topk(gain, min(bite, int(available.sum()))).indices.tolist()  # type: ignore[arg-type]
         best = [index for index in best if gain[index] > 0]  # type: ignore[index]
-        best = _affordable(best, moves.flops, flops - spent)
         if not best:
             break
+        best = _affordable(best, moves.flops, flops - spent) or best[:1]
         picked += best
         spent += float(moves.flops[best].sum())
         available[best] = False

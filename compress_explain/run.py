@@ -78,9 +78,10 @@ def reinstate(session: Session, pairs: Pairs) -> State:
             break
         _say_worst(session, round_number, verdicts)
         spent = -sum(edit.flops_saved for edit in returned)
-        allowance = min(limits.step * removed_flops, limits.max_share * removed_flops - spent)
+        most = limits.max_share * removed_flops - spent
+        allowance = min(limits.step * removed_flops, most)
         step = f"reinstate-{round_number}"
-        plan = session.propose(step, "reinstatement", partial(session.restorations, step, verdicts, allowance))
+        plan = session.propose(step, "reinstatement", partial(session.restorations, step, verdicts, allowance, most))
         if not plan.edits:
             break
         expected = session.apply(plan, pairs)

@@ -136,13 +136,13 @@ class Session:
         self.masks.restore(edit.component for edit in plan.edits if edit.action == "remove")
         self.masks.remove(edit.component for edit in plan.edits if edit.action == "restore")
 
-    def restorations(self, step: str, verdicts: Sequence[Verdict], allowance: float) -> tuple[Edit, ...]:
-        """What to put back, worth at most ``allowance`` FLOPs, priced for every gate at once."""
+    def restorations(self, step: str, verdicts: Sequence[Verdict], allowance: float, most: float) -> tuple[Edit, ...]:
+        """What to put back, worth at most ``allowance`` FLOPs (one component: ``most``), priced for every gate at once."""
         calibration = self.job.splits.calibration
         with self.progress.track(f"pricing restorations ({step})", len(calibration)) as advance:
             return choose_restorations(
-                self.masks, calibration, verdicts, flops=allowance, reserve=self.job.reinstatement.reserve,
-                batch_size=self.job.batch_size, advance=advance,
+                self.masks, calibration, verdicts, flops=allowance, most=most,
+                reserve=self.job.reinstatement.reserve, batch_size=self.job.batch_size, advance=advance,
             )  # fmt: skip
 
     def observe(self, step: str) -> Pairs:

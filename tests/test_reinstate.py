@@ -43,8 +43,10 @@ class Bench:
         pairs = pair(VALIDATION, self.original, logits)
         return judge(gates, [*Quality().evaluate(pairs), *Slices().evaluate(pairs)])
 
-    def choose(self, verdicts, *, flops, reserve=0.25):
-        return choose_restorations(self.masks, CALIBRATION, verdicts, flops=flops, reserve=reserve, batch_size=64)
+    def choose(self, verdicts, *, flops, most=None, reserve=0.25):
+        return choose_restorations(
+            self.masks, CALIBRATION, verdicts, flops=flops, most=most or flops, reserve=reserve, batch_size=64
+        )
 
     @property
     def removed_flops(self) -> int:
@@ -68,6 +70,14 @@ def test_restorations_lift_the_failing_gate_and_push_no_other_out(bench):
     slack = {each.gate: (each.slack, now.slack) for each, now in zip(before, after, strict=True)}
     assert slack[tightest][1] > slack[tightest][0]
     assert all(now.state == "pass" for each, now in zip(before, after, strict=True) if each.state == "pass")
+
+
+def test_a_component_larger_than_a_round_comes_back_alone(bench):
+    """Otherwise a head that every gate needs could never return when rounds are small."""
+    one = next(bench.masks.anatomy.of_kind("neuron")).flops
+    assert bench.choose(bench.verdicts(), flops=one / 2) == ()
+    assert len(bench.choose(bench.verdicts(), flops=one / 2, most=one)) == 1
+    assert len(bench.choose(bench.verdicts(), flops=2 * one, most=10 * one)) == 2
 
 
 def test_a_few_rounds_make_every_gate_hold_with_most_still_removed(bench):

@@ -86,7 +86,7 @@ def test_the_error_covers_the_mean():
     sums = Sums.zeros(documents, 1)
     sums.count(units)
     for sample in range(documents):
-        impact = {name: loss[sample][:, None] for name in IMPACTS}
+        impact = dict.fromkeys(IMPACTS, loss[sample][:, None])
         everyone = torch.ones(1, 80, dtype=torch.float64)
         sums.add(slice(None), everyone, impact, units=units[sample], slices=slice(sample, sample + 1))
     miss = np.abs(sums.means()["loss_change"][:, 0] - truth) / sums.standard_error()[:, 0]
@@ -128,7 +128,12 @@ def test_some_slices_are_added_to_alone(slices):
     impact, members = rowwise()
     sums = Sums.zeros(3, COLUMNS)
     tensors = {name: torch.from_numpy(values) for name, values in impact.items()}
-    sums.add(slice(1, 3), torch.from_numpy(members[slices]), {name: each[:, 1:3] for name, each in tensors.items()}, slices=slices)
+    sums.add(
+        slice(1, 3),
+        torch.from_numpy(members[slices]),
+        {name: each[:, 1:3] for name, each in tensors.items()},
+        slices=slices,
+    )
     expected = np.zeros((3, COLUMNS))
     expected[slices, 1:3] = members[slices] @ impact["kl"][:, 1:3]
     assert np.allclose(sums.totals["kl"].numpy(), expected, atol=1e-12)

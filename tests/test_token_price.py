@@ -78,7 +78,9 @@ def test_the_first_order_is_the_derivative_of_the_loss_on_the_tokens_of_each_sli
     step, start = 1e-4 if family == "gpt2" else 1e-2, 0  # the norms of the others round to single precision
     for group in masks.anatomy.groups.values():
         for component in (0, group.count - 1):
-            ends = [losses(logits_with(masks, group, component, 1 + side * step, batch.inputs), targets) for side in (1, -1)]
+            ends = [
+                losses(logits_with(masks, group, component, 1 + side * step, batch.inputs), targets) for side in (1, -1)
+            ]
             slope = (ends[0] - ends[1]) / (2 * step)
             for index, tokens in enumerate(by_hand):
                 expected = -float((slope * tokens).sum())
@@ -195,7 +197,11 @@ def test_more_projections_begin_with_the_same_ones():
     masks, examples = random_state("gpt2", generates=True), language_examples(rows=5)
     batches = list(examples.batches(5))
     one, two, three = (estimated(masks, examples, batches, projections=n).totals["kl"] for n in (1, 2, 3))
-    assert not torch.allclose(one, two, rtol=0.01) and (2 * two - one > -1e-6).all() and (3 * three - 2 * two > -1e-6).all()
+    assert (
+        not torch.allclose(one, two, rtol=0.01)
+        and (2 * two - one > -1e-6).all()
+        and (3 * three - 2 * two > -1e-6).all()
+    )
 
 
 # Errors
