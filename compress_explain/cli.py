@@ -94,7 +94,7 @@ def price(
         float, typer.Option(help="evaluation passes spent on pricing heads exactly where that matters most")
     ] = 4.0,
     exact_neurons: Annotated[float, typer.Option(help="the same for neurons")] = 0.0,
-    exact_linears: Annotated[float, typer.Option(help="the same for edits of linears")] = 0.5,
+    exact_linears: Annotated[float, typer.Option(help="the same for edits of linears")] = 0.2,
     projections: Annotated[
         int | None, typer.Option(help="of the logits of a language model; 4 when not given", min=1)
     ] = None,

@@ -38,7 +38,7 @@ class Refinement:
 
     heads: float = 4.0
     neurons: float = 0.0
-    linears: float = 0.5
+    linears: float = 0.2
 
     def __post_init__(self) -> None:
         for name in ("heads", "neurons", "linears"):
