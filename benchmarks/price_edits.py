@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from figures import Row, beside
-from price_quality import MEMBERS, agreement, bar_of
+from price_quality import MEMBERS, agreement, bar_of, first_order
 from subjects import Case
 
 from compress_explain.examples import ALL
@@ -13,7 +13,8 @@ from compress_explain.pricing.audit import Audit
 
 def linears(case: Case, result: Audit) -> list[Row]:
     """Spearman for the weight edits of all linears; one row an edit x slice."""
-    quality, bare = result.quality(), result.quality("linear_loss_change")
+    quality = result.quality()
+    bare = Audit(frame=result.frame.assign(bare=first_order(case, result.frame))).quality("bare")
     chosen = quality[quality["what"].str.startswith("linear ") & (quality["n"] >= MEMBERS)]
     rows = []
     for index, each in chosen.iterrows():

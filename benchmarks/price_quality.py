@@ -83,6 +83,11 @@ def agreement(expected: np.ndarray, exact: np.ndarray) -> float:
     return float(spearmanr(expected, exact).statistic)
 
 
+def first_order(case: Case, frame: pd.DataFrame) -> pd.Series:
+    """The loss change that a linearisation alone expects; to that of a language model the KL was added."""
+    return frame["expected_loss_change"] - frame["expected_kl"] if case.tokenwise else frame["linear_loss_change"]
+
+
 def _others(row: Row) -> list[str]:
     """The columns that are neither ours nor facts."""
     facts = {"case", "kind", "slice", "n", "edits", "bar", "met", _OURS, _LINEAR}
@@ -98,9 +103,7 @@ def _removed(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 def _scores(case: Case, part: pd.DataFrame, slice_name: str, others: dict[str, peers.Ranking]) -> dict[str, np.ndarray]:
     """What each method says of the components of ``part``; NaN where it has no such slice."""
-    ours = part["expected_loss_change"]
-    linear = ours - part["expected_kl"] if case.tokenwise else part["linear_loss_change"]  # Gauss-Newton adds the KL
-    scores = {_OURS: ours.to_numpy(), _LINEAR: linear.to_numpy()}
+    scores = {_OURS: part["expected_loss_change"].to_numpy(), _LINEAR: first_order(case, part).to_numpy()}
     for name, ranking in others.items():
         known = ranking.scores(slice_name) if slice_name in ranking.slices else {}
         scores[name] = np.array([known.get(component, np.nan) for component in part["component"]])

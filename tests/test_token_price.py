@@ -192,6 +192,18 @@ def test_who_computes_what_when_does_not_matter(monkeypatch):
     assert whole.methods == ("gauss-newton-4",) * len(whole)
 
 
+def test_every_row_has_signs_of_its_own():
+    """Of eight equal rows in two batches no two estimates agree: their errors must not add up."""
+    masks, one = random_state("gpt2", generates=True), language_examples(rows=8, longest=6)
+    equal = {name: [values[3]] * 8 for name, values in one.inputs.items()}
+    examples = row_slices(replace(one, inputs=equal))
+    sums = estimated(masks, examples, list(examples.batches(4)), projections=2)
+    squares = sums.totals["kl"][1:, 0]
+    assert len(set(squares.tolist())) == 8 and float(squares.std() / squares.mean()) > 0.3
+    first = (sums.totals["loss_change"] - sums.totals["kl"])[1:, 0]
+    assert float(first.std() / first.abs().mean()) < 1e-4
+
+
 def test_more_projections_begin_with_the_same_ones():
     """The first signs are the same whatever the number: only then does a larger number refine a smaller."""
     masks, examples = random_state("gpt2", generates=True), language_examples(rows=5)
