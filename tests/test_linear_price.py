@@ -157,6 +157,10 @@ class Nudge:
     def name(self):
         return f"nudge{self.scale}"
 
+    @property
+    def batchwise(self):
+        return False
+
     def prepare(self, weight, bias):
         noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         return Nudged(weight=weight, bias=bias, difference=self.scale * noise)

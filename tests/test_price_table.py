@@ -355,3 +355,17 @@ def test_the_table_is_long_and_its_columns_are_the_documented_ones(tmp_path):
     prices.save(tmp_path / "prices.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "prices.parquet"), frame)
     json.dumps(frame.iloc[0].to_dict(), default=str)
+
+
+def test_what_depends_on_the_whole_batch_is_left_to_the_first_phase():
+    """Tried on some rows only, int8-dynamic would see another range of activations."""
+    masks = random_state("bert", 2, remove=False)
+    examples = sliced_examples(labels=2)
+    menu = read_menu(masks.anatomy, "linears:int8-dynamic,linears:int4")
+    plain = price(masks, examples, menu=menu)
+    refined = price(masks, examples, menu=menu, refinement=Refinement(linears=5.0))
+    dynamic = np.array([edit == "int8-dynamic" for edit in plain.edits])
+    assert np.array_equal(plain.values["loss_change"][:, dynamic], refined.values["loss_change"][:, dynamic])
+    assert not np.allclose(
+        plain.values["loss_change"][:, ~dynamic], refined.values["loss_change"][:, ~dynamic], atol=1e-9
+    )

@@ -41,7 +41,7 @@ class Sample:
     seed: int = 0
 
     def of(self, prices: Prices) -> tuple[Candidate, ...]:
-        """The edits of ``prices`` that are drawn, in the order of its table.
+        """The edits of ``prices`` that are drawn, kind by kind in the order of its table.
 
         Raises:
             InputError: none at all.

@@ -82,18 +82,18 @@ class RayWorkers:
         shared = ray.put(work)
         worker = ray.remote(num_cpus=self.threads, max_restarts=5, max_task_retries=5)(_Worker)
         count = min(self.workers, len(shards))
-        pool = ActorPool([worker.remote(shared, self.threads) for _ in range(count)])
+        pool = ActorPool([worker.remote([shared], self.threads) for _ in range(count)])
         for shard, sums, rows in pool.map_unordered(lambda actor, shard: actor.run.remote(shard), list(shards)):
             advance(rows)
             yield shard, sums
 
 
 class _Worker:
-    """One process with the model in memory."""
+    """One process with the model in memory; ``shared`` holds a reference to the work."""
 
-    def __init__(self, work: Work, threads: int) -> None:
+    def __init__(self, shared: list[Any], threads: int) -> None:
         torch.set_num_threads(threads)
-        self.work = work
+        self.work: Work = _ray().get(shared[0])
 
     def run(self, shard: int) -> tuple[int, Sums, int]:
         done: list[int] = []

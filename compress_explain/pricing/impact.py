@@ -18,17 +18,17 @@ def impact_of(decision: Decision, move: Float[Tensor, "batch components choices"
     if decision.logits.shape[1] == 2:
         return binary_impact(decision, move[..., 1] - move[..., 0])
     logits, labels = decision.logits, decision.labels
-    before = logits.log_softmax(-1)
     after = (logits[:, None] + move).log_softmax(-1)
-    probability, moved = before.exp(), after.exp()
+    probability, moved = logits.softmax(-1), after.exp()
     index = labels[:, None]
+    centred = move - (probability[:, None] * move).sum(-1, keepdim=True)
+    kl = (probability[:, None] * _beyond_linear(centred)).sum(-1).log1p()  # log of the mean of exp(centred)
     candidates = slice(None) if decision.rest is None else slice(0, -1)  # the rest is many classes, none of them first
     right = logits[:, candidates].argmax(-1) == labels
     stays = after[..., candidates].argmax(-1) == index
-    loss = before.gather(1, index) - after.gather(2, index[:, None].expand(-1, after.shape[1], 1))[..., 0]
     return {
-        "loss_change": loss,
-        "kl": (probability[:, None] * (before[:, None] - after)).sum(-1),
+        "loss_change": kl - centred.gather(2, index[:, None].expand(-1, after.shape[1], 1))[..., 0],
+        "kl": kl,
         "flips_to_wrong": (right[:, None] & ~stays).to(logits.dtype),
         "flips_to_right": (~right[:, None] & stays).to(logits.dtype),
         "brier_change": _brier(decision, moved) - _brier(decision, probability)[:, None],
@@ -70,6 +70,12 @@ def _binary_kl(margin: Tensor, change: Tensor, wrong: Tensor) -> Tensor:
     exact = softplus(-(margin + change)) - softplus(-margin) + wrong * change
     series = wrong * (1 - wrong) * change.square() * (0.5 + (2 * wrong - 1) * change / 6)
     return torch.where(change.abs() < 0.03, series, exact)
+
+
+def _beyond_linear(x: Tensor) -> Tensor:
+    """exp(x) - 1 - x; for small x, where that cancels, its series (relative error below 1e-11)."""
+    series = x.square() / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6 * (1 + x / 7)))))
+    return torch.where(x.abs() < 0.03, series, torch.expm1(x) - x)
 
 
 def token_impact(

@@ -30,6 +30,7 @@ class _Silence:
     """A linear whose output is taken away."""
 
     name: str = "silence"
+    batchwise: bool = False
 
     def prepare(self, weight: Tensor, bias: Tensor | None) -> _Silenced:
         return _Silenced(torch.zeros_like(weight, dtype=torch.float32))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,17 +75,20 @@ class Prefix:
         return self._reusable[place]
 
     def _watch(self, name: str) -> list[torch.utils.hooks.RemovableHandle]:
-        def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if name in self._reached:
-                self._again.add(name)
-            self._clock += 1
-            self._reached.setdefault(name, self._clock)  # the first time: what follows may depend on an edit there
-
-        def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            self._outputs[name], self._done[name] = output, self._clock
-
         module = self.model.get_submodule(name)
-        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+        return [
+            module.register_forward_pre_hook(partial(self._entered, name)),
+            module.register_forward_hook(partial(self._left, name)),
+        ]
+
+    def _entered(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if name in self._reached:
+            self._again.add(name)
+        self._clock += 1
+        self._reached.setdefault(name, self._clock)  # the first time: what follows may depend on an edit there
+
+    def _left(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self._outputs[name], self._done[name] = output, self._clock
 
 
 @contextmanager

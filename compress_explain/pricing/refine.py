@@ -115,6 +115,10 @@ class SecondPhase:
             costs = torch.tensor([self._cost(block.index) for block in blocks]).repeat_interleave(torch.tensor(widths))
             order = scores.flatten().argsort(descending=True, stable=True)
             spent = costs.repeat(len(scores))[order].cumsum(0)
+            if kind == "linear":  # what depends on the whole batch cannot be tried on some of its rows
+                alone = torch.tensor([not edit.batchwise for edit in self.menu.weight_edits]).repeat(len(blocks))
+                order = order[alone[order % len(alone)]]
+                spent = costs.repeat(len(scores))[order].cumsum(0)
             flags = torch.zeros(scores.numel(), dtype=torch.bool)
             flags[order[spent <= self.refinement.passes(kind) * len(scores)]] = True
             parts = flags.view_as(scores).split(widths, dim=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Float32
@@ -25,6 +25,8 @@ class Fp8:
     The scale takes a channel's largest magnitude to 448, the format's largest; ties go to even.
     Activations are *not* quantized: the weight is dequantized and multiplied in float32.
     """
+
+    batchwise: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -54,6 +56,8 @@ class HalfPrecision:
     As the runtime computes it, which rounds once, after the bias is added. In ``fp16`` an input or
     output beyond 65504 becomes infinite, there as here.
     """
+
+    batchwise: ClassVar[bool] = False
 
     format: Literal["bf16", "fp16"]
 

@@ -7,7 +7,7 @@ weights that are all zero, everything under it becomes zero.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Float32
@@ -29,6 +29,8 @@ class Int8:
     The scale takes the largest magnitude to 127; ties go to the even number. Activations stay as
     they are: the runtime dequantizes the weight and multiplies in float32.
     """
+
+    batchwise: ClassVar[bool] = False
 
     scales: Literal["channel", "tensor"] = "channel"
 
@@ -65,6 +67,8 @@ class Int8Dynamic:
     rounds its own. On x86 processors without VNNI the runtime may not get that far: there the
     instruction for these sums saturates at 16 bits.
     """
+
+    batchwise: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -124,6 +128,8 @@ class Int4:
     Raises:
         InputError: the runtime knows no such group.
     """
+
+    batchwise: ClassVar[bool] = False
 
     group: int = 32
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Float32
@@ -22,6 +23,8 @@ class LowRank:
     Raises:
         InputError: ``rank`` is not positive, or (of every method) above what the weight can have.
     """
+
+    batchwise: ClassVar[bool] = False
 
     rank: int
 

@@ -44,6 +44,11 @@ class WeightEdit(Protocol):
         """``int8``, ``int4-g32``, ``rank64``: what :func:`~compress_explain.weight_edits.weight_edit` reads."""
         ...
 
+    @property
+    def batchwise(self) -> bool:
+        """Whether what the edit does to one row depends on the rows beside it."""
+        ...
+
     def prepare(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Prepared:
         """Edit one linear, given its ``bias`` if it has one. Its tensors are read and never written to.
 
