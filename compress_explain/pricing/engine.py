@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,8 +13,7 @@ import torch
 from compress_explain.errors import InputError
 from compress_explain.pricing.sums import Sums
 from compress_explain.pricing.work import Work
-
-Advance = Callable[[int], None]
+from compress_explain.progress import Advance
 
 
 @runtime_checkable

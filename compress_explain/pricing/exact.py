@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
 from compress_explain.masks import Masks
 from compress_explain.pricing.decision import Decision
-from compress_explain.pricing.impact import Impact, impact_of, token_impact
+from compress_explain.pricing.impact import impact_of, token_impact
 from compress_explain.pricing.menu import Candidate
 from compress_explain.pricing.prefix import Prefix, answering
-from compress_explain.pricing.slopes import prepared_edits
+from compress_explain.pricing.slopes import prepared_edits, wide
 from compress_explain.pricing.sums import Sums
 from compress_explain.weight_edits import Prepared, weight_edit
 
@@ -40,7 +41,7 @@ class Trials:
         if candidate.kind == "layer":
             return anatomy.layers[candidate.component].module
         if candidate.kind == "sublayer":
-            return self._sites(candidate)[-1]
+            return anatomy.groups[anatomy.sublayers[candidate.component].groups[-1]].site
         return anatomy.locate(candidate.component)[0].site
 
     @contextmanager
@@ -65,10 +66,6 @@ class Trials:
         return _switched(
             *((masks.remove, masks.restore) if off else (masks.restore, masks.remove)), candidate.component
         )
-
-    def _sites(self, candidate: Candidate) -> list[str]:
-        anatomy = self.masks.anatomy
-        return [anatomy.groups[name].site for name in anatomy.sublayers[candidate.component].groups]
 
     def _edited(self, candidate: Candidate, module: nn.Module) -> Callable[..., Any]:
         if candidate not in self._prepared:
@@ -114,29 +111,33 @@ class Tally:
     before: Tensor
 
     def count(self, sums: Sums) -> None:
-        if self.examples.tokenwise:
-            sums.count(self.examples.token_membership(self.batch).sum(2))
-        else:
-            sums.count(self.examples.slice_matrix(self.batch.rows))
+        sums.count(self._members.sum(2) if self.examples.tokenwise else self._members)
 
     def add(self, sums: Sums, column: slice, after: Tensor) -> None:
         if not self.examples.tokenwise:
-            labels = torch.from_numpy(self.examples.labels[self.batch.rows])
-            decision = Decision(_wide(self.before), labels)
-            sums.add(column, self.examples.slice_matrix(self.batch.rows), difference(decision, _wide(after)[:, None]))
+            sums.add(
+                column, self._members, impact_of(self._decision, wide(after)[:, None] - self._decision.logits[:, None])
+            )
             return
-        targets, _ = self.examples.targets(self.batch)
-        impact = token_impact(_wide(self.before), _wide(after), targets)
-        membership = self.examples.token_membership(self.batch)
-        for which, members in enumerate(membership):
+        impact = token_impact(wide(self.before), wide(after), self._targets)
+        for which, members in enumerate(self._members):
             summed = {name: (values * members).sum(1, keepdim=True) for name, values in impact.items()}
             everyone = torch.ones(1, len(members))
             sums.add(column, everyone, summed, units=members.sum(1), slices=slice(which, which + 1))
 
+    @cached_property
+    def _members(self) -> Tensor:
+        """Membership in the slices: of rows, or of the predicted tokens of each."""
+        examples, batch = self.examples, self.batch
+        return examples.token_membership(batch) if examples.tokenwise else examples.slice_matrix(batch.rows)
 
-def difference(decision: Decision, after: Float[Tensor, "batch edits choices"]) -> Impact:
-    """The impact of edits whose logits are known, ``(batch, edits)``."""
-    return impact_of(decision, after - decision.logits[:, None])
+    @cached_property
+    def _targets(self) -> Tensor:
+        return self.examples.targets(self.batch)[0]
+
+    @cached_property
+    def _decision(self) -> Decision:
+        return Decision(wide(self.before), torch.from_numpy(self.examples.labels[self.batch.rows]))
 
 
 def exact_of_pairs(
@@ -216,7 +217,3 @@ def _passing(module: nn.Module, kept: Any) -> Callable[..., Any]:
         return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
 
     return passed
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

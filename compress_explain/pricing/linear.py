@@ -19,7 +19,7 @@ from torch import Tensor
 from compress_explain.examples import Batch, Examples
 from compress_explain.pricing.decision import Decision, decide
 from compress_explain.pricing.impact import Impact, impact_of_change
-from compress_explain.pricing.slopes import Slopes, frozen
+from compress_explain.pricing.slopes import Slopes, frozen, wide
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,12 @@ def linearised(
         for batch in batches:
             labels = torch.from_numpy(examples.labels[batch.rows])
             with torch.enable_grad():
-                decision = decide(_wide_logits(slopes, batch), labels)
+                decision = decide(wide(slopes.masks.model(**batch.inputs).logits), labels)
                 changes, sites = _changes(slopes, decision, flow=flow)
             flows = [slopes.flow(index, gradient) for index, gradient in enumerate(sites)]
             slopes.clear()
             settled = Decision(decision.logits.detach(), decision.labels, decision.rest, decision.classes)
             yield Linearised(batch, settled, changes, flows)
-
-
-def _wide_logits(slopes: Slopes, batch: Batch) -> Tensor:
-    logits = slopes.masks.model(**batch.inputs).logits
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _changes(slopes: Slopes, decision: Decision, *, flow: bool) -> tuple[list[Tensor], list[Tensor]]:

@@ -25,7 +25,7 @@ from compress_explain.pricing.impact import Impact, impact_of_change
 from compress_explain.pricing.linear import Linearised
 from compress_explain.pricing.menu import Menu
 from compress_explain.pricing.prefix import Prefix, answering
-from compress_explain.pricing.slopes import Slopes
+from compress_explain.pricing.slopes import Slopes, wide
 from compress_explain.pricing.sums import Sums
 
 
@@ -67,12 +67,11 @@ class SecondPhase:
     def __init__(self, slopes: Slopes, menu: Menu, refinement: Refinement) -> None:
         self.slopes, self.menu, self.refinement = slopes, menu, refinement
         kinds = [group.kind for group in menu.groups] + ["linear"] * len(menu.linears)
-        self._blocks: dict[int, _Block] = {}
-        start = 0
-        for index, (kind, width) in enumerate(zip(kinds, slopes.widths, strict=True)):
-            if refinement.passes(kind) > 0:
-                self._blocks[index] = _Block(index, kind, slice(start, start + width))
-            start += width
+        self._blocks = {
+            index: _Block(index, kind, columns)
+            for index, (kind, columns) in enumerate(zip(kinds, slopes.columns, strict=True))
+            if refinement.passes(kind) > 0
+        }
         self._rows: list[np.ndarray] = []
         self._decisions: list[Decision] = []
 
@@ -114,11 +113,10 @@ class SecondPhase:
             widths = [block.columns.stop - block.columns.start for block in blocks]
             costs = torch.tensor([self._cost(block.index) for block in blocks]).repeat_interleave(torch.tensor(widths))
             order = scores.flatten().argsort(descending=True, stable=True)
-            spent = costs.repeat(len(scores))[order].cumsum(0)
             if kind == "linear":  # what depends on the whole batch cannot be tried on some of its rows
                 alone = torch.tensor([not edit.batchwise for edit in self.menu.weight_edits]).repeat(len(blocks))
                 order = order[alone[order % len(alone)]]
-                spent = costs.repeat(len(scores))[order].cumsum(0)
+            spent = costs.repeat(len(scores))[order].cumsum(0)
             flags = torch.zeros(scores.numel(), dtype=torch.bool)
             flags[order[spent <= self.refinement.passes(kind) * len(scores)]] = True
             parts = flags.view_as(scores).split(widths, dim=1)
@@ -167,12 +165,12 @@ def _replace(
             here = torch.tensor([place[int(row)] for row in batch.rows])
             prefix = Prefix(masks, batch.inputs)
             mine = _taken(decision, here)
-            before = mine.of(_wide(prefix.logits))
+            before = mine.of(wide(prefix.logits))
             for index, flags in chosen.items():
                 pairs = flags[here].nonzero()
                 if len(pairs):
                     after, who = _after(slopes, menu, masks, prefix, index, pairs)
-                    move = _taken(mine, who[:, 0]).of(_wide(after)) - before[who[:, 0]]
+                    move = _taken(mine, who[:, 0]).of(wide(after)) - before[who[:, 0]]
                     exact = move[:, 1:] - move[:, :1] if before.shape[1] == 2 else move
                     changes[index][here[who[:, 0]], who[:, 1]] = exact.to(changes[index].dtype)
 
@@ -203,7 +201,3 @@ def _taken(decision: Decision, rows: Tensor) -> Decision:
         None if decision.rest is None else decision.rest[rows],
         None if decision.classes is None else decision.classes[rows],
     )
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

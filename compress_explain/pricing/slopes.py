@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import accumulate
 from types import TracebackType
 
 import torch
@@ -44,10 +46,12 @@ class Slopes:
         self._was_attached = False
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-    @property
-    def widths(self) -> list[int]:
-        """Columns of each block: one a component of each group, then one a weight edit of each linear."""
-        return [group.count for group in self.groups] + [len(self.weight_edits)] * len(self.linears)
+    @cached_property
+    def columns(self) -> list[slice]:
+        """The columns of each block: one a component of each group, then one a weight edit of each linear."""
+        widths = [group.count for group in self.groups] + [len(self.weight_edits)] * len(self.linears)
+        ends = list(accumulate(widths))
+        return [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
 
     def contract(
         self, outputs: Tensor, slope: Tensor | None, *, last: bool
@@ -69,11 +73,11 @@ class Slopes:
     def flow(self, index: int, gradient: Tensor) -> Float[Tensor, "batch components"]:
         """Squared norm of a gradient at the coordinates of each component of group ``index``."""
         group = self.groups[index]
-        return _wide(gradient).square().flatten(1, -2).sum(1).view(-1, group.count, group.width).sum(-1)
+        return wide(gradient).square().flatten(1, -2).sum(1).view(-1, group.count, group.width).sum(-1)
 
     def _switched(self, group: Group, gradient: Tensor) -> Tensor:
         value = self._unmasked[group.name].detach()
-        product = (_wide(value) * _wide(gradient)).flatten(1, -2).sum(1)  # (batch, count * width)
+        product = (wide(value) * wide(gradient)).flatten(1, -2).sum(1)  # (batch, count * width)
         moves = product.view(-1, group.count, group.width).sum(-1)
         return moves * torch.where(self.masks.removed[group.name], 1.0, -1.0)
 
@@ -165,9 +169,9 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def _inner(change: Tensor, gradient: Tensor) -> Float[Tensor, " batch"]:
-    return (_wide(change) * _wide(gradient)).flatten(1).sum(1)
+    return (wide(change) * wide(gradient)).flatten(1).sum(1)
 
 
-def _wide(values: Tensor) -> Tensor:
+def wide(values: Tensor) -> Tensor:
     """At least float32: what is added up is never added up in a narrow format."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

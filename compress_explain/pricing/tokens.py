@@ -20,7 +20,7 @@ from torch import Tensor
 
 from compress_explain.examples import Batch, Examples
 from compress_explain.pricing.impact import Impact
-from compress_explain.pricing.slopes import Slopes, frozen
+from compress_explain.pricing.slopes import Slopes, frozen, wide
 from compress_explain.pricing.sums import Sums
 
 
@@ -47,8 +47,8 @@ def add_gauss_newton(
             with torch.enable_grad():
                 logits = slopes.masks.model(**batch.inputs).logits
                 logits = logits.view(len(targets), targets.shape[1], -1)  # a classifier decides once a row
-                wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                _add_batch(sums, slopes, wide, targets, cells, _signs(wide, batch, projections, seed))
+                logits = wide(logits)
+                _add_batch(sums, slopes, logits, targets, cells, _signs(logits, batch, projections, seed))
             slopes.clear()
             yield len(batch.rows)
 
@@ -72,15 +72,13 @@ def _add_batch(
             last = number == len(cells) and index == len(signs)
             projected, _ = slopes.contract(logits, _root(probability, sign) * weights, last=last)
             squares = [total + block.square() for total, block in zip(squares, projected, strict=True)]
-        start = 0
         units = cell.weights.sum(1)
-        for block, square in zip(first, squares, strict=True):
-            columns = slice(start, start + block.shape[1])
+        for columns, block, square in zip(slopes.columns, first, squares, strict=True):
             impact = _impact(block, square / len(signs))
             sums.add(columns, cell.membership, impact, units=units, slices=cell.slices)
-            start = columns.stop
         if cell.slices.start == 0:
-            _add_flow(sums, slopes, flow)
+            for index, gradient in enumerate(flow):
+                sums.flow[slopes.columns[index]] += slopes.flow(index, gradient).double().sum(0)
 
 
 def _impact(first: Tensor, square: Tensor) -> Impact:
@@ -94,14 +92,6 @@ def _impact(first: Tensor, square: Tensor) -> Impact:
         "brier_change": unknown,
         "logit_move": square.sqrt(),
     }
-
-
-def _add_flow(sums: Sums, slopes: Slopes, gradients: list[Tensor]) -> None:
-    start = 0
-    for index, gradient in enumerate(gradients):
-        flow = slopes.flow(index, gradient).double().sum(0)
-        sums.flow[start : start + len(flow)] += flow
-        start += len(flow)
 
 
 def _root(probability: Tensor, sign: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -25,12 +25,12 @@ from compress_explain.pricing.menu import Candidate, Menu
 from compress_explain.pricing.refine import Refinement, SecondPhase
 from compress_explain.pricing.slopes import Slopes
 from compress_explain.pricing.sums import Sums
+from compress_explain.pricing.tokens import add_gauss_newton
+from compress_explain.progress import Advance
 
 _SHARD_ROWS = 512
 _SHARD_EDITS = 24
 _EXACT_ROWS = 96  # at once in the second phase
-
-Advance = Callable[[int], None]
 
 
 @runtime_checkable
@@ -121,8 +121,6 @@ class Pricing:
         return list(islice(self.examples.batches(self.batch_size), shard * size, (shard + 1) * size))
 
     def _estimate(self, sums: Sums, batches: list[Batch], advance: Advance) -> None:
-        from compress_explain.pricing.tokens import add_gauss_newton
-
         assert self.projections is not None
         done = add_gauss_newton(
             sums, self._slopes, self.examples, batches, projections=self.projections, seed=self.seed
@@ -136,21 +134,15 @@ class Pricing:
             membership = self.examples.slice_matrix(each.batch.rows)
             sums.count(membership)
             second.begin(each)
-            for index, (columns, impact) in enumerate(zip(self._columns, each.impacts(), strict=True)):
+            for index, (columns, impact) in enumerate(zip(self._slopes.columns, each.impacts(), strict=True)):
                 if second.takes(index):
                     second.keep(index, each, impact)
                 else:
                     sums.add(columns, membership, impact)
-            for columns, flow in zip(self._columns, each.flow, strict=False):
+            for columns, flow in zip(self._slopes.columns, each.flow, strict=False):
                 sums.flow[columns] += flow.double().sum(0)
             advance(len(each.batch.rows))
         second.settle(sums, self.examples, _EXACT_ROWS)
-
-    @cached_property
-    def _columns(self) -> list[slice]:
-        """The columns of each block."""
-        ends = np.cumsum(self._slopes.widths).tolist()
-        return [slice(start, stop) for start, stop in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

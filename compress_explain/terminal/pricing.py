@@ -23,8 +23,6 @@ from compress_explain.pricing import (
 from compress_explain.progress import Progress
 from compress_explain.slices import load_rules
 
-EDITS = "heads,neurons"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
