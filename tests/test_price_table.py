@@ -150,7 +150,7 @@ def test_without_passes_a_price_is_the_plain_linearisation(nothing):
     menu = read_menu(masks.anatomy, "heads,neurons,linears:int4,linears:rank2")
     prices = price(masks, examples, menu=menu, refinement=nothing)
     assert set(prices.methods) == {"linear"}
-    slopes = Slopes(masks, menu.groups, menu.linears, menu.weight_edits)
+    slopes = Slopes(masks, menu.groups, menu.edits_of_linears)
     (each,) = linearised(slopes, examples, examples.batches(10))
     loss = torch.cat([impact["loss_change"] for impact in each.impacts()], 1)[np.argsort(each.batch.rows)]
     assert np.allclose(prices.values["loss_change"][1:], loss.numpy(), atol=2e-6)

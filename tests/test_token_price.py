@@ -28,7 +28,7 @@ def row_slices(examples):
 def estimated(masks, examples, batches, *, projections=2, seed=0, menu=None):
     menu = menu or read_menu(masks.anatomy, "heads,neurons")
     sums = Sums.zeros(len(examples.slice_names), menu.linearisable)
-    slopes = Slopes(masks, menu.groups, menu.linears, menu.weight_edits)
+    slopes = Slopes(masks, menu.groups, menu.edits_of_linears)
     rows = sum(add_gauss_newton(sums, slopes, examples, batches, projections=projections, seed=seed))
     assert rows == sum(len(batch.rows) for batch in batches)
     return sums

@@ -151,6 +151,41 @@ def exact_of_pairs(
     return torch.cat(parts)
 
 
+def exact_of_edits(
+    masks: Masks, prefix: Prefix, place: str, edits: Sequence[tuple[str, Prepared, Tensor]]
+) -> Float[Tensor, "pairs classes"]:
+    """The same for edits of linears: the module of each, the edit, and the rows to try it on.
+
+    What comes before ``place``, the module that holds all those linears, is reused.
+    """
+    owners = torch.cat([torch.full((len(rows),), number) for number, (_, _, rows) in enumerate(edits)])
+    rows = torch.cat([rows for _, _, rows in edits])
+    parts = []
+    for some_rows, some_owners in zip(rows.split(_AT_ONCE), owners.split(_AT_ONCE), strict=True):
+        with ExitStack() as stack:
+            inputs = stack.enter_context(prefix.chosen(place, some_rows))
+            for number in some_owners.unique().tolist():
+                module, prepared, _ = edits[number]
+                mine = (some_owners == number).nonzero().flatten()
+                stack.enter_context(_rows_edited(masks.model.get_submodule(module), prepared, mine))
+            parts.append(masks.model(**inputs).logits)
+    return torch.cat(parts)
+
+
+@contextmanager
+def _rows_edited(module: nn.Module, prepared: Prepared, rows: Int[Tensor, " rows"]) -> Iterator[None]:
+    """Inside it a linear answers for some rows as if it were edited."""
+
+    def edit(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.index_copy(0, rows, prepared.apply(inputs[0][rows]).to(output.dtype))
+
+    hook = module.register_forward_hook(edit)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def edited(prepared: Prepared) -> Callable[[Tensor], Tensor]:
     """An answer for a linear whose weight is edited."""
     return lambda x: prepared.apply(x).to(x.dtype)

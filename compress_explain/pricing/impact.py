@@ -36,9 +36,16 @@ def impact_of(decision: Decision, move: Float[Tensor, "batch components choices"
     }
 
 
-def impact_of_change(decision: Decision, change: Float[Tensor, "batch components parts"]) -> Impact:
-    """The same from what a linearisation gives: for two classes only the change of their difference."""
-    return binary_impact(decision, change[..., 0]) if change.shape[-1] == 1 else impact_of(decision, change)
+def impact_of_change(decision: Decision, change: Float[Tensor, "batch components others"]) -> Impact:
+    """The same from the change of each logit but the first, less that of the first."""
+    if change.shape[-1] == 1:
+        return binary_impact(decision, change[..., 0])
+    return impact_of(decision, with_first(change))
+
+
+def with_first(change: Float[Tensor, "*batch others"]) -> Float[Tensor, "*batch choices"]:
+    """The change of every logit, that of the first being 0."""
+    return torch.nn.functional.pad(change, (1, 0))
 
 
 def binary_impact(decision: Decision, change: Float[Tensor, "batch components"]) -> Impact:

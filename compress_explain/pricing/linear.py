@@ -3,8 +3,8 @@
 Removing a component subtracts its share x of a linear's input, which moves logit k by
 -<x, dz_k/dx> over the component's coordinates; a removed component has a gradient too, and putting
 it back moves the logits by +<x, dz_k/dx>. Replacing a weight W by W' moves logit k by
-<(W' - W) x, dz_k/dy> at the linear's output y. For two classes only the difference of their
-logits matters, and one backward pass is enough.
+<(W' - W) x, dz_k/dy> at the linear's output y. Only differences of logits matter, so the first
+choice stands still and K choices take K - 1 backward passes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compress_explain.examples import Batch, Examples
 from compress_explain.pricing.decision import Decision, decide
-from compress_explain.pricing.impact import Impact, impact_of_change
+from compress_explain.pricing.impact import Impact, impact_of_change, with_first
 from compress_explain.pricing.slopes import Slopes, frozen, wide
 
 
@@ -26,9 +26,9 @@ from compress_explain.pricing.slopes import Slopes, frozen, wide
 class Linearised:
     """One batch: its decision, and block by block how each edit moves it.
 
-    Each block of ``changes`` is ``(batch, columns, choices)``, or ``(batch, columns, 1)`` for two
-    classes: the change of the second logit less the first. ``flow`` holds, for each group, the
-    squared norm of the loss gradient at each component (batch, components), when it was asked for.
+    Each block of ``changes`` is ``(batch, columns, choices - 1)``: the change of each logit but the
+    first, less that of the first. ``flow`` holds, for each group, the squared norm of the loss
+    gradient at each component (batch, components), when it was asked for.
     """
 
     batch: Batch
@@ -42,9 +42,8 @@ class Linearised:
             yield impact_of_change(self.decision, change)
 
     def moves(self) -> Iterator[Float[Tensor, "batch columns choices"]]:
-        """Block by block, the change of every choice's logit."""
-        for change in self.changes:
-            yield torch.cat([-change / 2, change / 2], -1) if change.shape[-1] == 1 else change
+        """Block by block, the change of every choice's logit, the first standing still."""
+        yield from map(with_first, self.changes)
 
 
 def linearised(
@@ -66,10 +65,10 @@ def linearised(
 def _changes(slopes: Slopes, decision: Decision, *, flow: bool) -> tuple[list[Tensor], list[Tensor]]:
     """The changes of the choices, and (when ``flow``) the loss gradient at each group's site."""
     logits = decision.logits
-    scalars = [logits[:, 1] - logits[:, 0]] if logits.shape[1] == 2 else list(logits.unbind(1))
+    scalars = (logits[:, 1:] - logits[:, :1]).unbind(1)
     error = logits.detach().softmax(-1)
     error[torch.arange(len(error)), decision.labels] -= 1  # dLoss / dlogits
-    weights = [error[:, 1]] if len(scalars) == 1 else list(error.unbind(1))
+    weights = error[:, 1:].unbind(1)
     parts: list[list[Tensor]] = []
     sites: list[Tensor] = []
     for index, (scalar, weight) in enumerate(zip(scalars, weights, strict=True)):

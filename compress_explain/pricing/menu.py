@@ -48,6 +48,11 @@ class Menu:
         return found + [Candidate(component=each.name, kind="layer", edit="remove") for each in self.layers]
 
     @property
+    def edits_of_linears(self) -> dict[str, tuple[WeightEdit, ...]]:
+        """Each linear by name, with the edits of its weight."""
+        return {linear.name: self.weight_edits for linear in self.linears}
+
+    @property
     def names(self) -> str:
         """The menu in the words of the command line: ``heads,neurons,linears:int8``."""
         kinds = {group.kind for group in self.groups}

@@ -7,7 +7,7 @@ those of its sublayers together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +15,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy, Linear
+from compress_explain.anatomy import Anatomy
 from compress_explain.examples import Examples
 from compress_explain.masks import Masks
 from compress_explain.pricing.linear import Linearised, linearised
 from compress_explain.pricing.menu import Candidate
 from compress_explain.pricing.slopes import Slopes
 from compress_explain.pricing.sums import Sums
-from compress_explain.weight_edits import weight_edit
+from compress_explain.weight_edits import WeightEdit, weight_edit
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,14 @@ def plain_loss_change(masks: Masks, examples: Examples, chosen: Sequence[Candida
     Columns: component, edit, slice, linear_loss_change.
     """
     names = examples.slice_names
-    if examples.tokenwise:
-        values = np.full((len(names), len(chosen)), np.nan)
-    else:
+    values = np.full((len(names), len(chosen)), np.nan)
+    if not examples.tokenwise and chosen:
         sums = Sums.zeros(len(names), len(chosen))
-        for part in _parts(masks, chosen):
-            _add(sums, part, masks, examples, batch_size)
+        slopes, terms = _terms(masks, chosen)
+        for each in linearised(slopes, examples, examples.batches(batch_size)):
+            summed = torch.stack([_summed(each, places) for places in terms], 1)
+            impact = next(Linearised(each.batch, each.decision, [summed], []).impacts())
+            sums.add(slice(0, len(chosen)), examples.slice_matrix(each.batch.rows), impact)
         values = sums.totals["loss_change"].numpy() / np.maximum(1, list(examples.counts.values()))[:, None]
     edits = {"component": [each.component for each in chosen], "edit": [each.edit for each in chosen]}
     parts = [
@@ -77,56 +79,36 @@ def plain_loss_change(masks: Masks, examples: Examples, chosen: Sequence[Candida
     return pd.concat(parts, ignore_index=True)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some chosen edits that one set of slopes linearises: each a sum of columns of some blocks."""
-
-    slopes: Slopes
-    columns: list[tuple[int, list[tuple[int, int]]]]  # place among the chosen; (block, column) of its terms
-
-
-def _parts(masks: Masks, chosen: Sequence[Candidate]) -> Iterator[_Part]:
+def _terms(masks: Masks, chosen: Sequence[Candidate]) -> tuple[Slopes, list[list[tuple[int, int]]]]:
+    """Slopes for all of the chosen, and the (block, column) that each of them is the sum of."""
     anatomy = masks.anatomy
-    located = [
-        (place, *anatomy.locate(each.component)) for place, each in enumerate(chosen) if each.kind in anatomy.kinds
-    ]
-    groups = list({group.name: group for _, group, _ in located}.values())
-    if groups:
-        blocks = {group.name: number for number, group in enumerate(groups)}
-        yield _Part(Slopes(masks, groups), [(place, [(blocks[group.name], index)]) for place, group, index in located])
-    of_linears = [(place, each) for place, each in enumerate(chosen) if each.kind == "linear"]
-    if of_linears:
-        edits = list(dict.fromkeys(each.edit for _, each in of_linears))
-        linears = list(dict.fromkeys(each.component for _, each in of_linears))
-        slopes = Slopes(masks, [], [anatomy.linears[name] for name in linears], [weight_edit(edit) for edit in edits])
-        terms = [(place, [(linears.index(each.component), edits.index(each.edit))]) for place, each in of_linears]
-        yield _Part(slopes, terms)
-    wholes = [
-        (place, _last_linears(anatomy, each)) for place, each in enumerate(chosen) if each.kind in ("sublayer", "layer")
-    ]
-    if wholes:
-        last = list({linear.name: linear for _, linears in wholes for linear in linears}.values())
-        yield _Part(
-            Slopes(masks, [], last, [_Silence()]),
-            [(place, [(last.index(linear), 0) for linear in linears]) for place, linears in wholes],
-        )
+    groups = {each.component: anatomy.locate(each.component) for each in chosen if each.kind in anatomy.kinds}
+    names = list(dict.fromkeys(group.name for group, _ in groups.values()))
+    edits = [_weight_edits(anatomy, each) for each in chosen]
+    linears: dict[str, list[WeightEdit]] = {}
+    for linear, edit in (pair for pairs in edits for pair in pairs):
+        mine = linears.setdefault(linear, [])
+        if edit not in mine:
+            mine.append(edit)
+    blocks = {name: len(names) + number for number, name in enumerate(linears)}
+    terms = []
+    for each, pairs in zip(chosen, edits, strict=True):
+        terms.append([(blocks[linear], linears[linear].index(edit)) for linear, edit in pairs])
+        if not pairs:
+            group, index = groups[each.component]
+            terms[-1] = [(names.index(group.name), index)]
+    return Slopes(masks, [anatomy.groups[name] for name in names], linears), terms
 
 
-def _last_linears(anatomy: Anatomy, candidate: Candidate) -> list[Linear]:
-    """The linears whose outputs a sublayer, or each sublayer of a layer, adds to the residual stream."""
+def _weight_edits(anatomy: Anatomy, candidate: Candidate) -> list[tuple[str, WeightEdit]]:
+    """The linears that a candidate edits, and how; a sublayer's or layer's are those that it adds to the stream with."""
+    if candidate.kind == "linear":
+        return [(candidate.component, weight_edit(candidate.edit))]
+    if candidate.kind not in ("sublayer", "layer"):
+        return []
     names = [candidate.component] if candidate.kind == "sublayer" else anatomy.layers[candidate.component].sublayers
     sites = {anatomy.groups[group].site for name in names for group in anatomy.sublayers[name].groups}
-    return [linear for linear in anatomy.linears.values() if linear.module in sites]
-
-
-def _add(sums: Sums, part: _Part, masks: Masks, examples: Examples, batch_size: int) -> None:
-    for each in linearised(part.slopes, examples, examples.batches(batch_size)):
-        membership = examples.slice_matrix(each.batch.rows)
-        stacked = [_summed(each, terms) for _, terms in part.columns]
-        summed = Linearised(each.batch, each.decision, [torch.stack(stacked, 1)], [])
-        loss = next(summed.impacts())["loss_change"]
-        places = [place for place, _ in part.columns]
-        sums.totals["loss_change"][:, places] += (membership.to(loss.dtype) @ loss).double()
+    return [(linear.name, _Silence()) for linear in anatomy.linears.values() if linear.module in sites]
 
 
 def _summed(each: Linearised, terms: list[tuple[int, int]]) -> Tensor:

@@ -8,6 +8,7 @@ and with what comes before the edit reused, until the passes that were granted a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,16 +16,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy, Group
+from compress_explain.anatomy import Anatomy
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 from compress_explain.masks import Masks
 from compress_explain.pricing.decision import Decision
-from compress_explain.pricing.exact import edited, exact_of_pairs, masked
+from compress_explain.pricing.exact import exact_of_edits, exact_of_pairs, masked
 from compress_explain.pricing.impact import Impact, impact_of_change
 from compress_explain.pricing.linear import Linearised
 from compress_explain.pricing.menu import Menu
-from compress_explain.pricing.prefix import Prefix, answering
+from compress_explain.pricing.prefix import Prefix
 from compress_explain.pricing.slopes import Slopes, wide
 from compress_explain.pricing.sums import Sums
 
@@ -166,32 +167,40 @@ def _replace(
             prefix = Prefix(masks, batch.inputs)
             mine = _taken(decision, here)
             before = mine.of(wide(prefix.logits))
-            for index, flags in chosen.items():
-                pairs = flags[here].nonzero()
-                if len(pairs):
-                    after, who = _after(slopes, menu, masks, prefix, index, pairs)
-                    move = _taken(mine, who[:, 0]).of(wide(after)) - before[who[:, 0]]
-                    exact = move[:, 1:] - move[:, :1] if before.shape[1] == 2 else move
-                    changes[index][here[who[:, 0]], who[:, 1]] = exact.to(changes[index].dtype)
+            pairs = {index: flags[here].nonzero() for index, flags in chosen.items()}
+            for which, after in _tried(slopes, menu, masks, prefix, pairs):
+                who = torch.cat([pairs[index][:, 0] for index in which])
+                move = _taken(mine, who).of(wide(after)) - before[who]
+                exact = (move[:, 1:] - move[:, :1]).split([len(pairs[index]) for index in which])
+                for index, values in zip(which, exact, strict=True):
+                    row, column = pairs[index].T
+                    changes[index][here[row], column] = values.to(changes[index].dtype)
 
 
-def _after(
-    slopes: Slopes, menu: Menu, masks: Masks, prefix: Prefix, index: int, pairs: Int[Tensor, "pairs two"]
-) -> tuple[Float[Tensor, "pairs classes"], Int[Tensor, "pairs two"]]:
-    """Logits of rows of a batch under single edits of a block; beside them the pairs, in that order."""
-    if index < len(menu.groups):
-        group: Group = menu.groups[index]
-        return exact_of_pairs(masks, prefix, group, pairs[:, 0], pairs[:, 1]), pairs
-    linear = menu.linears[index - len(menu.groups)]
-    module = masks.model.get_submodule(linear.module)
-    logits, who = [], []
-    for number, prepared in enumerate(slopes.prepared(linear)):
-        some = pairs[pairs[:, 1] == number]
-        if len(some):
-            with prefix.chosen(linear.module, some[:, 0]) as inputs, answering(module, edited(prepared)):
-                logits.append(masks.model(**inputs).logits)
-            who.append(some)
-    return torch.cat(logits), torch.cat(who)
+def _tried(
+    slopes: Slopes, menu: Menu, masks: Masks, prefix: Prefix, pairs: dict[int, Int[Tensor, "pairs two"]]
+) -> Iterator[tuple[list[int], Float[Tensor, "pairs classes"]]]:
+    """Blocks and the logits of their pairs of a row of the batch and a column, tried together.
+
+    Linears of one layer are tried at once, from the start of the layer: single ones have few pairs.
+    """
+    layers: dict[str, list[int]] = {}
+    for index, mine in pairs.items():
+        if len(mine) and index < len(menu.groups):
+            yield [index], exact_of_pairs(masks, prefix, menu.groups[index], *mine.T)
+        elif len(mine):
+            layer = _layer(menu.anatomy, menu.linears[index - len(menu.groups)].name)
+            layers.setdefault(menu.anatomy.layers[layer].module, []).append(index)
+    for place, which in layers.items():
+        edits = []
+        for index in which:
+            pairs[index] = pairs[index][pairs[index][:, 1].argsort(stable=True)]  # edit by edit
+            linear = menu.linears[index - len(menu.groups)]
+            for number, prepared in enumerate(slopes.prepared(linear.name)):
+                rows = pairs[index][pairs[index][:, 1] == number, 0]
+                if len(rows):
+                    edits.append((linear.module, prepared, rows))
+        yield which, exact_of_edits(masks, prefix, place, edits)
 
 
 def _taken(decision: Decision, rows: Tensor) -> Decision:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from types import TracebackType
@@ -13,9 +14,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import Group, Linear
+from compress_explain.anatomy import Group
 from compress_explain.masks import Masks
 from compress_explain.weight_edits import Prepared, WeightEdit
+
+
+@dataclass
+class _Passage:
+    """What went through a linear: its input and output, and how its edits change the outputs that matter.
+
+    A token is ``live`` where a gradient has reached it; of the others no change is computed.
+    """
+
+    x: Tensor
+    y: Tensor
+    live: Tensor | None = None
+    changes: list[Tensor] = field(default_factory=list)
 
 
 class Slopes:
@@ -23,33 +37,30 @@ class Slopes:
 
     At the site of each group the unmasked input is kept, and the masked one for the gradient:
     behind the ordinary mask none would reach a removed part, so the hooks do the masking. At each
-    linear its input, its output and the change of its output under every weight edit are kept.
-    ``strength`` scales the components of ``towards`` (all of them part of ``groups``) part of the
-    way to their other state.
+    of ``linears``, given by name with the edits of its weight, its input and its output are kept.
+    ``towards`` takes the components of some groups part of the way to their other state.
     """
 
     def __init__(
         self,
         masks: Masks,
         groups: Sequence[Group],
-        linears: Sequence[Linear] = (),
-        weight_edits: Sequence[WeightEdit] = (),
+        linears: Mapping[str, Sequence[WeightEdit]] | None = None,
         towards: dict[str, Float[Tensor, " count"]] | None = None,
     ) -> None:
-        self.masks, self.groups, self.linears, self.weight_edits = masks, groups, linears, weight_edits
+        self.masks, self.groups, self.weight_edits = masks, groups, dict(linears or {})
         self.towards = towards or {}
         self._prepared: dict[str, list[Prepared]] = {}
         self._unmasked: dict[str, Tensor] = {}
         self._masked: dict[str, Tensor] = {}
-        self._outputs: dict[str, Tensor] = {}
-        self._changes: dict[str, list[Tensor]] = {}
+        self._passages: dict[str, _Passage] = {}
         self._was_attached = False
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     @cached_property
     def columns(self) -> list[slice]:
         """The columns of each block: one a component of each group, then one a weight edit of each linear."""
-        widths = [group.count for group in self.groups] + [len(self.weight_edits)] * len(self.linears)
+        widths = [group.count for group in self.groups] + [len(edits) for edits in self.weight_edits.values()]
         ends = list(accumulate(widths))
         return [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
 
@@ -62,12 +73,12 @@ class Slopes:
         ``last`` frees the graph. Beside the moves, the gradients at the sites of the groups.
         """
         ends = [self._masked[group.name] for group in self.groups]
-        ends += [self._outputs[linear.name] for linear in self.linears]
+        ends += [self._passages[name].y for name in self.weight_edits]
         gradients = torch.autograd.grad(outputs, ends, slope, retain_graph=not last)
         sites = list(gradients[: len(self.groups)])
         blocks = [self._switched(group, each) for group, each in zip(self.groups, sites, strict=True)]
-        for linear, gradient in zip(self.linears, gradients[len(self.groups) :], strict=True):
-            blocks.append(torch.stack([_inner(change, gradient) for change in self._changes[linear.name]], 1))
+        for name, gradient in zip(self.weight_edits, gradients[len(self.groups) :], strict=True):
+            blocks.append(self._edited(name, gradient))
         return blocks, sites
 
     def flow(self, index: int, gradient: Tensor) -> Float[Tensor, "batch components"]:
@@ -81,15 +92,33 @@ class Slopes:
         moves = product.view(-1, group.count, group.width).sum(-1)
         return moves * torch.where(self.masks.removed[group.name], 1.0, -1.0)
 
-    def prepared(self, linear: Linear) -> list[Prepared]:
+    def _edited(self, name: str, gradient: Tensor) -> Float[Tensor, "batch edits"]:
+        """Each weight edit of a linear: the change of its output, where a gradient reaches it, along the gradient."""
+        passage, live = self._passages[name], (gradient != 0).any(-1)
+        if passage.live is None or bool((live & ~passage.live).any()):
+            passage.live = live if passage.live is None else live | passage.live
+            passage.changes = self._changes(name, passage, passage.live)
+        slope, owner = wide(gradient[passage.live]), passage.live.nonzero()[:, 0]
+        along = torch.stack([(change * slope).sum(-1) for change in passage.changes], 1)  # (live tokens, edits)
+        return along.new_zeros(len(gradient), along.shape[1]).index_add_(0, owner, along)
+
+    def _changes(self, name: str, passage: _Passage, live: Tensor) -> list[Tensor]:
+        """How each edit changes the outputs of the live tokens; some edits depend on all there are."""
+        x, y = passage.x, passage.y.detach()
+        changes = []
+        for edit, prepared in zip(self.weight_edits[name], self.prepared(name), strict=True):
+            changes.append(wide(prepared.delta(x, y)[live] if edit.batchwise else prepared.delta(x[live], y[live])))
+        return changes
+
+    def prepared(self, name: str) -> list[Prepared]:
         """The weight edits of one linear, made ready once."""
-        if linear.name not in self._prepared:
-            module = self.masks.model.get_submodule(linear.module)
-            self._prepared[linear.name] = prepared_edits(module, self.weight_edits)
-        return self._prepared[linear.name]
+        if name not in self._prepared:
+            module = self.masks.model.get_submodule(self.masks.anatomy.linears[name].module)
+            self._prepared[name] = prepared_edits(module, self.weight_edits[name])
+        return self._prepared[name]
 
     def clear(self) -> None:
-        for kept in (self._unmasked, self._masked, self._outputs, self._changes):
+        for kept in (self._unmasked, self._masked, self._passages):
             kept.clear()
 
     def _at_site(self, group: Group) -> torch.utils.hooks.RemovableHandle:
@@ -116,25 +145,23 @@ class Slopes:
         away = self.towards[group.name]
         return (here * (1 - away) + (1 - here) * away).repeat_interleave(group.width)
 
-    def _at_linear(self, linear: Linear) -> torch.utils.hooks.RemovableHandle:
-        prepared = self.prepared(linear)
+    def _at_linear(self, name: str) -> torch.utils.hooks.RemovableHandle:
+        self.prepared(name)
 
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
-            self._outputs[linear.name] = output
-            x, y = inputs[0].detach(), output.detach()
-            self._changes[linear.name] = [each.delta(x, y) for each in prepared]
+            self._passages[name] = _Passage(inputs[0].detach(), output)
             return output
 
-        return self.masks.model.get_submodule(linear.module).register_forward_hook(keep)
+        module = self.masks.anatomy.linears[name].module
+        return self.masks.model.get_submodule(module).register_forward_hook(keep)
 
     def __enter__(self) -> Slopes:
         self._was_attached = self.masks.attached
         self.masks.detach()
         self._hooks = [self._at_site(group) for group in self.masks.anatomy.groups.values()]
-        if self.weight_edits:
-            self._hooks += [self._at_linear(linear) for linear in self.linears]
+        self._hooks += [self._at_linear(name) for name in self.weight_edits]
         return self
 
     def __exit__(
@@ -166,10 +193,6 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asking:
             parameter.requires_grad_(True)
-
-
-def _inner(change: Tensor, gradient: Tensor) -> Float[Tensor, " batch"]:
-    return (wide(change) * wide(gradient)).flatten(1).sum(1)
 
 
 def wide(values: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class Pricing:
 
     @cached_property
     def _slopes(self) -> Slopes:
-        return Slopes(self.masks, self.menu.groups, self.menu.linears, self.menu.weight_edits)
+        return Slopes(self.masks, self.menu.groups, self.menu.edits_of_linears)
 
     @cached_property
     def _trials(self) -> Trials:
