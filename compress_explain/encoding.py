@@ -13,6 +13,8 @@ from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 from compress_explain.models import Subject
 
+_AT_ONCE = 1024  # texts that are tokenized together; what a tokenizer returns takes far more memory than is kept
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -72,8 +74,14 @@ def _refuse_short(examples: Examples, where: str) -> None:
 def _encode_texts(examples: Examples, texts: list[str], where: str, reading: Reading, subject: Subject) -> Examples:
     tokenizer = subject.processor
     limit = _length_limit(reading, subject)
-    whole = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
-    too_long = [row for row, ids in enumerate(whole) if len(ids) > limit]
+    inputs: dict[str, list[np.ndarray]] = {}
+    too_long: list[int] = []
+    for start in range(0, len(texts), _AT_ONCE):
+        some = texts[start : start + _AT_ONCE]
+        whole = tokenizer(some, add_special_tokens=True, verbose=False)["input_ids"]
+        too_long += [row for row, ids in enumerate(whole, start) if len(ids) > limit]
+        for key, rows in tokenizer(some, truncation=True, max_length=limit).items():
+            inputs.setdefault(key, []).extend(np.asarray(row, dtype=np.int64) for row in rows)
     if too_long and reading.long_text == "refuse":
         raise InputError(
             where,
@@ -81,12 +89,11 @@ def _encode_texts(examples: Examples, texts: list[str], where: str, reading: Rea
             f"{len(too_long)} texts have more than the {limit} tokens that the model takes",
             "shorten them, or set data.long_text to truncate",
         )
-    encoded = tokenizer(texts, truncation=True, max_length=limit)
     # a language model reads no second text, so it needs no token types, which some tokenizers give all the same
-    keys = ("input_ids", "attention_mask") if subject.tokenwise else tuple(encoded)
+    keys = ("input_ids", "attention_mask") if subject.tokenwise else tuple(inputs)
     return replace(
         examples,
-        inputs={key: [np.asarray(row, dtype=np.int64) for row in encoded[key]] for key in keys},
+        inputs={key: inputs[key] for key in keys},
         texts=tuple(texts),
         padding=dict.fromkeys(keys, 0) | {"input_ids": _padding_id(subject)},
         truncated=len(too_long),

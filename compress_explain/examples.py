@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -64,11 +65,17 @@ class Examples:
             digest=hashlib.sha256(f"{self.digest} {chosen.tolist()}".encode()).hexdigest(),
         )
 
+    @cached_property
+    def lengths(self) -> Int[np.ndarray, " rows"]:
+        """Tokens of each row; 1 where the inputs are not tokens and so all of one size."""
+        if "input_ids" not in self.inputs:
+            return np.ones(len(self), dtype=np.int64)
+        return np.array([len(row) for row in self.inputs["input_ids"]])
+
     @property
     def tokens(self) -> int:
         """The 95th percentile of the row lengths: the size at which FLOPs are counted."""
-        lengths = self._lengths()
-        return int(np.percentile(lengths, 95)) if lengths is not None else 1
+        return int(np.percentile(self.lengths, 95))
 
     @property
     def slice_names(self) -> tuple[str, ...]:
@@ -85,8 +92,7 @@ class Examples:
     def batches(self, size: int, rows: Int[np.ndarray, " chosen"] | None = None) -> Iterator[Batch]:
         """All rows, or the chosen ones, in batches of ``size``, rows of similar length together."""
         chosen = np.arange(len(self)) if rows is None else rows
-        lengths = self._lengths()
-        order = chosen if lengths is None else chosen[np.argsort(lengths[chosen], kind="stable")]
+        order = chosen[np.argsort(self.lengths[chosen], kind="stable")]
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             yield Batch({name: self._pad(name, values, rows) for name, values in self.inputs.items()}, rows)
@@ -118,11 +124,6 @@ class Examples:
             for place, row in enumerate(batch.rows):
                 members[index, place, : len(rows[row])] = torch.from_numpy(rows[row])
         return members.to(predicts.device)
-
-    def _lengths(self) -> np.ndarray | None:
-        if "input_ids" not in self.inputs:
-            return None
-        return np.array([len(row) for row in self.inputs["input_ids"]])
 
     def _pad(self, name: str, values: list[np.ndarray], rows: np.ndarray) -> Tensor:
         chosen = [values[row] for row in rows]

@@ -8,7 +8,7 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from compress_explain.pricing.decision import MOST, Decision, decide
-from compress_explain.pricing.impact import IMPACTS, impact_of, impact_of_change, token_impact
+from compress_explain.pricing.impact import IMPACTS, TokenImpact, impact_of, impact_of_change
 
 CLASSES = 40
 
@@ -90,7 +90,7 @@ def test_impacts_of_tokens_are_those_of_each_token_alone():
     before, after = rng.normal(0, 2, (3, 5, 11)), rng.normal(0, 2, (3, 5, 11))
     targets = rng.integers(0, 11, (3, 5))
     after[0] = before[0] + 3 * np.eye(11)[targets[0]]
-    got = token_impact(*(torch.from_numpy(each) for each in (before, after, targets)))
+    got = TokenImpact(torch.from_numpy(before), torch.from_numpy(targets)).of(torch.from_numpy(after))
     assert tuple(got) == IMPACTS
     for place in np.ndindex(3, 5):
         for name, value in reference(before[place], after[place], targets[place]).items():

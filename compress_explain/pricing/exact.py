@@ -16,14 +16,14 @@ from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
 from compress_explain.masks import Masks
 from compress_explain.pricing.decision import Decision
-from compress_explain.pricing.impact import impact_of, token_impact
+from compress_explain.pricing.impact import TokenImpact, impact_of
 from compress_explain.pricing.menu import Candidate
 from compress_explain.pricing.prefix import Prefix, answering
 from compress_explain.pricing.slopes import prepared_edits, wide
 from compress_explain.pricing.sums import Sums
 from compress_explain.weight_edits import Prepared, weight_edit
 
-_AT_ONCE = 384  # rows, each under an edit of its own
+_AT_ONCE = 64  # rows, each under an edit of its own
 
 
 class Trials:
@@ -119,7 +119,7 @@ class Tally:
                 column, self._members, impact_of(self._decision, wide(after)[:, None] - self._decision.logits[:, None])
             )
             return
-        impact = token_impact(wide(self.before), wide(after), self._targets)
+        impact = self._of_tokens.of(wide(after))
         for which, members in enumerate(self._members):
             summed = {name: (values * members).sum(1, keepdim=True) for name, values in impact.items()}
             everyone = torch.ones(1, len(members))
@@ -132,8 +132,8 @@ class Tally:
         return examples.token_membership(batch) if examples.tokenwise else examples.slice_matrix(batch.rows)
 
     @cached_property
-    def _targets(self) -> Tensor:
-        return self.examples.targets(self.batch)[0]
+    def _of_tokens(self) -> TokenImpact:
+        return TokenImpact(wide(self.before), self.examples.targets(self.batch)[0])
 
     @cached_property
     def _decision(self) -> Decision:

@@ -85,26 +85,40 @@ def _beyond_linear(x: Tensor) -> Tensor:
     return torch.where(x.abs() < 0.03, series, torch.expm1(x) - x)
 
 
-def token_impact(
-    before: Float[Tensor, "batch tokens vocabulary"],
-    after: Float[Tensor, "batch tokens vocabulary"],
-    targets: Int[Tensor, "batch tokens"],
-) -> Impact:
-    """The observed impact of one edit on every predicted token; every value ``(batch, tokens)``."""
-    was, now = before.log_softmax(-1), after.log_softmax(-1)
-    p, q = was.exp(), now.exp()
-    index = targets[..., None]
-    right, stays = before.argmax(-1) == targets, after.argmax(-1) == targets
-    own = was.gather(-1, index)[..., 0], now.gather(-1, index)[..., 0]
-    move = after - before
-    return {
-        "loss_change": own[0] - own[1],
-        "kl": (p * (was - now)).sum(-1),
-        "flips_to_wrong": (right & ~stays).to(before.dtype),
-        "flips_to_right": (~right & stays).to(before.dtype),
-        "brier_change": (q.square() - p.square()).sum(-1) - 2 * (own[1].exp() - own[0].exp()),
-        "logit_move": (move - move.mean(-1, keepdim=True)).norm(dim=-1),
-    }
+class TokenImpact:
+    """The observed impact of edits on every predicted token of a batch; ``before`` is worked out once."""
+
+    def __init__(
+        self, before: Float[Tensor, "batch tokens vocabulary"], targets: Int[Tensor, "batch tokens"]
+    ) -> None:
+        self._before, self._targets, self._index = before, targets, targets[..., None]
+        self._log = before.log_softmax(-1)
+        self._probability = self._log.exp()
+        self._own = self._of_target(self._log)
+        self._right = before.argmax(-1) == targets
+        self._brier = _token_brier(self._probability, self._own)
+
+    def of(self, after: Float[Tensor, "batch tokens vocabulary"]) -> Impact:
+        """The impact of what made the logits ``after``; every value ``(batch, tokens)``."""
+        now = after.log_softmax(-1)
+        own, stays = self._of_target(now), after.argmax(-1) == self._targets
+        move = after - self._before
+        return {
+            "loss_change": self._own - own,
+            "kl": (self._probability * (self._log - now)).sum(-1),
+            "flips_to_wrong": (self._right & ~stays).to(after.dtype),
+            "flips_to_right": (~self._right & stays).to(after.dtype),
+            "brier_change": _token_brier(now.exp(), own) - self._brier,
+            "logit_move": (move - move.mean(-1, keepdim=True)).norm(dim=-1),
+        }
+
+    def _of_target(self, log: Float[Tensor, "batch tokens vocabulary"]) -> Float[Tensor, "batch tokens"]:
+        return log.gather(-1, self._index)[..., 0]
+
+
+def _token_brier(probability: Tensor, own: Tensor) -> Float[Tensor, "batch tokens"]:
+    """Less a constant: the sum of squares less twice the probability of the target, whose log is ``own``."""
+    return probability.square().sum(-1) - 2 * own.exp()
 
 
 def _brier(decision: Decision, probability: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from compress_explain.examples import Batch, Examples
 from compress_explain.pricing.decision import Decision, decide
 from compress_explain.pricing.impact import Impact, impact_of_change, with_first
-from compress_explain.pricing.slopes import Slopes, frozen, wide
+from compress_explain.pricing.slopes import Slopes, frozen
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def linearised(
         for batch in batches:
             labels = torch.from_numpy(examples.labels[batch.rows])
             with torch.enable_grad():
-                decision = decide(wide(slopes.masks.model(**batch.inputs).logits), labels)
+                decision = decide(slopes.logits(batch.inputs), labels)
                 changes, sites = _changes(slopes, decision, flow=flow)
             flows = [slopes.flow(index, gradient) for index, gradient in enumerate(sites)]
             slopes.clear()

@@ -99,27 +99,29 @@ class SecondPhase:
             return
         rows, decision = np.concatenate(self._rows), _joined(self._decisions)
         changes = {index: torch.cat(block.changes) for index, block in self._blocks.items()}
-        chosen = self._choose()
+        chosen = self._choose(torch.from_numpy(examples.lengths[rows]))
         _replace(self.slopes, self.menu, examples, batch_size, rows, decision, changes, chosen)
         membership = examples.slice_matrix(rows)
         for index, block in self._blocks.items():
             sums.add(block.columns, membership, impact_of_change(decision, changes[index]))
 
-    def _choose(self) -> dict[int, Bool[Tensor, "rows columns"]]:
+    def _choose(self, lengths: Int[Tensor, " rows"]) -> dict[int, Bool[Tensor, "rows columns"]]:
         """The pairs of every block that are computed exactly: of each kind the best for its passes."""
         chosen: dict[int, Tensor] = {}
         for kind in dict.fromkeys(block.kind for block in self._blocks.values()):
             blocks = [block for block in self._blocks.values() if block.kind == kind]
             scores = torch.cat([torch.cat(block.scores) for block in blocks], 1)
             widths = [block.columns.stop - block.columns.start for block in blocks]
-            costs = torch.tensor([self._cost(block.index) for block in blocks]).repeat_interleave(torch.tensor(widths))
+            shares = torch.tensor([self._cost(block.index) for block in blocks]).repeat_interleave(torch.tensor(widths))
+            costs = (lengths[:, None] * shares).flatten()
             order = scores.flatten().argsort(descending=True, stable=True)
             if kind == "linear":  # what depends on the whole batch cannot be tried on some of its rows
                 alone = torch.tensor([not edit.batchwise for edit in self.menu.weight_edits]).repeat(len(blocks))
                 order = order[alone[order % len(alone)]]
-            spent = costs.repeat(len(scores))[order].cumsum(0)
+            spent = costs[order] + _first(order // scores.shape[1], lengths)
+            granted = self.refinement.passes(kind) * float(lengths.sum())
             flags = torch.zeros(scores.numel(), dtype=torch.bool)
-            flags[order[spent <= self.refinement.passes(kind) * len(scores)]] = True
+            flags[order[spent.double().cumsum(0) <= granted]] = True
             parts = flags.view_as(scores).split(widths, dim=1)
             chosen |= {block.index: part for block, part in zip(blocks, parts, strict=True)}
         return chosen
@@ -130,6 +132,14 @@ class SecondPhase:
         groups = self.menu.groups
         name = groups[index].name if index < len(groups) else self.menu.linears[index - len(groups)].name
         return 1 - layers.index(_layer(self.menu.anatomy, name)) / len(layers)
+
+
+def _first(rows: Int[Tensor, " pairs"], lengths: Int[Tensor, " rows"]) -> Int[Tensor, " pairs"]:
+    """What a pair costs besides when it is the first one of its row: a pass, whose outputs are kept for all of them."""
+    found, first = np.unique(rows.numpy(), return_index=True)
+    costs = torch.zeros(len(rows), dtype=lengths.dtype)
+    costs[first] = lengths[found]
+    return costs
 
 
 def _layer(anatomy: Anatomy, name: str) -> str:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from types import TracebackType
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.pytorch_utils import Conv1D
 
 from compress_explain.anatomy import Group
 from compress_explain.masks import Masks
 from compress_explain.weight_edits import Prepared, WeightEdit
 
+_FEW_TOKENS = 128
+_PICKED = 0.75  # up to this share of tokens, copying those that matter is cheaper than computing on all
+
 
 @dataclass
 class _Passage:
     """What went through a linear: its input and output, and how its edits change the outputs that matter.
 
-    A token is ``live`` where a gradient has reached it; of the others no change is computed.
+    A token is ``live`` where a gradient has reached it (None: all of them); of the others no change
+    is computed. ``changes`` is empty before the first gradient.
     """
 
     x: Tensor
@@ -51,11 +56,22 @@ class Slopes:
         self.masks, self.groups, self.weight_edits = masks, groups, dict(linears or {})
         self.towards = towards or {}
         self._prepared: dict[str, list[Prepared]] = {}
+        self._signs: dict[str, Tensor] = {}
         self._unmasked: dict[str, Tensor] = {}
         self._masked: dict[str, Tensor] = {}
         self._passages: dict[str, _Passage] = {}
         self._was_attached = False
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The model's logits, in at least float32, to be differentiated.
+
+        Attention over few tokens keeps its weights for the backward passes: the fused kernel would
+        compute them again in each, which on a processor takes longer.
+        """
+        tokens, on_processor = self.masks.anatomy.tokens, next(iter(inputs.values())).device.type == "cpu"
+        with sdpa_kernel(SDPBackend.MATH) if on_processor and tokens <= _FEW_TOKENS else nullcontext():
+            return wide(self.masks.model(**inputs).logits)
 
     @cached_property
     def columns(self) -> list[slice]:
@@ -88,27 +104,42 @@ class Slopes:
 
     def _switched(self, group: Group, gradient: Tensor) -> Tensor:
         value = self._unmasked[group.name].detach()
-        product = (wide(value) * wide(gradient)).flatten(1, -2).sum(1)  # (batch, count * width)
-        moves = product.view(-1, group.count, group.width).sum(-1)
-        return moves * torch.where(self.masks.removed[group.name], 1.0, -1.0)
+        moves = (wide(value) * wide(gradient)).flatten(1, -2).sum(1)  # (batch, count * width)
+        if group.width > 1:
+            moves = moves.view(-1, group.count, group.width).sum(-1)
+        return moves * self._sign(group)
+
+    def _sign(self, group: Group) -> Tensor:
+        """Of each component: -1 where it would be removed, 1 where it would be put back."""
+        if group.name not in self._signs:
+            self._signs[group.name] = torch.where(self.masks.removed[group.name], 1.0, -1.0)
+        return self._signs[group.name]
 
     def _edited(self, name: str, gradient: Tensor) -> Float[Tensor, "batch edits"]:
-        """Each weight edit of a linear: the change of its output, where a gradient reaches it, along the gradient."""
-        passage, live = self._passages[name], (gradient != 0).any(-1)
-        if passage.live is None or bool((live & ~passage.live).any()):
-            passage.live = live if passage.live is None else live | passage.live
-            passage.changes = self._changes(name, passage, passage.live)
-        slope, owner = wide(gradient[passage.live]), passage.live.nonzero()[:, 0]
-        along = torch.stack([(change * slope).sum(-1) for change in passage.changes], 1)  # (live tokens, edits)
+        """Each weight edit of a linear: the change of its output, where a gradient arrives, along the gradient."""
+        passage = self._passages[name]
+        if not passage.changes:
+            passage.live = _live(gradient)
+            passage.changes = self._changes(name, passage)
+        elif passage.live is not None and bool((_arrives(gradient) & ~passage.live).any()):
+            passage.live = None
+            passage.changes = self._changes(name, passage)
+        slope = wide(_at(gradient, passage.live))
+        if passage.live is None:
+            slope = slope.flatten(1)
+            return torch.stack([_dot(change.flatten(1), slope) for change in passage.changes], 1)
+        along = torch.stack([_dot(change, slope) for change in passage.changes], 1)  # (live tokens, edits)
+        owner = passage.live.nonzero()[:, 0]
         return along.new_zeros(len(gradient), along.shape[1]).index_add_(0, owner, along)
 
-    def _changes(self, name: str, passage: _Passage, live: Tensor) -> list[Tensor]:
+    def _changes(self, name: str, passage: _Passage) -> list[Tensor]:
         """How each edit changes the outputs of the live tokens; some edits depend on all there are."""
-        x, y = passage.x, passage.y.detach()
-        changes = []
-        for edit, prepared in zip(self.weight_edits[name], self.prepared(name), strict=True):
-            changes.append(wide(prepared.delta(x, y)[live] if edit.batchwise else prepared.delta(x[live], y[live])))
-        return changes
+        x, y, live = passage.x, passage.y.detach(), passage.live
+        some = _at(x, live), _at(y, live)
+        return [
+            wide(_at(prepared.delta(x, y), live) if edit.batchwise else prepared.delta(*some))
+            for edit, prepared in zip(self.weight_edits[name], self.prepared(name), strict=True)
+        ]
 
     def prepared(self, name: str) -> list[Prepared]:
         """The weight edits of one linear, made ready once."""
@@ -158,6 +189,7 @@ class Slopes:
         return self.masks.model.get_submodule(module).register_forward_hook(keep)
 
     def __enter__(self) -> Slopes:
+        self._signs.clear()
         self._was_attached = self.masks.attached
         self.masks.detach()
         self._hooks = [self._at_site(group) for group in self.masks.anatomy.groups.values()]
@@ -193,6 +225,26 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asking:
             parameter.requires_grad_(True)
+
+
+def _dot(these: Float[Tensor, "rows width"], those: Float[Tensor, "rows width"]) -> Float[Tensor, " rows"]:
+    """Row by row, without writing the products down."""
+    return torch.bmm(these[:, None], those[:, :, None])[:, 0, 0]
+
+
+def _live(gradient: Float[Tensor, "batch *tokens width"]) -> Bool[Tensor, "batch *tokens"] | None:
+    """The tokens that a gradient arrives at; None for all, also when the last row, the longest, hardly has others."""
+    if _arrives(gradient[-1:]).float().mean() < _PICKED:
+        return _arrives(gradient)
+    return None
+
+
+def _arrives(gradient: Float[Tensor, "batch *tokens width"]) -> Bool[Tensor, "batch *tokens"]:
+    return torch.linalg.vector_norm(gradient, 1, dim=-1) != 0
+
+
+def _at(values: Tensor, live: Tensor | None) -> Tensor:
+    return values if live is None else values[live]
 
 
 def wide(values: Tensor) -> Tensor:

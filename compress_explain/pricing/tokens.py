@@ -20,7 +20,7 @@ from torch import Tensor
 
 from compress_explain.examples import Batch, Examples
 from compress_explain.pricing.impact import Impact
-from compress_explain.pricing.slopes import Slopes, frozen, wide
+from compress_explain.pricing.slopes import Slopes, frozen
 from compress_explain.pricing.sums import Sums
 
 
@@ -45,9 +45,8 @@ def add_gauss_newton(
             targets, cells = _cells(examples, batch)
             sums.count(torch.cat([cell.membership * cell.weights.sum(1) for cell in cells]))
             with torch.enable_grad():
-                logits = slopes.masks.model(**batch.inputs).logits
+                logits = slopes.logits(batch.inputs)
                 logits = logits.view(len(targets), targets.shape[1], -1)  # a classifier decides once a row
-                logits = wide(logits)
                 _add_batch(sums, slopes, logits, targets, cells, _signs(logits, batch, projections, seed))
             slopes.clear()
             yield len(batch.rows)

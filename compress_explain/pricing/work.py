@@ -30,7 +30,7 @@ from compress_explain.progress import Advance
 
 _SHARD_ROWS = 512
 _SHARD_EDITS = 24
-_EXACT_ROWS = 96  # at once in the second phase
+_EXACT_ROWS = 48  # at once in the second phase
 
 
 @runtime_checkable
