@@ -23,7 +23,7 @@ from trec import trec_model
 from compress_explain.anatomy import read_anatomy
 from compress_explain.data import load_examples
 from compress_explain.examples import Examples
-from compress_explain.inquiry import tokens_of
+from compress_explain.inquiry import tokens_of, usual_batch
 from compress_explain.masks import Masks
 from compress_explain.models import Subject, load_subject
 from compress_explain.progress import Progress
@@ -71,7 +71,7 @@ class Case:
 
     @property
     def batch_size(self) -> int:
-        return 8 if self.tokenwise else 32
+        return usual_batch(self.examples, self.masks.anatomy.tokens)
 
     @property
     def loss(self) -> peers.Loss:

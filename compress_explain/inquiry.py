@@ -15,7 +15,8 @@ from compress_explain.masks import Masks
 from compress_explain.models import Subject, infer_task, load_subject
 from compress_explain.slices import SliceRule
 
-_LANGUAGE_BATCH, _BATCH = 8, 32
+_LANGUAGE_BATCH, _BATCH, _LARGE_BATCH = 8, 32, 96
+_SHORT = 21  # tokens a row, up to which the large batch holds no more tokens than are usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,11 @@ class Inquiry:
             max_length=self.max_length,
         )
         anatomy = read_anatomy(subject.model, tokens_of(subject, examples))
-        usual = _LANGUAGE_BATCH if examples.tokenwise else _BATCH
         return Subjects(
             subject=subject,
             examples=examples,
             masks=Masks(subject.model, anatomy),
-            batch_size=self.batch_size or usual,
+            batch_size=self.batch_size or usual_batch(examples, anatomy.tokens),
         )
 
     def facts(self) -> dict[str, Any]:
@@ -104,3 +104,10 @@ def tokens_of(subject: Subject, examples: Examples) -> int:
     if subject.task == "image-classification":
         return int((config.image_size // config.patch_size) ** 2 + 1)
     return examples.tokens
+
+
+def usual_batch(examples: Examples, tokens: int) -> int:
+    """How many rows of about ``tokens`` tokens are taken at once when nobody says."""
+    if examples.tokenwise:
+        return _LANGUAGE_BATCH
+    return _LARGE_BATCH if tokens <= _SHORT else _BATCH

@@ -18,8 +18,8 @@ def impact_of(decision: Decision, move: Float[Tensor, "batch components choices"
     if decision.logits.shape[1] == 2:
         return binary_impact(decision, move[..., 1] - move[..., 0])
     logits, labels = decision.logits, decision.labels
-    after = (logits[:, None] + move).log_softmax(-1)
-    probability, moved = logits.softmax(-1), after.exp()
+    after = logits[:, None] + move
+    probability, moved = logits.softmax(-1), after.softmax(-1)
     index = labels[:, None]
     centred = move - (probability[:, None] * move).sum(-1, keepdim=True)
     kl = (probability[:, None] * _beyond_linear(centred)).sum(-1).log1p()  # log of the mean of exp(centred)
@@ -88,9 +88,7 @@ def _beyond_linear(x: Tensor) -> Tensor:
 class TokenImpact:
     """The observed impact of edits on every predicted token of a batch; ``before`` is worked out once."""
 
-    def __init__(
-        self, before: Float[Tensor, "batch tokens vocabulary"], targets: Int[Tensor, "batch tokens"]
-    ) -> None:
+    def __init__(self, before: Float[Tensor, "batch tokens vocabulary"], targets: Int[Tensor, "batch tokens"]) -> None:
         self._before, self._targets, self._index = before, targets, targets[..., None]
         self._log = before.log_softmax(-1)
         self._probability = self._log.exp()

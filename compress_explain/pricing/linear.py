@@ -21,6 +21,8 @@ from compress_explain.pricing.decision import Decision, decide
 from compress_explain.pricing.impact import Impact, impact_of_change, with_first
 from compress_explain.pricing.slopes import Slopes, frozen
 
+_TOGETHER = 1 << 27  # bytes of gradients that wait for one another, so that small models do not take many small steps
+
 
 @dataclass(frozen=True)
 class Linearised:
@@ -71,10 +73,14 @@ def _changes(slopes: Slopes, decision: Decision, *, flow: bool) -> tuple[list[Te
     weights = error[:, 1:].unbind(1)
     parts: list[list[Tensor]] = []
     sites: list[Tensor] = []
-    for index, (scalar, weight) in enumerate(zip(scalars, weights, strict=True)):
-        blocks, gradients = slopes.contract(scalar.sum(), None, last=index + 1 == len(scalars))
-        parts.append(blocks)
+    waiting: list[list[Tensor]] = []
+    for index, (scalar, weight) in enumerate(zip(scalars, weights, strict=True), start=1):
+        waiting.append(slopes.gradients(scalar.sum(), None, last=index == len(scalars)))
         if flow:
-            weighted = [each * weight.view(-1, *[1] * (each.dim() - 1)).to(each.dtype) for each in gradients]
+            at_sites = waiting[-1][: len(slopes.groups)]
+            weighted = [each * weight.view(-1, *[1] * (each.dim() - 1)).to(each.dtype) for each in at_sites]
             sites = [kept.add_(new) for kept, new in zip(sites, weighted, strict=True)] if sites else weighted
-    return [torch.stack(blocks, -1) for blocks in zip(*parts, strict=True)], sites
+        if index == len(scalars) or len(waiting) >= _TOGETHER // sum(each.nbytes for each in waiting[0]):
+            parts.append(slopes.contract(waiting))
+            waiting = []
+    return [torch.cat(blocks, -1) for blocks in zip(*parts, strict=True)], sites

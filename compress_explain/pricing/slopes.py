@@ -80,22 +80,25 @@ class Slopes:
         ends = list(accumulate(widths))
         return [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
 
-    def contract(
-        self, outputs: Tensor, slope: Tensor | None, *, last: bool
-    ) -> tuple[list[Float[Tensor, "batch columns"]], list[Tensor]]:
-        """How a scalar of each example moves under every edit, block by block.
+    def gradients(self, outputs: Tensor, slope: Tensor | None, *, last: bool) -> list[Tensor]:
+        """Of one scalar an example: at the sites of the groups, then at the outputs of the linears.
 
         ``slope`` is the gradient of the scalars with respect to ``outputs`` (ones when None);
-        ``last`` frees the graph. Beside the moves, the gradients at the sites of the groups.
+        ``last`` frees the graph.
         """
         ends = [self._masked[group.name] for group in self.groups]
         ends += [self._passages[name].y for name in self.weight_edits]
-        gradients = torch.autograd.grad(outputs, ends, slope, retain_graph=not last)
-        sites = list(gradients[: len(self.groups)])
-        blocks = [self._switched(group, each) for group, each in zip(self.groups, sites, strict=True)]
-        for name, gradient in zip(self.weight_edits, gradients[len(self.groups) :], strict=True):
-            blocks.append(self._edited(name, gradient))
-        return blocks, sites
+        return list(torch.autograd.grad(outputs, ends, slope, retain_graph=not last))
+
+    def contract(self, gradients: Sequence[Sequence[Tensor]]) -> list[Float[Tensor, "batch columns scalars"]]:
+        """How some scalars, whose :meth:`gradients` are given, move under every edit, block by block."""
+        ends = [list(each) for each in zip(*gradients, strict=True)]
+        sites, outputs = ends[: len(self.groups)], ends[len(self.groups) :]
+        blocks = [
+            torch.stack([self._switched(group, each) for each in mine], -1)
+            for group, mine in zip(self.groups, sites, strict=True)
+        ]
+        return blocks + [self._edited(name, mine) for name, mine in zip(self.weight_edits, outputs, strict=True)]
 
     def flow(self, index: int, gradient: Tensor) -> Float[Tensor, "batch components"]:
         """Squared norm of a gradient at the coordinates of each component of group ``index``."""
@@ -115,22 +118,25 @@ class Slopes:
             self._signs[group.name] = torch.where(self.masks.removed[group.name], 1.0, -1.0)
         return self._signs[group.name]
 
-    def _edited(self, name: str, gradient: Tensor) -> Float[Tensor, "batch edits"]:
-        """Each weight edit of a linear: the change of its output, where a gradient arrives, along the gradient."""
+    def _edited(self, name: str, gradients: list[Tensor]) -> Float[Tensor, "batch edits scalars"]:
+        """Each weight edit of a linear: the change of its output, where gradients arrive, along each of them."""
         passage = self._passages[name]
-        if not passage.changes:
-            passage.live = _live(gradient)
+        live = _live(gradients)
+        if not passage.changes or (passage.live is not None and (live is None or bool((live & ~passage.live).any()))):
+            passage.live = live
             passage.changes = self._changes(name, passage)
-        elif passage.live is not None and bool((_arrives(gradient) & ~passage.live).any()):
-            passage.live = None
-            passage.changes = self._changes(name, passage)
-        slope = wide(_at(gradient, passage.live))
+        slopes = [wide(_at(each, passage.live)) for each in gradients]
         if passage.live is None:
-            slope = slope.flatten(1)
-            return torch.stack([_dot(change.flatten(1), slope) for change in passage.changes], 1)
-        along = torch.stack([_dot(change, slope) for change in passage.changes], 1)  # (live tokens, edits)
+            slopes = [each.flatten(1) for each in slopes]
+        stacked = (
+            torch.stack(slopes, -1) if len(slopes) > 1 else slopes[0][..., None]
+        )  # (rows or tokens, width, scalars)
+        moves = [torch.bmm(change.view(len(stacked), 1, -1), stacked) for change in passage.changes]
+        along = torch.cat(moves, 1)  # (rows or live tokens, edits, scalars)
+        if passage.live is None:
+            return along
         owner = passage.live.nonzero()[:, 0]
-        return along.new_zeros(len(gradient), along.shape[1]).index_add_(0, owner, along)
+        return along.new_zeros(len(gradients[0]), *along.shape[1:]).index_add_(0, owner, along)
 
     def _changes(self, name: str, passage: _Passage) -> list[Tensor]:
         """How each edit changes the outputs of the live tokens; some edits depend on all there are."""
@@ -227,19 +233,14 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _dot(these: Float[Tensor, "rows width"], those: Float[Tensor, "rows width"]) -> Float[Tensor, " rows"]:
-    """Row by row, without writing the products down."""
-    return torch.bmm(these[:, None], those[:, :, None])[:, 0, 0]
-
-
-def _live(gradient: Float[Tensor, "batch *tokens width"]) -> Bool[Tensor, "batch *tokens"] | None:
+def _live(gradients: list[Tensor]) -> Bool[Tensor, batch * tokens] | None:
     """The tokens that a gradient arrives at; None for all, also when the last row, the longest, hardly has others."""
-    if _arrives(gradient[-1:]).float().mean() < _PICKED:
-        return _arrives(gradient)
-    return None
+    if any(_arrives(each[-1:]).float().mean() >= _PICKED for each in gradients):
+        return None
+    return torch.stack([_arrives(each) for each in gradients]).any(0)
 
 
-def _arrives(gradient: Float[Tensor, "batch *tokens width"]) -> Bool[Tensor, "batch *tokens"]:
+def _arrives(gradient: Float[Tensor, "batch *tokens width"]) -> Bool[Tensor, batch * tokens]:
     return torch.linalg.vector_norm(gradient, 1, dim=-1) != 0
 
 

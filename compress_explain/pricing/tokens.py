@@ -65,18 +65,19 @@ def _add_batch(
     error.scatter_add_(2, targets[..., None], torch.full_like(targets, -1, dtype=error.dtype)[..., None])
     for number, cell in enumerate(cells, start=1):
         weights = cell.weights[..., None].to(logits.dtype)
-        first, flow = slopes.contract(logits, error * weights, last=False)
+        gradients = slopes.gradients(logits, error * weights, last=False)
+        first = [block[..., 0] for block in slopes.contract([gradients])]
         squares = [torch.zeros_like(block) for block in first]
         for index, sign in enumerate(signs, start=1):
             last = number == len(cells) and index == len(signs)
-            projected, _ = slopes.contract(logits, _root(probability, sign) * weights, last=last)
-            squares = [total + block.square() for total, block in zip(squares, projected, strict=True)]
+            projected = slopes.contract([slopes.gradients(logits, _root(probability, sign) * weights, last=last)])
+            squares = [total + block[..., 0].square() for total, block in zip(squares, projected, strict=True)]
         units = cell.weights.sum(1)
         for columns, block, square in zip(slopes.columns, first, squares, strict=True):
             impact = _impact(block, square / len(signs))
             sums.add(columns, cell.membership, impact, units=units, slices=cell.slices)
         if cell.slices.start == 0:
-            for index, gradient in enumerate(flow):
+            for index, gradient in enumerate(gradients[: len(slopes.groups)]):
                 sums.flow[slopes.columns[index]] += slopes.flow(index, gradient).double().sum(0)
 
 
