@@ -10,7 +10,7 @@ from itertools import accumulate
 from types import TracebackType
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.pytorch_utils import Conv1D
@@ -233,14 +233,14 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _live(gradients: list[Tensor]) -> Bool[Tensor, batch * tokens] | None:
-    """The tokens that a gradient arrives at; None for all, also when the last row, the longest, hardly has others."""
+def _live(gradients: list[Tensor]) -> Tensor | None:
+    """Flags ``(batch, *tokens)`` of where a gradient arrives; None for all, also when the longest row has few others."""
     if any(_arrives(each[-1:]).float().mean() >= _PICKED for each in gradients):
         return None
     return torch.stack([_arrives(each) for each in gradients]).any(0)
 
 
-def _arrives(gradient: Float[Tensor, "batch *tokens width"]) -> Bool[Tensor, batch * tokens]:
+def _arrives(gradient: Tensor) -> Tensor:
     return torch.linalg.vector_norm(gradient, 1, dim=-1) != 0
 
 
