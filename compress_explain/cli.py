@@ -89,12 +89,14 @@ def price(
     label_column: LabelColumn = "label",
     rows: Rows = None,
     max_length: MaxLength = None,
-    batch_size: Annotated[int | None, typer.Option(help="rows a pass; 32, or 8 for language models", min=1)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="rows a pass; 32, 96 when they are short, or 8 for language models", min=1)
+    ] = None,
     exact_heads: Annotated[
         float, typer.Option(help="evaluation passes spent on pricing heads exactly where that matters most")
-    ] = 4.0,
+    ] = 4.5,
     exact_neurons: Annotated[float, typer.Option(help="the same for neurons")] = 0.0,
-    exact_linears: Annotated[float, typer.Option(help="the same for edits of linears")] = 0.2,
+    exact_linears: Annotated[float, typer.Option(help="the same for edits of linears")] = 0.3,
     projections: Annotated[
         int | None, typer.Option(help="of the logits of a language model; 4 when not given", min=1)
     ] = None,

@@ -12,6 +12,7 @@ from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs
 from compress_explain.pricing import expected_joint, observed_joint
 from compress_explain.pricing.exact import masked
+from compress_explain.pricing.joint import Joint
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes
 from tests.states import random_state, sliced_examples, traces
@@ -135,3 +136,13 @@ def test_what_was_observed_compares_two_states_of_the_compressed_model():
         for each in (before, after)
     ]
     assert_joint(observed_joint(*states), before, after, labels)
+
+
+def test_nothing_is_expected_of_nothing():
+    masks, examples = random_state("bert", 3), sliced_examples("bert", 3)
+    joint = expected_joint(masks, examples, [], logits_now(masks, examples), 4)
+    assert list(joint) == list(examples.slices)
+    for name, flags in examples.slices.items():
+        assert joint[name] == Joint(
+            loss_change=0, kl=0, flips_to_wrong=0, flips_to_right=0, accuracy_change=0, n=int(flags.sum())
+        )

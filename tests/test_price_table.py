@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from compress_explain import cli
 from compress_explain.errors import InputError
 from compress_explain.pricing import Prices, Refinement, price, read_menu
 from compress_explain.pricing import work as work_module
@@ -18,6 +20,7 @@ from compress_explain.pricing.exact import Trials, exact_sums
 from compress_explain.pricing.impact import IMPACTS, impact_of
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.menu import Candidate
+from compress_explain.pricing.refine import SecondPhase
 from compress_explain.pricing.slopes import Slopes
 from tests.states import language_examples, random_state, sliced_examples, traces
 from tests.tiny import tiny_examples
@@ -369,3 +372,26 @@ def test_what_depends_on_the_whole_batch_is_left_to_the_first_phase():
     assert not np.allclose(
         plain.values["loss_change"][:, ~dynamic], refined.values["loss_change"][:, ~dynamic], atol=1e-9
     )
+
+
+def test_the_command_line_grants_what_a_refinement_does():
+    asked = inspect.signature(cli.price).parameters
+    assert {name: asked[f"exact_{name}"].default for name in ("heads", "neurons", "linears")} == asdict(Refinement())
+
+
+def test_exactness_is_bought_within_what_was_granted(monkeypatch):
+    """Tokens that are run again, the pass that keeps what is reused included, against the passes that were granted."""
+    masks, examples = random_state("bert", 2), sliced_examples("bert", 2)
+    chosen = {}
+    real = SecondPhase._choose
+    monkeypatch.setattr(SecondPhase, "_choose", lambda self, lengths: chosen.setdefault("pairs", real(self, lengths)))
+    price(masks, examples, kinds=("head",), refinement=Refinement(heads=1.5, linears=0))
+    layers = list(masks.anatomy.layers)
+    groups = list(masks.anatomy.of_kind("head"))
+    rows = torch.cat(list(chosen["pairs"].values()), 1).any(1).float()
+    lengths = torch.tensor(np.sort(examples.lengths)).float()
+    spent = float((rows * lengths).sum())
+    for index, flags in chosen["pairs"].items():
+        depth = next(place for place, layer in enumerate(layers) if groups[index].name.startswith(layer + "."))
+        spent += float((flags.sum(1) * lengths).sum()) * (1 - depth / len(layers))
+    assert 1.2 * lengths.sum() < spent <= 1.5 * lengths.sum()

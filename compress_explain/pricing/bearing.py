@@ -18,6 +18,8 @@ def bearing(prices: Prices, slice_name: str) -> pd.DataFrame:
     slice and on the examples outside it (nats), each with ``_se``; ``share_inside`` and
     ``share_outside``, of all expected logit movement among its kind; ``p``, of no difference
     between inside and outside, by Holm over all components of its kind (two-sided z test).
+    Inside and outside are taken as independent: of a slice of tokens, whose rows lie on both sides,
+    ``outside_se`` and ``p`` are therefore rather too large.
 
     Raises:
         InputError: no such slice, or nothing lies outside or inside it.

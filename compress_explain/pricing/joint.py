@@ -54,8 +54,11 @@ def expected_joint(
     """Expected effect, per slice, of switching ``components`` together, from one pass over ``examples``.
 
     ``before`` are the logits of the present state. The slope is taken where the masks are
-    ``strength`` of the way; 0 gives the plain linearisation of the present state.
+    ``strength`` of the way; 0 gives the plain linearisation of the present state. Nothing is
+    expected of no components.
     """
+    if not components:
+        return {name: _mean([0.0] * len(_SUMMED), int(flags.sum())) for name, flags in examples.slices.items()}
     towards = _towards(masks, components)
     groups = [masks.anatomy.groups[name] for name in towards]
     slopes = Slopes(masks, groups, towards={name: flags * strength for name, flags in towards.items()})
