@@ -21,7 +21,8 @@ from compress_explain.pricing import Engine, Local, RayWorkers, price, read_menu
 from compress_explain.pricing.audit import Sample, audit
 from compress_explain.slices import SliceRule
 
-PRICED_ROWS = 4096  # eight shards
+AUDITED_ROWS = 400
+PRICED_ROWS = 2048  # four shards
 _GAIN = Bar(1.6)
 Task = Callable[[Engine, Callable[[int], None]], pd.DataFrame]
 
@@ -33,7 +34,7 @@ def workers(models: Path, data: Path, rows: int | None) -> list[Row]:
         AssertionError: an engine's table is not that of the local one, or no worker could be stopped.
     """
     subject = load_subject(str(models / "minilm-sst2"), "text-classification")
-    dev = _rows(subject, data / "sst2" / "dev.csv", rows)
+    dev = _rows(subject, data / "sst2" / "dev.csv", rows or AUDITED_ROWS)
     more = _rows(subject, data / "sst2" / "train_sentences.csv", rows or PRICED_ROWS)
     return [
         *_compared("audit of all heads", _audit(subject, dev), _GAIN),
@@ -65,14 +66,14 @@ def _compared(what: str, task: Task, bar: Bar | None) -> list[Row]:
     local, reference = _timed(task, Local(threads=1))
     rows = [{"what": what, "engine": "one local thread", "seconds": local, "times as fast": 1.0, **beside(1.0, None)}]
     for count in (1, 2):
-        engine, name = RayWorkers(workers=count), f"{count} Ray worker{'s' * (count > 1)}"
-        alone, table = _timed(task, engine)
-        pd.testing.assert_frame_equal(table, reference, check_exact=True)
-        rows.append(_row(what, f"{name}, start of Ray included", alone, local, bar if count == 2 else None))
         with _cluster(count):
-            running, table = _timed(task, engine)
+            running, table = _timed(task, RayWorkers(workers=count))
         pd.testing.assert_frame_equal(table, reference, check_exact=True)
-        rows.append(_row(what, f"{name}, Ray running", running, local, bar if count == 2 else None))
+        name = f"{count} Ray worker{'s' * (count > 1)}, Ray running"
+        rows.append(_row(what, name, running, local, bar if count == 2 else None))
+    alone, table = _timed(task, RayWorkers(workers=2))
+    pd.testing.assert_frame_equal(table, reference, check_exact=True)
+    rows.append(_row(what, "2 Ray workers, start of Ray included", alone, local, bar))
     killer = _Killer()
     hurt, table = _timed(task, RayWorkers(workers=2), killer)
     pd.testing.assert_frame_equal(table, reference, check_exact=True)

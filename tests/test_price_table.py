@@ -384,7 +384,7 @@ def test_exactness_is_bought_within_what_was_granted(monkeypatch):
     masks, examples = random_state("bert", 2), sliced_examples("bert", 2)
     chosen = {}
     real = SecondPhase._choose
-    monkeypatch.setattr(SecondPhase, "_choose", lambda self, lengths: chosen.setdefault("pairs", real(self, lengths)))
+    monkeypatch.setattr(SecondPhase, "_choose", lambda self, *given: chosen.setdefault("pairs", real(self, *given)))
     price(masks, examples, kinds=("head",), refinement=Refinement(heads=1.5, linears=0))
     layers = list(masks.anatomy.layers)
     groups = list(masks.anatomy.of_kind("head"))

@@ -2,8 +2,9 @@
 
 The loss change of an edit is its margin change weighted by the doubt in the label, so an error of
 the linearised move counts where a row is in doubt (before or after the move) and the move is large.
-Pairs of a row and an edit are taken in the order of doubt x move and computed exactly, by masking
-and with what comes before the edit reused, until the passes that were granted are spent.
+Pairs of a row and an edit are taken in the order of doubt x move, as a share of what there is in
+the slices of the row, and computed exactly, by masking and with what comes before the edit reused,
+until the passes that were granted are spent.
 """
 
 from __future__ import annotations
@@ -99,18 +100,20 @@ class SecondPhase:
             return
         rows, decision = np.concatenate(self._rows), _joined(self._decisions)
         changes = {index: torch.cat(block.changes) for index, block in self._blocks.items()}
-        chosen = self._choose(torch.from_numpy(examples.lengths[rows]))
+        chosen = self._choose(torch.from_numpy(examples.lengths[rows]), examples.slice_matrix(rows))
         _replace(self.slopes, self.menu, examples, batch_size, rows, decision, changes, chosen)
         membership = examples.slice_matrix(rows)
         for index, block in self._blocks.items():
             sums.add(block.columns, membership, impact_of_change(decision, changes[index]))
 
-    def _choose(self, lengths: Int[Tensor, " rows"]) -> dict[int, Bool[Tensor, "rows columns"]]:
+    def _choose(
+        self, lengths: Int[Tensor, " rows"], membership: Float[Tensor, "slices rows"]
+    ) -> dict[int, Bool[Tensor, "rows columns"]]:
         """The pairs of every block that are computed exactly: of each kind the best for its passes."""
         chosen: dict[int, Tensor] = {}
         for kind in dict.fromkeys(block.kind for block in self._blocks.values()):
             blocks = [block for block in self._blocks.values() if block.kind == kind]
-            scores = torch.cat([torch.cat(block.scores) for block in blocks], 1)
+            scores = _of_slices(torch.cat([torch.cat(block.scores) for block in blocks], 1), membership)
             widths = [block.columns.stop - block.columns.start for block in blocks]
             shares = torch.tensor([self._cost(block.index) for block in blocks]).repeat_interleave(torch.tensor(widths))
             costs = (lengths[:, None] * shares).flatten()
@@ -132,6 +135,15 @@ class SecondPhase:
         groups = self.menu.groups
         name = groups[index].name if index < len(groups) else self.menu.linears[index - len(groups)].name
         return 1 - layers.index(_layer(self.menu.anatomy, name)) / len(layers)
+
+
+def _of_slices(
+    scores: Float[Tensor, "rows columns"], membership: Float[Tensor, "slices rows"]
+) -> Float[Tensor, "rows columns"]:
+    """Scores as shares of each slice's total, added up over the slices of a row: every slice counts alike."""
+    totals = membership @ scores.sum(1, dtype=membership.dtype)
+    weights = membership.T @ totals.clamp(min=torch.finfo(totals.dtype).tiny).reciprocal()
+    return scores * weights[:, None]
 
 
 def _first(rows: Int[Tensor, " pairs"], lengths: Int[Tensor, " rows"]) -> Int[Tensor, " pairs"]:
