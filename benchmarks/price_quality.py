@@ -15,7 +15,7 @@ from compress_explain.examples import ALL
 from compress_explain.pricing import Refinement, price, read_menu
 from compress_explain.pricing.audit import Audit, Sample, audit
 
-MENU = "heads,neurons,linears:int8,linears:int4,linears:int4-g128,sublayers,layers"
+MENU = "heads,neurons,linears:int8,linears:int4,sublayers,layers"
 MEMBERS = 40  # a smaller slice is not judged
 _OURS, _LINEAR = "ours", "ours, linear only"
 _REMOVED = {"head": "heads", "kv_group": "heads", "neuron": "neurons"}
