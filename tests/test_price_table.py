@@ -161,7 +161,10 @@ def test_without_passes_a_price_is_the_plain_linearisation(nothing):
 
 @pytest.mark.parametrize(("family", "labels"), CASES)
 def test_in_between_the_pairs_in_most_doubt_are_exact_and_all_others_linear(family, labels):
-    """Each row x head comes from exactly one of the two, by doubt x move, for no more passes than were granted."""
+    """Each row x head comes from exactly one of the two, for no more passes than were granted.
+
+    Which: by doubt x move, as shares of the totals of the row's slices, here of all rows and of the row alone.
+    """
     masks, examples, passes = random_state(family, labels), one_slice_a_row(family, labels), 1.5
     heads, rows = next(kind for kind in masks.anatomy.kinds if kind != "neuron"), len(examples)
     mine = [index for index, kind in enumerate(price(masks, examples).kinds) if kind == heads]
@@ -175,12 +178,12 @@ def test_in_between_the_pairs_in_most_doubt_are_exact_and_all_others_linear(fami
     refined = np.abs(got - exact) < np.abs(got - linear)
     assert np.allclose(got, np.where(refined, exact, linear), atol=1e-5)
     assert (tell & refined).any() and (tell & ~refined).any()
-    # which: by doubt x move of the linearised price, the dearer of before and after the edit
     (each,) = linearised(Slopes(masks, list(masks.anatomy.of_kind(heads))), examples, examples.batches(rows))
     back = np.argsort(each.batch.rows)
     label = each.decision.logits.softmax(1).gather(1, each.decision.labels[:, None]).numpy()[back]
     move = plain.values["logit_move"][1:, mine]
-    score = np.maximum(1 - label, 1 - label * np.exp(-linear)) * move
+    score = np.maximum(1 - label, 1 - label * np.exp(-linear)) * move  # doubt before or after the edit
+    score = score / score.sum() + score / score.sum(1, keepdims=True)
     layers = list(masks.anatomy.layers)
     names = [masks.anatomy.locate(plain.components[index])[0].layer for index in mine]
     cost = np.tile([1 - layers.index(name) / len(layers) for name in names], (rows, 1))
