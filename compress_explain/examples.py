@@ -90,9 +90,12 @@ class Examples:
         return rows | {name: int(sum(map(np.sum, flags))) for name, flags in self.token_slices.items()}
 
     def batches(self, size: int, rows: Int[np.ndarray, " chosen"] | None = None) -> Iterator[Batch]:
-        """All rows, or the chosen ones, in batches of ``size``, rows of similar length together."""
+        """All rows, or the chosen ones, in batches of ``size``, rows of similar length together, the longest first.
+
+        What takes most memory comes at once: it fits or it does not, and what follows fits in its place.
+        """
         chosen = np.arange(len(self)) if rows is None else rows
-        order = chosen[np.argsort(self.lengths[chosen], kind="stable")]
+        order = chosen[np.argsort(-self.lengths[chosen], kind="stable")]
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             yield Batch({name: self._pad(name, values, rows) for name, values in self.inputs.items()}, rows)

@@ -187,7 +187,7 @@ def test_chosen_rows_are_batched_alone(subject, rows):
     seen = np.concatenate([batch.rows for batch in batches])
     assert sorted(seen) == sorted(chosen)
     lengths = [len(examples.inputs["input_ids"][row]) for row in seen]
-    assert lengths == sorted(lengths)
+    assert lengths == sorted(lengths, reverse=True)
 
 
 def test_a_rule_over_tokens_needs_a_language_model(classifier, tmp_path):

@@ -392,7 +392,7 @@ def test_exactness_is_bought_within_what_was_granted(monkeypatch):
     layers = list(masks.anatomy.layers)
     groups = list(masks.anatomy.of_kind("head"))
     rows = torch.cat(list(chosen["pairs"].values()), 1).any(1).float()
-    lengths = torch.tensor(np.sort(examples.lengths)).float()
+    lengths = torch.tensor(-np.sort(-examples.lengths)).float()
     spent = float((rows * lengths).sum())
     for index, flags in chosen["pairs"].items():
         depth = next(place for place, layer in enumerate(layers) if groups[index].name.startswith(layer + "."))

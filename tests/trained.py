@@ -57,7 +57,7 @@ def _trained() -> hf.PreTrainedModel:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=8 * 24)
     rng = np.random.default_rng(0)
     for _ in range(8):
-        batches = list(examples.batches(64))
+        batches = list(examples.batches(64))[::-1]
         for index in rng.permutation(len(batches)):
             batch = batches[index]
             loss = model(**batch.inputs, labels=torch.from_numpy(examples.labels[batch.rows])).loss

@@ -235,7 +235,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 def _live(gradients: list[Tensor]) -> Tensor | None:
     """Flags ``(batch, *tokens)`` of where a gradient arrives; None for all, also when the longest row has few others."""
-    if any(_arrives(each[-1:]).float().mean() >= _PICKED for each in gradients):
+    if any(_arrives(each[:1]).float().mean() >= _PICKED for each in gradients):
         return None
     return torch.stack([_arrives(each) for each in gradients]).any(0)
 
