@@ -224,8 +224,9 @@ def test_a_model_in_bfloat16_is_priced_and_observed_in_single_precision(family, 
         menu = read_menu(masks.anatomy, MIXED)
         tables.append(price(masks, examples, menu=menu, flow=True, refinement=Refinement(heads=1.0)))
         means.append(observed(masks, examples, tables[-1], range(0, len(tables[-1]), 5)))
+    share = 0.1 if generates else 0.05  # a random projection is squared, and its rounding with it
     for name in ("loss_change", "kl", "logit_move"):
-        assert_close(tables[1].values[name], tables[0].values[name], 0.05)
+        assert_close(tables[1].values[name], tables[0].values[name], share)
         assert_close(means[1][name], means[0][name], 0.05)
     grouped = np.isfinite(tables[0].flow)
     assert_close(tables[1].flow[grouped], tables[0].flow[grouped], 0.05)
