@@ -8,7 +8,7 @@ import peers
 from clock import Action, Timing, interleaved
 from figures import Bar, Row, beside
 from price_cost import evaluate, pricing
-from subjects import SEED, Case, some_of
+from subjects import SEED, Case
 
 from compress_explain.examples import Examples
 from compress_explain.pricing.audit import Sample, audit
@@ -21,7 +21,7 @@ MIXED = Sample(heads=18, neurons=18, linears=18, sublayers=None, layers=None)  #
 
 def naive(case: Case, repeats: int) -> list[Row]:
     """Pricing all heads and neurons against leaving each out: some of them are timed and the rest reckoned."""
-    few = some_of(case.examples, FEW_ROWS)
+    few = case.examples.draw(FEW_ROWS, SEED)
     prices = pricing(case, few, "heads,neurons")
     everything = prices().components
     how = {"loss": case.loss, "batch_size": case.batch_size}
@@ -64,7 +64,7 @@ def reuse(case: Case, repeats: int) -> list[Row]:
     Raises:
         AssertionError: a number differs.
     """
-    few = some_of(case.examples, FEW_ROWS)
+    few = case.examples.draw(FEW_ROWS, SEED)
     prices = pricing(case, few, "heads,neurons,linears:int8,sublayers,layers")()
     chosen = MIXED.of(prices)
     frames: dict[bool, pd.DataFrame] = {}

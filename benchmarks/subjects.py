@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from unittest import mock
 
-import numpy as np
 import peers
 from docstrings import docstrings_model
 from transformers import PreTrainedModel
@@ -133,22 +132,6 @@ def trec(places: Places, rows: int | None = None) -> Case:
 CASES: MappingProxyType[str, Callable[..., Case]] = MappingProxyType(
     {case.__name__: case for case in (sst2, agnews, digits, docstrings, trec)}
 )
-
-
-def some_of(examples: Examples, count: int) -> Examples:
-    """``count`` rows drawn at random, in their order; all of them when there are no more."""
-    if count >= len(examples):
-        return examples
-    rows = np.sort(np.random.default_rng(SEED).choice(len(examples), count, replace=False))
-    return replace(
-        examples,
-        inputs={name: [values[row] for row in rows] for name, values in examples.inputs.items()},
-        labels=examples.labels[rows],
-        slices={name: flags[rows] for name, flags in examples.slices.items()},
-        texts=tuple(examples.texts[row] for row in rows),
-        token_slices={name: [flags[row] for row in rows] for name, flags in examples.token_slices.items()},
-        digest=f"{examples.digest} {count} rows",
-    )
 
 
 def _columns(*names: str) -> list[SliceRule]:

@@ -29,7 +29,7 @@ from compress_explain.pricing.tokens import add_gauss_newton
 from compress_explain.progress import Advance
 
 _SHARD_ROWS = 512
-_SHARD_EDITS = 24
+_SHARD_EDITS = 12  # few enough for two workers to share the heads of six layers evenly
 _EXACT_ROWS = 48  # at once in the second phase
 
 
@@ -79,6 +79,7 @@ class Pricing:
         refinement = None if self.refinement is None else asdict(self.refinement)
         facts = [
             self.menu.names,
+            self._shard_rows,
             self.batch_size,
             refinement,
             self.flow,
@@ -166,7 +167,7 @@ class Auditing:
     @property
     def identity(self) -> str:
         edits = [[each.component, each.edit] for each in self.candidates]
-        return _digest(self.masks, self.examples, [edits, self.batch_size, self.masks.components])
+        return _digest(self.masks, self.examples, [edits, _SHARD_EDITS, self.batch_size, self.masks.components])
 
     def run(self, shard: int, advance: Advance = lambda rows: None) -> Sums:
         chosen = self.candidates[shard * _SHARD_EDITS : (shard + 1) * _SHARD_EDITS]
