@@ -100,9 +100,9 @@ class SecondPhase:
             return
         rows, decision = np.concatenate(self._rows), _joined(self._decisions)
         changes = {index: torch.cat(block.changes) for index, block in self._blocks.items()}
-        chosen = self._choose(torch.from_numpy(examples.lengths[rows]), examples.slice_matrix(rows))
-        _replace(self.slopes, self.menu, examples, batch_size, rows, decision, changes, chosen)
         membership = examples.slice_matrix(rows)
+        chosen = self._choose(torch.from_numpy(examples.lengths[rows]), membership)
+        _replace(self.slopes, self.menu, examples, batch_size, rows, decision, changes, chosen)
         for index, block in self._blocks.items():
             sums.add(block.columns, membership, impact_of_change(decision, changes[index]))
 

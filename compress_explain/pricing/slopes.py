@@ -121,22 +121,26 @@ class Slopes:
     def _edited(self, name: str, gradients: list[Tensor]) -> Float[Tensor, "batch edits scalars"]:
         """Each weight edit of a linear: the change of its output, where gradients arrive, along each of them."""
         passage = self._passages[name]
-        live = _live(gradients)
-        if not passage.changes or (passage.live is not None and (live is None or bool((live & ~passage.live).any()))):
-            passage.live = live
+        if not passage.changes or self._is_behind(passage, gradients):
+            passage.live = _live(gradients)
             passage.changes = self._changes(name, passage)
         slopes = [wide(_at(each, passage.live)) for each in gradients]
         if passage.live is None:
             slopes = [each.flatten(1) for each in slopes]
-        stacked = (
-            torch.stack(slopes, -1) if len(slopes) > 1 else slopes[0][..., None]
-        )  # (rows or tokens, width, scalars)
+        # (rows or live tokens, width, scalars); one scalar needs no copy
+        stacked = torch.stack(slopes, -1) if len(slopes) > 1 else slopes[0][..., None]
         moves = [torch.bmm(change.view(len(stacked), 1, -1), stacked) for change in passage.changes]
         along = torch.cat(moves, 1)  # (rows or live tokens, edits, scalars)
         if passage.live is None:
             return along
         owner = passage.live.nonzero()[:, 0]
         return along.new_zeros(len(gradients[0]), *along.shape[1:]).index_add_(0, owner, along)
+
+    @staticmethod
+    def _is_behind(passage: _Passage, gradients: list[Tensor]) -> bool:
+        """Whether a gradient arrives at tokens that no change was computed for."""
+        live = passage.live
+        return live is not None and any(bool((_arrives(each) & ~live).any()) for each in gradients)
 
     def _changes(self, name: str, passage: _Passage) -> list[Tensor]:
         """How each edit changes the outputs of the live tokens; some edits depend on all there are."""
