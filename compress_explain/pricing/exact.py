@@ -16,7 +16,7 @@ from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
 from compress_explain.masks import Masks
 from compress_explain.pricing.decision import Decision
-from compress_explain.pricing.impact import TokenImpact, impact_of
+from compress_explain.pricing.impact import Impact, TokenImpact, impact_of
 from compress_explain.pricing.menu import Candidate
 from compress_explain.pricing.prefix import Prefix, answering
 from compress_explain.pricing.slopes import prepared_edits, wide
@@ -92,34 +92,39 @@ def exact_sums(
         for batch in batches:
             prefix = Prefix(masks, batch.inputs) if reuse else None
             before = model(**batch.inputs).logits if prefix is None else prefix.logits
-            tally = Tally(examples, batch, before)
-            tally.count(sums)
-            for column, candidate in enumerate(trials.candidates):
-                with trials.made(candidate, prefix):
-                    after = model(**batch.inputs).logits
-                tally.add(sums, slice(column, column + 1), after)
-                advance(len(batch.rows))
+            Tally(examples, batch, before).add(sums, _outputs(trials, batch, prefix, advance))
     return sums
+
+
+def _outputs(trials: Trials, batch: Batch, prefix: Prefix | None, advance: Callable[[int], None]) -> Iterator[Tensor]:
+    """The logits of a batch under each trial."""
+    for candidate in trials.candidates:
+        with trials.made(candidate, prefix):
+            after = trials.masks.model(**batch.inputs).logits
+        advance(len(batch.rows))
+        yield after
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Turns a pair of outputs of the model for one batch into sums."""
+    """Turns what the model says of one batch, as it is and under each trial, into sums."""
 
     examples: Examples
     batch: Batch
     before: Tensor
 
-    def count(self, sums: Sums) -> None:
-        sums.count(self._members.sum(2) if self.examples.tokenwise else self._members)
-
-    def add(self, sums: Sums, column: slice, after: Tensor) -> None:
+    def add(self, sums: Sums, outputs: Iterable[Tensor]) -> None:
+        """Count the batch and add the impact of each trial, whose ``outputs`` come in the order of the columns."""
         if not self.examples.tokenwise:
-            sums.add(
-                column, self._members, impact_of(self._decision, wide(after)[:, None] - self._decision.logits[:, None])
-            )
+            sums.count(self._members)
+            change = wide(torch.stack(list(outputs), 1)) - self._decision.logits[:, None]
+            sums.add(slice(0, change.shape[1]), self._members, impact_of(self._decision, change))
             return
-        impact = self._of_tokens.of(wide(after))
+        sums.count(self._members.sum(2))
+        for column, after in enumerate(outputs):  # one at a time: a vocabulary for every token
+            self._add_tokens(sums, slice(column, column + 1), self._of_tokens.of(wide(after)))
+
+    def _add_tokens(self, sums: Sums, column: slice, impact: Impact) -> None:
         for which, members in enumerate(self._members):
             summed = {name: (values * members).sum(1, keepdim=True) for name, values in impact.items()}
             everyone = torch.ones(1, len(members))

@@ -9,8 +9,8 @@ choice stands still and K choices take K - 1 backward passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -30,13 +30,15 @@ class Linearised:
 
     Each block of ``changes`` is ``(batch, columns, choices - 1)``: the change of each logit but the
     first, less that of the first. ``flow`` holds, for each group, the squared norm of the loss
-    gradient at each component (batch, components), when it was asked for.
+    gradient at each component (batch, components), when it was asked for; ``reach``, for the groups
+    it was asked for, how far each component could move the choices (:meth:`Slopes.reach`).
     """
 
     batch: Batch
     decision: Decision
     changes: list[Tensor]
     flow: list[Tensor]
+    reach: dict[int, Tensor] = field(default_factory=dict)
 
     def impacts(self) -> Iterator[Impact]:
         """Block by block, the impact of each edit on each example, ``(batch, columns)``."""
@@ -49,23 +51,28 @@ class Linearised:
 
 
 def linearised(
-    slopes: Slopes, examples: Examples, batches: Iterable[Batch], *, flow: bool = False
+    slopes: Slopes, examples: Examples, batches: Iterable[Batch], *, flow: bool = False, reach: Collection[int] = ()
 ) -> Iterator[Linearised]:
-    """Linearise ``batches`` of ``examples`` one by one; enters and leaves ``slopes``."""
+    """Linearise ``batches`` of ``examples`` one by one; enters and leaves ``slopes``.
+
+    ``reach`` names groups, by their place, of which it is wanted.
+    """
     with frozen(slopes.masks.model), slopes:
         for batch in batches:
             labels = torch.from_numpy(examples.labels[batch.rows])
             with torch.enable_grad():
                 decision = decide(slopes.logits(batch.inputs), labels)
-                changes, sites = _changes(slopes, decision, flow=flow)
+                changes, sites, reached = _changes(slopes, decision, flow=flow, reach=reach)
             flows = [slopes.flow(index, gradient) for index, gradient in enumerate(sites)]
             slopes.clear()
             settled = Decision(decision.logits.detach(), decision.labels, decision.rest, decision.classes)
-            yield Linearised(batch, settled, changes, flows)
+            yield Linearised(batch, settled, changes, flows, reached)
 
 
-def _changes(slopes: Slopes, decision: Decision, *, flow: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """The changes of the choices, and (when ``flow``) the loss gradient at each group's site."""
+def _changes(
+    slopes: Slopes, decision: Decision, *, flow: bool, reach: Collection[int]
+) -> tuple[list[Tensor], list[Tensor], dict[int, Tensor]]:
+    """The changes of the choices, (when ``flow``) the loss gradient at each group's site, and what is in ``reach``."""
     logits = decision.logits
     scalars = (logits[:, 1:] - logits[:, :1]).unbind(1)
     error = logits.detach().softmax(-1)
@@ -73,6 +80,7 @@ def _changes(slopes: Slopes, decision: Decision, *, flow: bool) -> tuple[list[Te
     weights = error[:, 1:].unbind(1)
     parts: list[list[Tensor]] = []
     sites: list[Tensor] = []
+    reached: dict[int, Tensor] = {}
     waiting: list[list[Tensor]] = []
     for index, (scalar, weight) in enumerate(zip(scalars, weights, strict=True), start=1):
         waiting.append(slopes.gradients(scalar.sum(), None, last=index == len(scalars)))
@@ -82,5 +90,8 @@ def _changes(slopes: Slopes, decision: Decision, *, flow: bool) -> tuple[list[Te
             sites = [kept.add_(new) for kept, new in zip(sites, weighted, strict=True)] if sites else weighted
         if index == len(scalars) or len(waiting) >= _TOGETHER // sum(each.nbytes for each in waiting[0]):
             parts.append(slopes.contract(waiting))
+            for group in reach:
+                here = slopes.reach(group, [each[group] for each in waiting])
+                reached[group] = reached[group] + here if group in reached else here
             waiting = []
-    return [torch.cat(blocks, -1) for blocks in zip(*parts, strict=True)], sites
+    return [torch.cat(blocks, -1) for blocks in zip(*parts, strict=True)], sites, reached

@@ -2,14 +2,15 @@
 
 The model runs once and the output of every module is kept, with the order in which they came.
 Whatever was complete when the place of an edit was reached cannot depend on the edit: its module
-then returns what was kept instead of computing it again. The numbers are those of a whole pass,
-bit for bit.
+then returns what was kept instead of computing it again. A module that hands on what that place
+answers (an attention module, its output projection) is cut short: it asks that place alone. The
+numbers are those of a whole pass, bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ class Prefix:
     def __init__(self, masks: Masks, inputs: dict[str, Tensor]) -> None:
         self.model, self.inputs = masks.model, inputs
         self.rows = len(next(iter(inputs.values())))
+        self._inputs: dict[str, tuple[Any, ...]] = {}  # as they came, before any hook that masks
         self._outputs: dict[str, Any] = {}
         self._done: dict[str, int] = {}  # when a part was complete
         self._reached: dict[str, int] = {}  # when a part was first entered
@@ -50,6 +52,7 @@ class Prefix:
         with ExitStack() as stack:
             for name, kept in self._before(place):
                 stack.enter_context(answering(self.model.get_submodule(name), _always(kept)))
+            stack.enter_context(self._cut_short(place, lambda value: value))
             yield
 
     @contextmanager
@@ -60,11 +63,22 @@ class Prefix:
                 module = self.model.get_submodule(name)
                 if not isinstance(module, nn.Embedding):  # cheap, and T5's position bias has no axis of rows
                     stack.enter_context(answering(module, _always(_of_rows(kept, rows, self.rows))))
+            stack.enter_context(self._cut_short(place, partial(_of_rows, rows=rows, count=self.rows)))
             yield {name: _of_rows(value, rows, self.rows) for name, value in self.inputs.items()}
 
     def output(self, name: str) -> Any:
         """What module ``name`` returned."""
         return self._outputs[name]
+
+    def _cut_short(self, place: str, taken: Callable[[Any], Any]) -> AbstractContextManager[None]:
+        """Inside it the widest module that hands on what ``place`` answers asks only that; ``taken`` chooses rows."""
+        answer = self._outputs[place]
+        around = [name for name in _outer(place) if _first(self._outputs.get(name)) is answer]
+        if not around or self._again.intersection([place, *around]):
+            return nullcontext()
+        whole = taken(self._outputs[around[-1]])
+        asked = _through(self.model.get_submodule(place), taken(self._inputs[place]), whole)
+        return answering(self.model.get_submodule(around[-1]), asked)
 
     def _before(self, place: str) -> list[tuple[str, Any]]:
         """The outermost parts that were complete when ``place`` was reached, each run but once."""
@@ -77,13 +91,14 @@ class Prefix:
     def _watch(self, name: str) -> list[torch.utils.hooks.RemovableHandle]:
         module = self.model.get_submodule(name)
         return [
-            module.register_forward_pre_hook(partial(self._entered, name)),
+            module.register_forward_pre_hook(partial(self._entered, name), prepend=True),
             module.register_forward_hook(partial(self._left, name)),
         ]
 
     def _entered(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if name in self._reached:
             self._again.add(name)
+        self._inputs[name] = inputs
         self._clock += 1
         self._reached.setdefault(name, self._clock)  # the first time: what follows may depend on an edit there
 
@@ -114,6 +129,20 @@ def _of_rows(value: Any, rows: Tensor, count: int) -> Any:
     if isinstance(value, ModelOutput):
         return type(value)(**{name: _of_rows(each, rows, count) for name, each in value.items()})
     return value
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) and output else output
+
+
+def _through(module: nn.Module, asked: tuple[Any, ...], whole: Any) -> Callable[..., Any]:
+    """An answer with that of ``module`` to what it was ``asked``, in the form of ``whole``, whose first part it is."""
+
+    def answer(*inputs: Any, **options: Any) -> Any:
+        new = module(*asked)
+        return (new, *whole[1:]) if isinstance(whole, tuple) else new
+
+    return answer
 
 
 def _always(value: Any) -> Callable[..., Any]:

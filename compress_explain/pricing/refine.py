@@ -4,7 +4,7 @@ The loss change of an edit is its margin change weighted by the doubt in the lab
 the linearised move counts where a row is in doubt (before or after the move) and the move is large.
 Pairs of a row and an edit are taken in the order of doubt x move, as a share of what there is in
 the slices of the row, and computed exactly, by masking and with what comes before the edit reused,
-until the passes that were granted are spent.
+until the passes that were granted are spent. What they teach about the others corrects those.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from compress_explain.anatomy import Anatomy
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 from compress_explain.masks import Masks
+from compress_explain.pricing.curvature import bent
 from compress_explain.pricing.decision import Decision
 from compress_explain.pricing.exact import exact_of_edits, exact_of_pairs, masked
 from compress_explain.pricing.impact import Impact, impact_of_change
@@ -61,6 +62,7 @@ class _Block:
     columns: slice
     changes: list[Tensor] = field(default_factory=list)
     scores: list[Tensor] = field(default_factory=list)
+    reach: list[Tensor] = field(default_factory=list)
 
 
 class SecondPhase:
@@ -76,6 +78,11 @@ class SecondPhase:
         }
         self._rows: list[np.ndarray] = []
         self._decisions: list[Decision] = []
+
+    @property
+    def groups(self) -> list[int]:
+        """The blocks of components, not of linears, that are refined."""
+        return [index for index in self._blocks if index < len(self.menu.groups)]
 
     def begin(self, each: Linearised) -> None:
         """A batch of the first phase."""
@@ -93,18 +100,42 @@ class SecondPhase:
         doubt = torch.maximum(1 - label, 1 - label * torch.exp(-impact["loss_change"]))
         self._blocks[index].changes.append(each.changes[index])
         self._blocks[index].scores.append(doubt * impact["logit_move"])
+        if index in each.reach:
+            self._blocks[index].reach.append(each.reach[index])
 
     def settle(self, sums: Sums, examples: Examples, batch_size: int) -> None:
         """Compute the chosen pairs exactly and add every kept block to ``sums``."""
         if not self._blocks or not self._rows:
             return
         rows, decision = np.concatenate(self._rows), _joined(self._decisions)
-        changes = {index: torch.cat(block.changes) for index, block in self._blocks.items()}
+        linear = {index: torch.cat(block.changes) for index, block in self._blocks.items()}
         membership = examples.slice_matrix(rows)
         chosen = self._choose(torch.from_numpy(examples.lengths[rows]), membership)
+        changes = {index: change.clone() for index, change in linear.items()}
         _replace(self.slopes, self.menu, examples, batch_size, rows, decision, changes, chosen)
+        self._bend(decision, linear, changes, chosen)
         for index, block in self._blocks.items():
             sums.add(block.columns, membership, impact_of_change(decision, changes[index]))
+
+    def _bend(
+        self,
+        decision: Decision,
+        linear: dict[int, Tensor],
+        changes: dict[int, Tensor],
+        exact: dict[int, Bool[Tensor, "rows columns"]],
+    ) -> None:
+        """Correct the components' changes that stayed linear, from those of their kind that are exact."""
+        removed = self.slopes.masks.removed
+        for kind in dict.fromkeys(self._blocks[index].kind for index in self.groups):
+            mine = [index for index in self.groups if self._blocks[index].kind == kind]
+            off = torch.cat([removed[self.menu.groups[index].name] for index in mine])
+            parts = [torch.cat([each[index] for index in mine], 1) for each in (linear, changes, exact)]
+            reach = torch.cat([torch.cat(self._blocks[index].reach) for index in mine], 1)
+            for back in (False, True):  # what is put back bends the other way
+                columns = (off == back).nonzero().flatten()
+                parts[1][:, columns] = bent(decision.logits, *(each[:, columns] for each in (*parts, reach)))
+            widths = [changes[index].shape[1] for index in mine]
+            changes |= dict(zip(mine, parts[1].split(widths, 1), strict=True))
 
     def _choose(
         self, lengths: Int[Tensor, " rows"], membership: Float[Tensor, "slices rows"]

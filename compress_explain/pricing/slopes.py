@@ -57,6 +57,7 @@ class Slopes:
         self.towards = towards or {}
         self._prepared: dict[str, list[Prepared]] = {}
         self._signs: dict[str, Tensor] = {}
+        self._grams: dict[str, Tensor] = {}
         self._unmasked: dict[str, Tensor] = {}
         self._masked: dict[str, Tensor] = {}
         self._passages: dict[str, _Passage] = {}
@@ -104,6 +105,27 @@ class Slopes:
         """Squared norm of a gradient at the coordinates of each component of group ``index``."""
         group = self.groups[index]
         return wide(gradient).square().flatten(1, -2).sum(1).view(-1, group.count, group.width).sum(-1)
+
+    def reach(self, index: int, gradients: Sequence[Tensor]) -> Float[Tensor, "batch components"]:
+        """How far each component of group ``index`` could move some scalars, squared and added up over them.
+
+        Token by token, the size of what it adds to the consumer's output times the size of the scalars'
+        ``gradients`` at the site: unlike a move it knows no direction, and nothing cancels.
+        """
+        group = self.groups[index]
+        value = wide(self._unmasked[group.name].detach())
+        parts = value.view(*value.shape[:-1], group.count, group.width)
+        added = torch.einsum("...cv,cvw,...cw->...c", parts, self._gram(group), parts)  # squared size
+        steep = sum(wide(each).square().sum(-1, keepdim=True) for each in gradients)
+        return (added * steep).flatten(1, -2).sum(1)
+
+    def _gram(self, group: Group) -> Tensor:
+        """The scalar products of a consumer's columns, component by component ``(count, width, width)``."""
+        if group.name not in self._grams:
+            weight = wide(_weight(self.masks.model.get_submodule(group.site)))
+            columns = weight.view(len(weight), group.count, group.width)
+            self._grams[group.name] = torch.einsum("ocv,ocw->cvw", columns, columns)
+        return self._grams[group.name]
 
     def _switched(self, group: Group, gradient: Tensor) -> Tensor:
         value = self._unmasked[group.name].detach()
@@ -218,10 +240,14 @@ class Slopes:
 
 def prepared_edits(module: nn.Module, weight_edits: Sequence[WeightEdit]) -> list[Prepared]:
     """Each weight edit made ready for the weight ``(outputs, inputs)`` of one linear."""
-    weight = module.weight.detach()  # type: ignore[union-attr,operator]
-    weight = weight.T if isinstance(module, Conv1D) else weight  # type: ignore[union-attr]
+    weight = _weight(module)
     bias = None if module.bias is None else module.bias.detach()  # type: ignore[operator,union-attr]
-    return [edit.prepare(weight.contiguous(), bias) for edit in weight_edits]  # type: ignore[arg-type,union-attr]
+    return [edit.prepare(weight.contiguous(), bias) for edit in weight_edits]  # type: ignore[arg-type]
+
+
+def _weight(module: nn.Module) -> Float[Tensor, "outputs inputs"]:
+    weight: Tensor = module.weight.detach()  # type: ignore[union-attr,operator,assignment]
+    return weight.T if isinstance(module, Conv1D) else weight
 
 
 @contextmanager

@@ -131,7 +131,7 @@ class Pricing:
 
     def _linearise(self, sums: Sums, batches: list[Batch], advance: Advance) -> None:
         second = SecondPhase(self._slopes, self.menu, self.refinement or Refinement(heads=0, neurons=0, linears=0))
-        for each in linearised(self._slopes, self.examples, batches, flow=self.flow):
+        for each in linearised(self._slopes, self.examples, batches, flow=self.flow, reach=second.groups):
             membership = self.examples.slice_matrix(each.batch.rows)
             sums.count(membership)
             second.begin(each)
