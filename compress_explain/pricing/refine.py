@@ -129,13 +129,13 @@ class SecondPhase:
         for kind in dict.fromkeys(self._blocks[index].kind for index in self.groups):
             mine = [index for index in self.groups if self._blocks[index].kind == kind]
             off = torch.cat([removed[self.menu.groups[index].name] for index in mine])
-            parts = [torch.cat([each[index] for index in mine], 1) for each in (linear, changes, exact)]
+            first, known, flags = (torch.cat([each[index] for index in mine], 1) for each in (linear, changes, exact))
             reach = torch.cat([torch.cat(self._blocks[index].reach) for index in mine], 1)
             for back in (False, True):  # what is put back bends the other way
-                columns = (off == back).nonzero().flatten()
-                parts[1][:, columns] = bent(decision.logits, *(each[:, columns] for each in (*parts, reach)))
-            widths = [changes[index].shape[1] for index in mine]
-            changes |= dict(zip(mine, parts[1].split(widths, 1), strict=True))
+                these = (off == back).nonzero().flatten()
+                pairs = (each[:, these] for each in (first, known, flags, reach))
+                known[:, these] = bent(decision.logits, *pairs)
+            changes |= dict(zip(mine, known.split([changes[index].shape[1] for index in mine], 1), strict=True))
 
     def _choose(
         self, lengths: Int[Tensor, " rows"], membership: Float[Tensor, "slices rows"]
