@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import pandas as pd
 from compress_explain.examples import ALL
 from compress_explain.pricing import Audit
 from compress_explain.report.labels import plural
-from compress_explain.report.numbers import count, plain, share, small
+from compress_explain.report.numbers import correlation, count, plain, share, small
 from compress_explain.report.scatter import Points, Scatter, scatter
 from compress_explain.stats import bootstrap_rows
 
@@ -139,9 +141,10 @@ def _verdict(what: str, part: pd.DataFrame, quality: dict[str, Any]) -> str:
     interval = (
         ""
         if not math.isfinite(quality["low"])
-        else f", 95% interval {plain(quality['low'], 2)} to {plain(quality['high'], 2)}"
+        else f", 95% interval {correlation(quality['low'])} to {correlation(quality['high'])}"
     )
-    return f"The price puts {name} {order} (Spearman {plain(rank, 2)}{interval}, {count(len(part))} edits){_size(part, quality)}"
+    told = f"Spearman {correlation(quality['spearman'])}{interval}, {count(len(part))} edits"
+    return f"The price puts {name} {order} ({told}){_size(part, quality)}"
 
 
 def _size(part: pd.DataFrame, quality: dict[str, Any]) -> str:
@@ -187,10 +190,10 @@ def _agreement(
         method=method,
         edits=len(part),
         priced=priced.get(what),
-        spearman=_with_interval(row["spearman"], row["low"], row["high"]),
-        pearson=_with_interval(row["pearson"], *pearson),
+        spearman=_with_interval(row["spearman"], row["low"], row["high"], correlation),
+        pearson=_with_interval(row["pearson"], *pearson, correlation),
         same_sign=share(row["same_sign"]),
-        slope=_with_interval(row["slope"], *slope),
+        slope=_with_interval(row["slope"], *slope, partial(plain, digits=2)),
         error=small(row["error"]),
     )
 
@@ -262,12 +265,10 @@ def _ranks(quality: pd.DataFrame, kinds: tuple[str, ...]) -> tuple[SliceRanks, .
     found = []
     for name in names:
         rows = [_of(quality, what, name) for what in kinds]
-        told = tuple(_with_interval(row["spearman"], row["low"], row["high"]) for row in rows)
+        told = tuple(_with_interval(row["spearman"], row["low"], row["high"], correlation) for row in rows)
         found.append(SliceRanks(slice=name, n=rows[0]["n"], spearman=told))
     return tuple(found)
 
 
-def _with_interval(value: float, low: float, high: float) -> str:
-    if not math.isfinite(value):
-        return plain(None)
-    return plain(value, 2) + (f" ({plain(low, 2)} to {plain(high, 2)})" if math.isfinite(low) else "")
+def _with_interval(value: float, low: float, high: float, shown: Callable[[float], str]) -> str:
+    return shown(value) + (f" ({shown(low)} to {shown(high)})" if math.isfinite(value) and math.isfinite(low) else "")

@@ -43,6 +43,19 @@ def plain(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}".replace("-", _MINUS)
 
 
+def correlation(value: float | None) -> str:
+    """Two decimals, or three where two would show a perfect one that is none.
+
+    >>> correlation(0.9712), correlation(0.99962), correlation(1.0), correlation(-0.998)
+    ('0.97', '0.999', '1.00', '−0.998')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if not 0.995 <= abs(value) < 1:
+        return plain(value, 2)
+    return plain(math.copysign(math.floor(1000 * abs(value) + 1e-9) / 1000, value), 3)
+
+
 def small(value: float | None, *, signs: bool = False) -> str:
     """With as many decimals as it takes to tell it from 0: four, or two significant digits.
 
