@@ -410,3 +410,24 @@ def test_an_answer_of_someone_elses_is_put_back():
     candidate = candidates_of(masks)[0]
     got, expected = (logits_under(masks, candidate, inputs, prefix) for prefix in (recorded(masks, inputs), None))
     assert torch.equal(got, expected) and module.__dict__["forward"] is mine
+
+
+@pytest.mark.parametrize("family", ["vit", "gpt2", "llama"])
+def test_an_attention_module_is_asked_for_its_projection_alone(family, monkeypatch):
+    """What it computes before its output projection is not computed again when that projection is edited."""
+    masks, examples = random_state(family, 3, remove=False), tiny_examples(family, labels=3, rows=4)
+    groups = [group for group in masks.anatomy.groups.values() if group.attention]
+    batch = next(iter(examples.batches(4)))
+    kind, asked = type(masks.model.get_submodule(groups[0].attention)), []
+    usual = kind.forward
+    monkeypatch.setattr(
+        kind, "forward", lambda self, *inputs, **options: asked.append(1) or usual(self, *inputs, **options)
+    )
+    with torch.inference_mode():
+        prefix = Prefix(masks, batch.inputs)
+        assert len(asked) == len(groups)
+        for behind, group in enumerate(reversed(groups)):
+            asked.clear()
+            with prefix.reused(group.site):
+                again = masks.model(**batch.inputs).logits
+            assert len(asked) == behind and torch.equal(again, prefix.logits)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput
 
 from compress_explain.masks import Masks
@@ -72,6 +73,8 @@ class Prefix:
 
     def _cut_short(self, place: str, taken: Callable[[Any], Any]) -> AbstractContextManager[None]:
         """Inside it the widest module that hands on what ``place`` answers asks only that; ``taken`` chooses rows."""
+        if place not in self._inputs:
+            return nullcontext()
         answer = self._outputs[place]
         around = [name for name in _outer(place) if _first(self._outputs.get(name)) is answer]
         if not around or self._again.intersection([place, *around]):
@@ -98,7 +101,8 @@ class Prefix:
     def _entered(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if name in self._reached:
             self._again.add(name)
-        self._inputs[name] = inputs
+        if isinstance(module, nn.Linear | Conv1D):  # where edits are made; what others get need not be kept
+            self._inputs[name] = inputs
         self._clock += 1
         self._reached.setdefault(name, self._clock)  # the first time: what follows may depend on an edit there
 
