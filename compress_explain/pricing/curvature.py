@@ -50,7 +50,7 @@ def _coefficients(growth: Float[Tensor, "rows edits"], reach: Float[Tensor, "row
     """
     products, squares = growth * reach, reach.square()
     if (reach != 0).any(1).sum() < _FEW_ROWS:
-        return torch.zeros(growth.shape[1])
+        return growth.new_zeros(growth.shape[1])
     common = products.sum() / squares.sum()
     without = (products.sum() - products.sum(1)) / (squares.sum() - squares.sum(1))  # one row
     chance = (without - common).square().sum() / common.square()  # the jackknife's variance

@@ -59,13 +59,14 @@ class Prefix:
     @contextmanager
     def chosen(self, place: str, rows: Int[Tensor, " chosen"]) -> Iterator[dict[str, Tensor]]:
         """The same for chosen rows of the batch, any of them any number of times; gives the inputs to run with."""
+        taken = partial(_of_rows, rows=rows, count=self.rows)
         with ExitStack() as stack:
             for name, kept in self._before(place):
                 module = self.model.get_submodule(name)
                 if not isinstance(module, nn.Embedding):  # cheap, and T5's position bias has no axis of rows
-                    stack.enter_context(answering(module, _always(_of_rows(kept, rows, self.rows))))
-            stack.enter_context(self._cut_short(place, partial(_of_rows, rows=rows, count=self.rows)))
-            yield {name: _of_rows(value, rows, self.rows) for name, value in self.inputs.items()}
+                    stack.enter_context(answering(module, _taking(taken, kept)))
+            stack.enter_context(self._cut_short(place, taken))
+            yield {name: taken(value) for name, value in self.inputs.items()}
 
     def output(self, name: str) -> Any:
         """What module ``name`` returned."""
@@ -79,8 +80,9 @@ class Prefix:
         around = [name for name in _outer(place) if _first(self._outputs.get(name)) is answer]
         if not around or self._again.intersection([place, *around]):
             return nullcontext()
-        whole = taken(self._outputs[around[-1]])
-        asked = _through(self.model.get_submodule(place), taken(self._inputs[place]), whole)
+        whole = self._outputs[around[-1]]
+        rest = taken(whole[1:]) if isinstance(whole, tuple) else None
+        asked = _through(self.model.get_submodule(place), taken(self._inputs[place]), rest)
         return answering(self.model.get_submodule(around[-1]), asked)
 
     def _before(self, place: str) -> list[tuple[str, Any]]:
@@ -139,18 +141,23 @@ def _first(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) and output else output
 
 
-def _through(module: nn.Module, asked: tuple[Any, ...], whole: Any) -> Callable[..., Any]:
-    """An answer with that of ``module`` to what it was ``asked``, in the form of ``whole``, whose first part it is."""
+def _through(module: nn.Module, asked: tuple[Any, ...], rest: tuple[Any, ...] | None) -> Callable[..., Any]:
+    """An answer with that of ``module`` to what it was ``asked``, followed by the ``rest`` if there is one."""
 
     def answer(*inputs: Any, **options: Any) -> Any:
         new = module(*asked)
-        return (new, *whole[1:]) if isinstance(whole, tuple) else new
+        return new if rest is None else (new, *rest)
 
     return answer
 
 
 def _always(value: Any) -> Callable[..., Any]:
     return lambda *inputs, **options: value
+
+
+def _taking(taken: Callable[[Any], Any], value: Any) -> Callable[..., Any]:
+    """The same of chosen rows, which are only taken when somebody asks."""
+    return lambda *inputs, **options: taken(value)
 
 
 def _outer(name: str) -> Iterator[str]:

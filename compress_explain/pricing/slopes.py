@@ -36,6 +36,11 @@ class _Passage:
     live: Tensor | None = None
     changes: list[Tensor] = field(default_factory=list)
 
+    def misses(self, gradients: list[Tensor]) -> bool:
+        """Whether a gradient arrives at tokens that no change was computed for."""
+        live = self.live
+        return live is not None and any(bool((_arrives(each) & ~live).any()) for each in gradients)
+
 
 class Slopes:
     """Per-example contractions of a gradient with what each edit would change.
@@ -143,7 +148,7 @@ class Slopes:
     def _edited(self, name: str, gradients: list[Tensor]) -> Float[Tensor, "batch edits scalars"]:
         """Each weight edit of a linear: the change of its output, where gradients arrive, along each of them."""
         passage = self._passages[name]
-        if not passage.changes or self._is_behind(passage, gradients):
+        if not passage.changes or passage.misses(gradients):
             passage.live = _live(gradients)
             passage.changes = self._changes(name, passage)
         slopes = [wide(_at(each, passage.live)) for each in gradients]
@@ -157,12 +162,6 @@ class Slopes:
             return along
         owner = passage.live.nonzero()[:, 0]
         return along.new_zeros(len(gradients[0]), *along.shape[1:]).index_add_(0, owner, along)
-
-    @staticmethod
-    def _is_behind(passage: _Passage, gradients: list[Tensor]) -> bool:
-        """Whether a gradient arrives at tokens that no change was computed for."""
-        live = passage.live
-        return live is not None and any(bool((_arrives(each) & ~live).any()) for each in gradients)
 
     def _changes(self, name: str, passage: _Passage) -> list[Tensor]:
         """How each edit changes the outputs of the live tokens; some edits depend on all there are."""

@@ -49,9 +49,7 @@ def correlation(value: float | None) -> str:
     >>> correlation(0.9712), correlation(0.99962), correlation(1.0), correlation(-0.998)
     ('0.97', '0.999', '1.00', '−0.998')
     """
-    if value is None or not math.isfinite(value):
-        return MISSING
-    if not 0.995 <= abs(value) < 1:
+    if value is None or not 0.995 <= abs(value) < 1:
         return plain(value, 2)
     return plain(math.copysign(math.floor(1000 * abs(value) + 1e-9) / 1000, value), 3)
 
