@@ -3,6 +3,7 @@
 from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.api import compress
 from compress_explain.checkpoint import load_compressed
+from compress_explain.compensation import Compensation
 from compress_explain.data import DataSpec, Splits, load_splits
 from compress_explain.edits import Edit, Plan
 from compress_explain.errors import EditError, Exit, InputError, LedgerError, RunInterrupted
@@ -23,6 +24,7 @@ from compress_explain.strategy import Situation, Strategy, check_strategy
 
 __all__ = [
     "Anatomy",
+    "Compensation",
     "DataSpec",
     "Edit",
     "EditError",

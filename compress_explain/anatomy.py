@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -53,6 +55,21 @@ class Group:
         return tuple(f"{self.name}.{index}" for index in range(self.count))
 
     @property
+    def readers(self) -> tuple[tuple[Producer, ...], ...]:
+        """Its producers, those that read the same input together: a cross-attention's query reads another than the rest."""
+        if ".cross_attention." in self.name:
+            return self.producers[:1], self.producers[1:]
+        return (self.producers,)
+
+    def rows(self, producer: Producer, kept: Int[Tensor, " kept"]) -> Int[Tensor, " rows"]:
+        """The outputs of ``producer`` that belong to the members ``kept``."""
+        return _coordinates(kept, producer.width, producer.blocks, self.count)
+
+    def columns(self, kept: Int[Tensor, " kept"]) -> Int[Tensor, " columns"]:
+        """The inputs of the site that belong to the members ``kept``."""
+        return _coordinates(kept, self.width, 1, self.count)
+
+    @property
     def layer(self) -> str:
         """``encoder.layer.3`` of ``encoder.layer.3.attention.head``."""
         return ".".join(self.name.split(".")[:3])
@@ -83,13 +100,22 @@ class Sublayer:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer of a stack and its sublayers; ``module`` is its path in the model."""
+    """One layer of a stack and its sublayers; ``module`` is its path in the model.
+
+    ``norm`` is that of :class:`~compress_explain.families.Stack`.
+    """
 
     name: str
     module: str
+    norm: Literal["before", "after"]
     sublayers: tuple[str, ...]
     parameters: int
     flops: int
+
+    @property
+    def stack(self) -> str:
+        """``encoder`` of ``encoder.layer.3``."""
+        return self.name.split(".")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +196,12 @@ def read_anatomy(model: PreTrainedModel, tokens: int) -> Anatomy:
     )
 
 
+def _coordinates(kept: Int[Tensor, " kept"], width: int, blocks: int, count: int) -> Int[Tensor, " coordinates"]:
+    """Coordinates of the kept components, ``width`` each, repeated over ``blocks`` blocks."""
+    within = (kept[:, None] * width + torch.arange(width)).flatten()
+    return (torch.arange(blocks)[:, None] * (count * width) + within).flatten()
+
+
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """``(inputs, outputs)`` of a linear, also of GPT-2's transposed ``Conv1D``."""
     rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
@@ -209,6 +241,7 @@ class _Reader:
         self.layers[name] = Layer(
             name=name,
             module=path,
+            norm=stack.norm,
             sublayers=tuple(sublayer.name for sublayer in sublayers),
             parameters=sum(parameter.numel() for parameter in block.parameters()),
             flops=sum(sublayer.flops for sublayer in sublayers),

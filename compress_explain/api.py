@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from compress_explain.compensation import Compensation
 from compress_explain.data import DataSpec, Splits, load_splits
 from compress_explain.evaluator import Evaluator
 from compress_explain.gates import Gate
@@ -19,6 +20,8 @@ from compress_explain.run import execute
 from compress_explain.slices import SliceRule
 from compress_explain.strategy import Strategy
 
+COMPENSATION = Compensation()
+
 
 def compress(
     model: Subject | str,
@@ -30,6 +33,7 @@ def compress(
     slices: Sequence[SliceRule] = (),
     task: str = "text-classification",
     out: str | Path = "runs/latest",
+    compensation: Compensation | None = COMPENSATION,
     reinstatement: Reinstatement | None = None,
     audit: AuditPlan | None = None,
     registries: Sequence[Registry] = (),
@@ -43,7 +47,7 @@ def compress(
 
     ``model`` is a folder or hub id with a head for ``task``, or what :func:`load_subject` gave;
     ``data`` says where the splits are (then ``slices`` are cut from them), or is what
-    :func:`load_splits` gave. Registries are asked first whether they can be reached, and are given
+    :func:`load_splits` gave. Without ``compensation`` what is left keeps its weights. Registries are asked first whether they can be reached, and are given
     the run when it is complete.
 
     Raises:
@@ -60,6 +64,7 @@ def compress(
         strategies=strategies,
         evaluators=evaluators,
         gates=gates,
+        compensation=compensation,
         reinstatement=reinstatement or Reinstatement(),
         audit=audit or AuditPlan(),
         registries=registries,

@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from compress_explain.catalog import EVALUATORS, REGISTRIES, STRATEGIES
+from compress_explain.compensation import Compensation
 from compress_explain.data import DataSpec
 from compress_explain.documents import Location, Section, explain, read_yaml, together
 from compress_explain.errors import InputError, InputErrors
@@ -44,6 +45,10 @@ class GateSection(Section):
     rule: Literal["non-inferiority", "point"] = "non-inferiority"
 
 
+class CompensationSection(Section):
+    ridge: float = Field(default=0.01, gt=0, le=1)
+
+
 class ReinstatementSection(Section):
     max_rounds: int = Field(default=6, ge=0)
     max_share: float = Field(default=0.5, gt=0, le=1)
@@ -68,6 +73,7 @@ class Config(Section):
     strategies: list[dict[str, dict[str, Any]]] = Field(min_length=1)
     evaluators: list[str | dict[str, dict[str, Any]]] = Field(default=["quality", "slices"], min_length=1)
     gates: list[GateSection] = Field(min_length=1)
+    compensation: CompensationSection | None = CompensationSection()
     reinstatement: ReinstatementSection = ReinstatementSection()
     audit: AuditSection = AuditSection()
     registries: list[str | dict[str, dict[str, Any]]] = Field(default=["mlflow"])
@@ -94,6 +100,9 @@ class Config(Section):
 
     def build_registries(self) -> list[Registry]:
         return [REGISTRIES.build(*_named("registries", entry)) for entry in self.registries]
+
+    def build_compensation(self) -> Compensation | None:
+        return None if self.compensation is None else Compensation(**self.compensation.model_dump())
 
     def build_audit(self) -> AuditPlan:
         return AuditPlan(**self.audit.model_dump())
@@ -200,7 +209,7 @@ def _named(kind: str, entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict
 
 _SECTIONS: dict[str, type[Section]] = {
     "data": DataSection, "slices": SliceSection, "gates": GateSection, "reinstatement": ReinstatementSection,
-    "audit": AuditSection,
+    "audit": AuditSection, "compensation": CompensationSection,
 }  # fmt: skip
 
 

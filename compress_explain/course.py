@@ -23,7 +23,8 @@ class Stage:
 
     ``flops_removed`` is the share of the layer FLOPs that is gone when it is done, in [0, 1].
     ``expected`` and ``observed`` hold a :class:`~compress_explain.pricing.Joint` each; ``observed``
-    is None for a trial of which only the gates were asked.
+    is None for a trial of which only the gates were asked. ``compensated`` is one more: what
+    refitting the rest then changed.
     """
 
     step: str
@@ -34,6 +35,7 @@ class Stage:
     reverted: bool
     expected: dict[str, Any] = field(repr=False)
     observed: dict[str, Any] | None = field(repr=False)
+    compensated: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def error(self) -> float | None:
@@ -119,7 +121,7 @@ def stage_facts(stage: Stage) -> dict[str, Any]:
 
 
 def _stage(ledger: Ledger, applied: Record, plan: dict[str, Any], flops_removed: float) -> Stage:
-    observed = ledger.find("observed", applied.step)
+    observed, compensated = ledger.find("observed", applied.step), ledger.find("compensated", applied.step)
     return Stage(
         step=applied.step,
         author=plan["author"],
@@ -129,4 +131,5 @@ def _stage(ledger: Ledger, applied: Record, plan: dict[str, Any], flops_removed:
         reverted=ledger.find("reverted", applied.step) is not None,
         expected=applied.body["expected"],
         observed=observed.body["observed"] if observed else None,
+        compensated=compensated.body["observed"] if compensated else None,
     )

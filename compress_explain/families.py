@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from compress_explain.errors import InputError, did_you_mean
 
@@ -51,11 +52,14 @@ class Stack:
     """A list of equal layers: ``encoder`` or ``decoder`` in component ids, ``layers`` in the model.
 
     ``feed_forward`` lists the forms that a configuration may choose between (plain, gated); the
-    one whose linears exist is taken.
+    one whose linears exist is taken. ``norm`` says where each sublayer's norm stands: ``before``
+    its linears, so that the residual stream runs through the layers unchanged but for what is
+    added to it, or ``after`` the addition, so that each sublayer reads the stream itself.
     """
 
     name: str
     layers: str
+    norm: Literal["before", "after"]
     attention: tuple[AttentionParts, ...]
     feed_forward: tuple[FeedForwardParts, ...]
 
@@ -79,6 +83,7 @@ def _bert_like(model_type: str) -> Family:
             Stack(
                 name="encoder",
                 layers="encoder.layer",
+                norm="after",
                 attention=(
                     _attention(
                         "attention.self",
@@ -101,6 +106,7 @@ def _llama_like(model_type: str) -> Family:
             Stack(
                 name="decoder",
                 layers="layers",
+                norm="before",
                 attention=(
                     _attention(
                         "self_attn",
@@ -181,6 +187,7 @@ register(
             Stack(
                 name="encoder",
                 layers="transformer.layer",
+                norm="after",
                 attention=(
                     _attention(
                         "attention",
@@ -202,6 +209,7 @@ register(
             Stack(
                 name="encoder",
                 layers="layers",
+                norm="before",
                 attention=(
                     _attention(
                         "attention",
@@ -223,6 +231,7 @@ register(
             Stack(
                 name="decoder",
                 layers="h",
+                norm="before",
                 attention=(
                     AttentionParts(
                         module="attn",
@@ -247,12 +256,14 @@ register(
             Stack(
                 name="encoder",
                 layers="encoder.block",
+                norm="before",
                 attention=(_t5_attention("layer.0.SelfAttention", cross=False),),
                 feed_forward=_t5_feed_forward("layer.1.DenseReluDense"),
             ),
             Stack(
                 name="decoder",
                 layers="decoder.block",
+                norm="before",
                 attention=(
                     _t5_attention("layer.0.SelfAttention", cross=False),
                     _t5_attention("layer.1.EncDecAttention", cross=True),

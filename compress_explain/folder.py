@@ -15,6 +15,7 @@ from compress_explain.errors import InputError
 from compress_explain.ledger import Ledger
 
 LEDGER = "ledger.jsonl"
+PARTS = ("tables", "predictions", "tensors")
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def open_folder(path: Path, identity: str, *, resume: bool) -> Iterator[Ledger]:
             raise InputError(
                 "out", str(path), "another process is writing here", "wait for it, or choose another folder"
             ) from None
-        for part in ("tables", "predictions"):
+        for part in PARTS:
             (path / part).mkdir(exist_ok=True)
         yield Ledger(path / LEDGER)
 
@@ -51,7 +52,7 @@ def _check_occupant(path: Path, identity: str, *, resume: bool) -> None:
         return
     ledger_file = path / LEDGER
     if not ledger_file.exists():
-        if {entry.name for entry in path.iterdir()} <= {".lock", "tables", "predictions"}:
+        if {entry.name for entry in path.iterdir()} <= {".lock", *PARTS}:
             return  # a run that was stopped before its first record
         raise InputError("out", str(path), "the folder holds other files", "choose an empty or a new folder")
     started = Ledger(ledger_file).find("started", "start")

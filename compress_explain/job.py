@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from compress_explain.compensation import Compensation
 from compress_explain.data import Splits
 from compress_explain.errors import InputError
 from compress_explain.evaluator import Evaluator
@@ -28,6 +29,7 @@ class Job:
     strategies: Sequence[Strategy]
     evaluators: Sequence[Evaluator]
     gates: Sequence[Gate]
+    compensation: Compensation | None = field(default_factory=Compensation)
     reinstatement: Reinstatement = field(default_factory=Reinstatement)
     audit: AuditPlan = field(default_factory=AuditPlan)
     registries: Sequence[Registry] = ()
@@ -56,6 +58,7 @@ class Job:
             "strategies": [_described(strategy) for strategy in self.strategies],
             "evaluators": [_described(evaluator) for evaluator in self.evaluators],
             "gates": [{key: value for key, value in asdict(gate).items() if value is not None} for gate in self.gates],
+            "compensation": None if self.compensation is None else asdict(self.compensation),
             "reinstatement": asdict(self.reinstatement),
             "audit": asdict(self.audit),
             "seed": self.seed,

@@ -1,11 +1,13 @@
 """Reversible removal: a component is switched off by zeroing its consumer's input at the site.
 
-Weights are never touched, so undoing a removal gives the original back bit for bit.
+No weight is ever written to, so undoing a removal gives the original back bit for bit. A linear
+that is refitted to what is left computes with other weights, and its own are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import torch
@@ -15,10 +17,11 @@ from transformers import PreTrainedModel
 
 from compress_explain.anatomy import Anatomy, Group
 from compress_explain.errors import EditError
+from compress_explain.refits import Refit, Refits, put, refittable, weights_of
 
 
 class Masks:
-    """The removable components of one model, each of them on or off.
+    """The removable components of one model, each of them on or off, and the linears that were refitted.
 
     Used as a context manager: inside it the hooks are in place, outside it the model is untouched.
     """
@@ -30,6 +33,8 @@ class Masks:
         }
         self._coordinates: dict[str, Bool[Tensor, " width"] | None] = dict.fromkeys(self.removed)
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
+        self._own = {name: weights_of(model, name) for name in refittable(anatomy)}
+        self.refits: dict[str, Refit] = {}
 
     def remove(self, components: Iterable[str]) -> None:
         """Switch components off.
@@ -46,6 +51,29 @@ class Masks:
             EditError: one of them is not off.
         """
         self._switch(components, off=False)
+
+    def refit(self, refits: Refits) -> None:
+        """Let these linears compute with other weights, and all others with their own."""
+        put(self.model, {module: self._own[module] for module in self.refits.keys() - refits.keys()})
+        put(self.model, refits)
+        self.refits = dict(refits)
+
+    def own_weights(self, module: str) -> Refit:
+        """What a linear came with."""
+        return self._own[module]
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Inside it the model is the original."""
+        attached, refits = self.attached, self.refits
+        self.detach()
+        self.refit({})
+        try:
+            yield
+        finally:
+            self.refit(refits)
+            if attached:
+                self.attach()
 
     def is_removed(self, component: str) -> bool:
         group, index = self.anatomy.locate(component)
@@ -152,3 +180,4 @@ class Masks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+        self.refit({})

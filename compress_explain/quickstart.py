@@ -65,6 +65,7 @@ def compress_digits(model: Path, frames: dict[str, pd.DataFrame], out: Path, pro
             Gate(metric="accuracy", max_drop=0.06),
             Gate(metric="accuracy", slice="*", max_drop=0.1, rule="point"),
         ],
+        compensation=None,
         # a digit has some fifty rows: leave room for the next fifty
         reinstatement=Reinstatement(reserve=0.75, step=0.03),
         out=out,

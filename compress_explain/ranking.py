@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +20,17 @@ class Budget:
     """How much to remove: a ``share`` of the components of a kind, or down to a share of FLOPs.
 
     ``flops_kept`` is the share of the FLOPs of all layers that remains after the strategy, also
-    counting what earlier strategies took. ``floor`` is the share of each group that always stays.
+    counting what earlier strategies took. ``floor`` is the share of each group that always stays,
+    ``bite`` the share of what it has left that a group may lose in one round. ``proportional``
+    rounds each take the same share of the FLOPs that are left, even ones the same amount.
     """
 
     share: float | None
     flops_kept: float | None
     floor: float
     rounds: int
+    bite: float = 1.0
+    proportional: bool = False
 
     def check(self, strategy: str) -> None:
         """Raises InputError unless exactly one target is set and everything is in range."""
@@ -44,27 +49,29 @@ class Budget:
                 )
         if not 0 <= self.floor < 1:
             raise InputError(f"strategies: {strategy}.floor", self.floor, "lies outside [0, 1)", "try 0.1")
+        if not 0 < self.bite <= 1:
+            raise InputError(f"strategies: {strategy}.bite", self.bite, "lies outside (0, 1]", "try 0.35")
         if not 1 <= self.rounds <= 100:
             raise InputError(f"strategies: {strategy}.rounds", self.rounds, "lies outside 1..100", "try 4")
 
 
-def cheapest(situation: Situation, kind: str, budget: Budget) -> tuple[Edit, ...]:
-    """The removals of this round: components of ``kind`` in order of expected KL per FLOP.
+def cheapest(situation: Situation, kinds: Sequence[str], budget: Budget) -> tuple[Edit, ...]:
+    """The removals of this round: components of ``kinds``, all in one order of expected KL per FLOP.
 
     The KL divergence from the present predictions ranks, not the signed loss: many small edits
     that each seem to help push the decision in one direction together. Measured on MiniLM/SST-2 at
     60% of FLOPs kept: accuracy .883 by KL, .491 by loss.
     """
     prices = situation.prices
-    mine = np.flatnonzero(prices.kind_of == kind)
+    mine = np.flatnonzero(np.isin(prices.kind_of, kinds))
     if not len(mine):
         return ()
-    room = _room(situation, kind, budget)
+    room = _room(situation, kinds, budget)
     cost = prices.values["kl"][prices.slices.index(ALL), mine] / prices.flops[mine]
     order = mine[np.lexsort((mine, cost))]  # ties in the order of the anatomy
     candidates = [index for index in order if not prices.restores[index]]
-    goal = _goal(situation, kind, budget)
-    shares = prices.decision_shares(kind)
+    goal = _goal(situation, kinds, budget)
+    shares = {kind: prices.decision_shares(kind) for kind in dict.fromkeys(prices.kind_of[mine])}
     chosen: list[Edit] = []
     flops = 0
     for rank, index in enumerate(candidates, start=1):
@@ -75,7 +82,7 @@ def cheapest(situation: Situation, kind: str, budget: Budget) -> tuple[Edit, ...
             continue
         room[group.name] -= 1
         flops += int(prices.flops[index])
-        chosen.append(_edit(prices, int(index), shares[:, index], rank, len(candidates)))
+        chosen.append(_edit(prices, int(index), shares[prices.kinds[index]][:, index], rank, len(candidates)))
     return tuple(chosen)
 
 
@@ -91,25 +98,29 @@ class _Goal:
         return self.flops is not None and flops_with_next > self.flops
 
 
-def _goal(situation: Situation, kind: str, budget: Budget) -> _Goal:
-    """What this round still has to remove; the rounds divide the way evenly."""
+def _goal(situation: Situation, kinds: Sequence[str], budget: Budget) -> _Goal:
+    """What this round still has to remove."""
     progress = (situation.round + 1) / budget.rounds
     if budget.share is not None:
-        total = sum(group.count for group in situation.anatomy.of_kind(kind))
-        gone = sum(int(situation.removed[group.name].sum()) for group in situation.anatomy.of_kind(kind))
+        total = sum(group.count for group in situation.anatomy.of_kind(*kinds))
+        gone = sum(int(situation.removed[group.name].sum()) for group in situation.anatomy.of_kind(*kinds))
         return _Goal(count=round(total * budget.share * progress) - gone, flops=None)
     assert budget.flops_kept is not None
     saved = situation.anatomy.saved(dict(situation.removed))[1]
-    missing = situation.anatomy.flops * (1 - budget.flops_kept) - saved
-    return _Goal(count=None, flops=max(0.0, missing) / (budget.rounds - situation.round))
+    whole, rounds_left = situation.anatomy.flops, budget.rounds - situation.round
+    left, wanted = whole - saved, whole * budget.flops_kept
+    if budget.proportional:
+        return _Goal(count=None, flops=max(0.0, left - left * (wanted / left) ** (1 / rounds_left)))
+    return _Goal(count=None, flops=max(0.0, left - wanted) / rounds_left)
 
 
-def _room(situation: Situation, kind: str, budget: Budget) -> dict[str, int]:
-    """How many components each group can still lose."""
+def _room(situation: Situation, kinds: Sequence[str], budget: Budget) -> dict[str, int]:
+    """How many components each group can lose in this round."""
     room = {}
-    for group in situation.anatomy.of_kind(kind):
+    for group in situation.anatomy.of_kind(*kinds):
+        left = int((~situation.removed[group.name]).sum())
         stay = max(1, math.ceil(budget.floor * group.count))
-        room[group.name] = int((~situation.removed[group.name]).sum()) - stay
+        room[group.name] = min(left - stay, math.ceil(budget.bite * left))
     return room
 
 

@@ -15,6 +15,7 @@ from compress_explain.edits import Plan
 from compress_explain.errors import InputError
 from compress_explain.folder import LEDGER
 from compress_explain.ledger import Ledger
+from compress_explain.refits import load_refits
 from compress_explain.surgery import materialize
 
 
@@ -73,7 +74,21 @@ def replay(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     """
     anatomy = read_anatomy(base, tokens=1)
     indices: dict[str, list[int]] = {}
-    for component in removed_components(read_ledger(Path(folder))):
+    ledger = read_ledger(Path(folder))
+    for component in removed_components(ledger):
         group, index = anatomy.locate(component)
         indices.setdefault(group.name, []).append(index)
-    return materialize(base, anatomy, removed_flags(anatomy, indices))
+    flags = removed_flags(anatomy, indices)
+    file = standing_refits(ledger)
+    refits = {} if file is None else load_refits(base, anatomy, flags, file)
+    return materialize(base, anatomy, flags, refits)
+
+
+def standing_refits(ledger: Ledger) -> Path | None:
+    """The file of the last refit that was not taken back."""
+    reverted = {record.step for record in ledger.of_kind("reverted")}
+    standing = [record for record in ledger.of_kind("refitted") if record.step not in reverted]
+    if not standing:
+        return None
+    [tensors] = [name for name in standing[-1].files if name.endswith(".safetensors")]
+    return ledger.path.parent / tensors

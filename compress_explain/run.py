@@ -1,4 +1,4 @@
-"""The flow of a run, from top to bottom: price, plan, mask, observe, judge, reinstate, materialize, judge."""
+"""The flow of a run, from top to bottom: price, plan, mask, compensate, observe, judge, reinstate, materialize, judge."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False)
 
 
 def compress(session: Session) -> Pairs:
-    """Let each strategy propose, apply and observe its edits, round by round, at fresh prices."""
+    """Let each strategy propose and apply its edits, round by round, at fresh prices; make up for them, and observe."""
     calibration, validation = session.job.splits.calibration, session.job.splits.validation
     prices = session.price("start", calibration)
     session.audit()
@@ -59,11 +59,11 @@ def compress(session: Session) -> Pairs:
             expected = session.apply(plan, before)
             after = session.observe(step)
             session.record_effect(step, before, after, expected)
+            before = session.compensate(step, after)
             session.progress.say(
                 f"{author}, round {round_number + 1}: removed {counted(plan.counts())}; loss expected "
-                f"{expected.loss_change:+.4f}, accuracy on {validation.name} now {after.compressed_right.mean():.4f}"
+                f"{expected.loss_change:+.4f}, accuracy on {validation.name} now {before.compressed_right.mean():.4f}"
             )
-            before = after
     return before
 
 
@@ -87,6 +87,7 @@ def reinstate(session: Session, pairs: Pairs) -> State:
         expected = session.apply(plan, pairs)
         after = session.observe(step)
         session.record_effect(step, pairs, after, expected)
+        after = session.compensate(step, after)
         judged = session.judge(step, after)
         if overall(verdicts) == "pass" and overall(judged) != "pass":
             session.revert(plan)  # it was for the reserve, and cost more than it gave
@@ -116,6 +117,7 @@ def _drop_unneeded(session: Session, returned: list[Edit], pairs: Pairs) -> None
         step = f"trim-{trial}"
         plan = session.propose(step, "reinstatement", partial(_without, returned[middle:kept]))
         session.apply(plan, pairs)
+        session.refit(step)
         after = session.observe(step)
         if _wanting(session.judge(step, after), limits, started=True):
             session.revert(plan)

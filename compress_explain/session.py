@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 
 from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.checkpoint import load_compressed, save_compressed
+from compress_explain.compensation import Compensator, summed_up
 from compress_explain.edits import Edit, Plan
 from compress_explain.errors import EditError, InputError
 from compress_explain.examples import ALL, Examples
@@ -28,6 +30,7 @@ from compress_explain.predictions import Pairs, pair, predict
 from compress_explain.pricing import Joint, Prices, Refinement, Sample, audit, expected_joint, observed_joint, price
 from compress_explain.progress import Progress
 from compress_explain.provenance import environment
+from compress_explain.refits import Refits, load_refits, save_refits
 from compress_explain.reinstate import choose_restorations
 from compress_explain.scores import Score
 from compress_explain.surgery import expected_parameters, materialize
@@ -43,6 +46,7 @@ class Session:
     anatomy: Anatomy
     masks: Masks
     originals: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _before: dict[str, Refits] = field(default_factory=dict, repr=False)  # by step: what was refitted before it
 
     @property
     def folder(self) -> Path:
@@ -129,12 +133,45 @@ class Session:
         self._switch(plan)
         return Joint(**record.body["expected"])
 
+    def compensate(self, step: str, pairs: Pairs) -> Pairs:
+        """Refit what is left to make up for what is gone now, and observe that; ``pairs`` are from before."""
+        if self._compensator is None:
+            return pairs
+        self.refit(step)
+        after = self.observe(f"{step}-refitted")
+        if not self.ledger.find("compensated", step):
+            self.ledger.append("compensated", step, {"observed": asdict(observed_joint(pairs, after))})
+        return after
+
+    def refit(self, step: str) -> None:
+        """Put the weights in place that make up best for what is gone now."""
+        if self._compensator is None:
+            return
+        table, tensors = self._table(f"refits-{step}"), self.folder / "tensors" / f"refits-{step}.safetensors"
+        if not self.ledger.find("refitted", step):
+            with self.progress.track(f"compensating ({step})", len(self.anatomy.layers)) as advance:
+                repairs = self._compensator.refit(advance)
+            pd.DataFrame([asdict(repair) for repair in repairs]).to_parquet(table, index=False)
+            save_refits(self.masks.refits, self.anatomy, self.masks.removed, tensors)
+            rows = self._compensator.examples
+            body = {"split": rows.name, "rows": len(rows), "linears": len(self.masks.refits), **summed_up(repairs)}
+            self.ledger.append("refitted", step, body, (table, tensors))
+        with self.masks.untouched():
+            refits = load_refits(self.masks.model, self.anatomy, self.masks.removed, tensors)
+        self.masks.refit(refits)
+
+    @cached_property
+    def _compensator(self) -> Compensator | None:
+        calibration, chosen = self.job.splits.calibration, self.job.compensation
+        return None if chosen is None else Compensator(self.masks, calibration, chosen, self.job.batch_size)
+
     def revert(self, plan: Plan) -> None:
         """Switch a plan's components back: it did not do what it was tried for."""
         if not self.ledger.find("reverted", plan.step):
             self.ledger.append("reverted", plan.step, {"counts": plan.counts(), "why": "a gate no longer held"})
         self.masks.restore(edit.component for edit in plan.edits if edit.action == "remove")
         self.masks.remove(edit.component for edit in plan.edits if edit.action == "restore")
+        self.masks.refit(self._before[plan.step])
 
     def restorations(self, step: str, verdicts: Sequence[Verdict], allowance: float, most: float) -> tuple[Edit, ...]:
         """What to put back, worth at most ``allowance`` FLOPs (one component: ``most``), priced for every gate at once."""
@@ -183,11 +220,8 @@ class Session:
         if examples.name not in self.originals:
             path = self.folder / "predictions" / f"original-{examples.name}.parquet"
             if not self.ledger.find("predicted", f"original-{examples.name}"):
-                attached = self.masks.attached
-                self.masks.detach()
-                logits = self._predict(self.job.subject.model, examples, f"original on {examples.name}")
-                if attached:
-                    self.masks.attach()
+                with self.masks.untouched():
+                    logits = self._predict(self.job.subject.model, examples, f"original on {examples.name}")
                 pair(examples, logits, logits).save(path)
                 body = {"split": examples.name, "rows": len(examples)}
                 self.ledger.append("predicted", f"original-{examples.name}", body, (path,))
@@ -199,9 +233,9 @@ class Session:
         folder = self.folder / "artifact"
         if self.ledger.find("materialized", "artifact"):
             return folder
-        self.masks.detach()
-        removed = self.masks.removed
-        smaller = materialize(self.job.subject.model, self.anatomy, removed)
+        removed, refits = self.masks.removed, self.masks.refits
+        with self.masks.untouched():
+            smaller = materialize(self.job.subject.model, self.anatomy, removed, refits)
         expected = expected_parameters(self.job.subject.model, self.anatomy, removed)
         manifest = save_compressed(
             smaller, folder, removed=removed, base=self.anatomy,
@@ -266,6 +300,7 @@ class Session:
             raise EditError(f"{suspects[0]} has no output to remove, yet its removal was priced")
 
     def _switch(self, plan: Plan) -> None:
+        self._before[plan.step] = self.masks.refits
         self.masks.remove(edit.component for edit in plan.edits if edit.action == "remove")
         self.masks.restore(edit.component for edit in plan.edits if edit.action == "restore")
 

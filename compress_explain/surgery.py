@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,13 +15,23 @@ from transformers.pytorch_utils import Conv1D
 from compress_explain.anatomy import Anatomy, Group, base_prefix
 from compress_explain.errors import EditError
 from compress_explain.families import family_of
+from compress_explain.refits import Refit, Refits, put
 
 Removed = Mapping[str, Bool[Tensor, " count"]]  # by group name: which components are gone
 
 
-def materialize(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> PreTrainedModel:
-    """A smaller copy of ``model`` without the removed components; ``model`` is left as it is."""
+def materialize(
+    model: PreTrainedModel, anatomy: Anatomy, removed: Removed, refits: Refits = MappingProxyType({})
+) -> PreTrainedModel:
+    """A smaller copy of ``model``, with ``refits`` and without the removed components; ``model`` is left as it is."""
     smaller = copy.deepcopy(model)
+    put(
+        smaller,
+        {
+            module: Refit(refit.weight.clone(), None if refit.bias is None else refit.bias.clone())
+            for module, refit in refits.items()
+        },
+    )
     cut(smaller, anatomy, removed)
     return smaller
 
@@ -61,16 +72,10 @@ def expected_parameters(model: PreTrainedModel, anatomy: Anatomy, removed: Remov
 
 def _cut_group(model: PreTrainedModel, group: Group, kept: Int[Tensor, " kept"]) -> None:
     for producer in group.producers:
-        _keep_outputs(model.get_submodule(producer.module), _rows(kept, producer.width, producer.blocks, group.count))
-    _keep_inputs(model.get_submodule(group.site), _rows(kept, group.width, 1, group.count))
+        _keep_outputs(model.get_submodule(producer.module), group.rows(producer, kept))
+    _keep_inputs(model.get_submodule(group.site), group.columns(kept))
     if group.attention:
         _resize_attention(model, group, kept)
-
-
-def _rows(kept: Int[Tensor, " kept"], width: int, blocks: int, count: int) -> Int[Tensor, " rows"]:
-    """Coordinates of the kept components, ``width`` each, repeated over ``blocks`` blocks."""
-    within = (kept[:, None] * width + torch.arange(width)).flatten()
-    return (torch.arange(blocks)[:, None] * (count * width) + within).flatten()
 
 
 def _keep_outputs(linear: nn.Module, rows: Int[Tensor, " rows"]) -> None:

@@ -38,7 +38,7 @@ def read_steps(run: Run) -> list[Step]:
     """Every step in the order in which it was taken."""
     by_step: dict[str, list[Record]] = {}
     for record in run.ledger:
-        if record.kind in ("planned", "applied", "observed", "judged", "reverted"):
+        if record.kind in ("planned", "applied", "observed", "refitted", "compensated", "judged", "reverted"):
             by_step.setdefault(record.step, []).append(record)
         elif record.kind == "predicted":
             by_step.setdefault(record.step.rpartition("-")[0], []).append(record)
@@ -115,6 +115,9 @@ def _sentences(name: str, kinds: dict[str, Record]) -> Iterator[str]:
                 f"- {which}: loss {effect['loss_change']:+.4f} nats, accuracy {effect['accuracy_change']:+.4f}, "
                 f"{effect['flips_to_wrong']:.2%} of answers became wrong, {effect['flips_to_right']:.2%} became right"
             )
+    if "compensated" in kinds:
+        gave = kinds["compensated"].body["observed"]
+        yield f"- refitting the rest: loss {gave['loss_change']:+.4f} nats, accuracy {gave['accuracy_change']:+.4f}"
     if judged is not None:
         yield f"\nGates on {judged.body['split']}: **{judged.body['state']}**\n"
         yield from (f"- {verdict['state']}: {verdict['message']}" for verdict in judged.body["verdicts"][:20])

@@ -2,5 +2,6 @@
 
 from .heads import Heads
 from .neurons import Neurons
+from .structured import Structured
 
-__all__ = ["Heads", "Neurons"]
+__all__ = ["Heads", "Neurons", "Structured"]

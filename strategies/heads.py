@@ -34,4 +34,4 @@ class Heads:
         self.budget.check("heads")
 
     def plan(self, situation: Situation) -> tuple[Edit, ...]:
-        return tuple(edit for kind in self.kinds for edit in cheapest(situation, kind, self.budget))
+        return cheapest(situation, self.kinds, self.budget)

@@ -34,4 +34,4 @@ class Neurons:
         self.budget.check("neurons")
 
     def plan(self, situation: Situation) -> tuple[Edit, ...]:
-        return cheapest(situation, "neuron", self.budget)
+        return cheapest(situation, self.kinds, self.budget)

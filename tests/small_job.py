@@ -94,6 +94,7 @@ CONFIG = {
         {"metric": "accuracy", "max_drop": 0.1, "rule": "point"},
         {"metric": "accuracy", "slice": "*", "max_drop": 0.1, "rule": "point"},
     ],
+    "compensation": None,
     "registries": [],
     "out": "out",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
 from compress_explain import (
+    Compensation,
     Edit,
     EditError,
     Gate,
@@ -51,7 +53,15 @@ def inputs(tmp_path_factory):
     return config, subject, load_splits(config.data_spec(), config.slice_rules(), subject, seed=0)
 
 
-def run_small(inputs, out: Path, gates: list[Gate], **limits: float) -> Run:
+def run_small(
+    inputs,
+    out: Path,
+    gates: list[Gate],
+    compensation: Compensation | None = None,
+    *,
+    resume: bool = False,
+    **limits: float,
+) -> Run:
     _, subject, splits = inputs
     return compress(
         subject,
@@ -59,8 +69,10 @@ def run_small(inputs, out: Path, gates: list[Gate], **limits: float) -> Run:
         strategies=[Heads(share=0.75), Neurons(share=0.97, rounds=2, floor=0.0)],
         evaluators=[Quality(), Slices()],
         gates=gates,
+        compensation=compensation,
         reinstatement=Reinstatement(step=0.05, **limits),
         out=out,
+        resume=resume,
     )
 
 
@@ -71,9 +83,9 @@ GATES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def finished(inputs, tmp_path_factory) -> Run:
-    return run_small(inputs, tmp_path_factory.mktemp("run") / "out", GATES)
+@pytest.fixture(scope="module", params=[None, Compensation()], ids=["plain", "compensated"])
+def finished(inputs, tmp_path_factory, request) -> Run:
+    return run_small(inputs, tmp_path_factory.mktemp("run") / "out", GATES, request.param)
 
 
 def test_a_failing_gate_brings_components_back_until_it_holds(finished):
@@ -111,6 +123,34 @@ def test_every_component_was_priced_and_every_step_recorded(finished):
     assert len(finished.ledger.of_kind("predicted")) == finished.summary["evaluations"]
 
 
+def test_what_is_left_is_refitted_after_every_change(inputs, tmp_path):
+    run = run_small(inputs, tmp_path / "out", GATES, Compensation())
+    applied = {record.step for record in run.ledger.of_kind("applied")}
+    assert applied == {record.step for record in run.ledger.of_kind("refitted")}
+    removals = [stage for stage in run.course if stage.action == "remove" and stage.observed is not None]
+    gained = sum(stage.compensated["loss_change"] for stage in removals)
+    assert gained < 0, "refitting lowers the loss that removals raise"
+    facts = run.ledger.of_kind("refitted")[0]
+    assert 0 <= facts.body["missing_after"] < facts.body["missing_before"] <= 1
+    assert any(name.endswith(".safetensors") for name in facts.files)
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_weights(inputs, tmp_path):
+    """Cut off after any record of its first steps, a run ends in the same artifact."""
+    whole = run_small(inputs, tmp_path / "whole", GATES, Compensation())
+    lines = (whole.folder / "ledger.jsonl").read_text().splitlines(keepends=True)
+    kinds = [record.kind for record in whole.ledger]
+    last = len(kinds) - 1 - kinds[::-1].index("refitted")
+    for position in (kinds.index("refitted"), kinds.index("compensated"), last):
+        folder = tmp_path / f"stopped-{position}"
+        shutil.copytree(whole.folder, folder)
+        shutil.rmtree(folder / "artifact", ignore_errors=True)
+        (folder / "ledger.jsonl").write_text("".join(lines[: position + 1]))
+        again = run_small(inputs, folder, GATES, Compensation(), resume=True)
+        weights = [(run.folder / "artifact" / "model.safetensors").read_bytes() for run in (whole, again)]
+        assert weights[0] == weights[1]
+
+
 def test_expected_stands_beside_observed(finished):
     steps = finished.summary["steps"]
     assert {"loss_change", "kl", "flips_to_wrong", "accuracy_change"} <= steps[0]["expected"].keys() & steps[0][
@@ -119,7 +159,8 @@ def test_expected_stands_beside_observed(finished):
 
 
 def test_the_same_seed_gives_the_same_edits_in_the_same_order(finished, inputs, tmp_path):
-    again = run_small(inputs, tmp_path / "again", GATES)
+    chosen = finished.summary["settings"]["compensation"]
+    again = run_small(inputs, tmp_path / "again", GATES, chosen and Compensation(**chosen))
     names = sorted(path.name for path in (finished.folder / "tables").glob("edits-*.parquet"))
     assert names == sorted(path.name for path in (again.folder / "tables").glob("edits-*.parquet"))
     for name in names:

@@ -83,11 +83,17 @@ def _states(run: Run, stages: Sequence[Stage], split: str) -> dict[str, tuple[Lo
     """For each step the change of every row's loss since the original, before it and after it."""
     found, before = {}, None
     for stage in stages:
-        pairs = Pairs.load(run.folder / "predictions" / f"{stage.step}-{split}.parquet")
-        after = _losses(pairs.compressed, pairs) - _losses(pairs.original, pairs)
+        after = _since_original(run, stage.step, split)
         found[stage.step] = (np.zeros_like(after) if before is None else before, after)
-        before = before if stage.reverted else after
+        if not stage.reverted:
+            before = after if stage.compensated is None else _since_original(run, f"{stage.step}-refitted", split)
     return found
+
+
+def _since_original(run: Run, step: str, split: str) -> Losses:
+    """The change of every row's loss from the original to what was observed at ``step``."""
+    pairs = Pairs.load(run.folder / "predictions" / f"{step}-{split}.parquet")
+    return _losses(pairs.compressed, pairs) - _losses(pairs.original, pairs)
 
 
 def _losses(logits: np.ndarray, pairs: Pairs) -> Losses:
@@ -99,12 +105,18 @@ def _effect(stage: Stage, before: Losses, after: Losses) -> Effect:
     assert stage.observed is not None, "only observed steps are shown"
     return Effect(
         title=step_title(stage.step),
-        done=f"{verb} {kinds(stage.counts)}" + (", then taken back" if stage.reverted else ""),
+        done=f"{verb} {kinds(stage.counts)}" + _afterwards(stage),
         stage=stage,
         expected=stage.expected,
         observed=stage.observed,
         interval=mean_interval(after - before),
     )
+
+
+def _afterwards(stage: Stage) -> str:
+    """What else was done in a step."""
+    gave = "" if stage.compensated is None else f"; refitting the rest: {signed(stage.compensated['loss_change'])} nats"
+    return gave + (", then taken back" if stage.reverted else "")
 
 
 def _forecast(rows: Sequence[Effect], states: dict[str, tuple[Losses, Losses]]) -> Forecast:

@@ -64,6 +64,7 @@ def build_job(config: Config, subject: Subject, splits: Splits) -> Job:
         strategies=config.build_strategies(),
         evaluators=config.build_evaluators(),
         gates=config.build_gates(),
+        compensation=config.build_compensation(),
         reinstatement=config.build_reinstatement(),
         audit=config.build_audit(),
         seed=config.seed,

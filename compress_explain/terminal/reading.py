@@ -41,6 +41,11 @@ def describe(record: Record) -> str:
             return f"{body['author']} proposed to {body['action']}: {counted(body['counts']) or 'nothing'}"
         case "applied":
             return f"masked; together expected loss {body['expected']['loss_change']:+.4f} nats"
+        case "refitted":
+            missing = f"{body['missing_before']:.1%} to {body['missing_after']:.1%}"
+            return f"refitted {body['linears']} linears on {body['rows']:,} rows: missing at the sites, from {missing}"
+        case "compensated":
+            return f"compensation: loss {body['observed']['loss_change']:+.4f} nats"
         case "predicted":
             return f"evaluated on {body['rows']:,} rows of {body['split']}"
         case "observed":

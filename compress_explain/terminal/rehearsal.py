@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compress_explain.anatomy import read_anatomy
+from compress_explain.compensation import Compensator
 from compress_explain.edits import Edit
 from compress_explain.examples import ALL
 from compress_explain.inquiry import tokens_of
@@ -28,6 +29,9 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     proposed: list[Edit] = []
     joints: list[dict[str, Joint]] = []
     with Masks(job.subject.model, anatomy) as masks:
+        compensator = None
+        if job.compensation is not None:
+            compensator = Compensator(masks, calibration, job.compensation, job.batch_size)
         start = _priced(job, masks, progress, "start")
         for strategy in job.strategies:
             author = type(strategy).__name__.lower()
@@ -46,6 +50,9 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                 _print_step(console, f"{author}, round {round_number + 1}", edits, joints[-1][ALL])
                 masks.remove(components)
                 proposed += edits
+                if compensator is not None:
+                    with progress.track(f"compensating ({author} {round_number + 1})", len(anatomy.layers)) as advance:
+                        compensator.refit(advance)
     _print_slices(console, joints)
     _print_total(console, anatomy.flops, anatomy.parameters, proposed)
     return proposed

@@ -1,0 +1,223 @@
+"""Refitting what is left by ridge regression, so that the residual stream stays the original's.
+
+Layer by layer, in the order in which the model computes, two things are refitted around each site:
+
+- the linears that **read** the stream get its best linear reconstruction: with what the compressed
+  model has there they are to compute what they would from the original's;
+- the linear that **consumes** the site gets the weights and the bias with which what it adds brings
+  the compressed model's stream closest to the original's. Fitting the stream, and not what the
+  sublayer itself adds to it, lets each sublayer make up for the errors of those before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from compress_explain.anatomy import Anatomy, Group, Layer, Producer
+from compress_explain.compensation.ridge import Moments
+from compress_explain.compensation.walk import Visit, Walk
+from compress_explain.errors import InputError
+from compress_explain.examples import Examples
+from compress_explain.masks import Masks
+from compress_explain.pricing.exact import masked
+from compress_explain.pricing.slopes import wide
+from compress_explain.refits import Refit
+
+_MEMORY = 2**31  # bytes of what the original computes that are kept; beyond it examples are thinned
+_NOTHING = 1e-6  # a smaller share of what should be there is rounding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compensation:
+    """How weights are refitted: ``ridge`` pulls them towards those of the original.
+
+    It is the penalty on a weight's distance, in units of the mean square of an input.
+    """
+
+    ridge: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ridge <= 1:
+            raise InputError("compensation.ridge", self.ridge, "lies outside (0, 1]", "try 0.01")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """What a refit did to one linear.
+
+    Of what should be there (the stream that it reads, or what it should add to it), squared and
+    summed over tokens, ``missing_before`` is the share that was missing before it was refitted,
+    ``missing_after`` what is missing now. ``moved`` is how far its weights are from those that it
+    came with, relative to their norm.
+    """
+
+    linear: str
+    role: str
+    missing_before: float
+    missing_after: float
+    moved: float
+
+
+def summed_up(repairs: Sequence[Repair]) -> dict[str, float]:
+    """The mean share that was missing at the consumers, before and after; 0 where nothing was refitted."""
+    consumers = [repair for repair in repairs if repair.role == "consumer"]
+    count = max(1, len(consumers))
+    return {
+        "missing_before": sum(repair.missing_before for repair in consumers) / count,
+        "missing_after": sum(repair.missing_after for repair in consumers) / count,
+    }
+
+
+class Compensator:
+    """Refits the linears of one model on some examples, again and again as more is removed or put back."""
+
+    def __init__(self, masks: Masks, examples: Examples, compensation: Compensation, batch_size: int = 32) -> None:
+        self.masks, self.compensation = masks, compensation
+        self.examples = _thinned(masks.anatomy, examples)
+        self._batches = [batch.inputs for batch in self.examples.batches(batch_size)]
+        self._settled = [each.module for group in masks.anatomy.groups.values() for each in group.producers]
+        self._names = {linear.module: linear.name for linear in masks.anatomy.linears.values()}
+        self._original: dict[str, list[Tensor]] = {}  # by module: what readers read, and the stream after a site
+        self._fitted_to: dict[str, Tensor] = {}  # what was removed at the last refit
+
+    def refit(self, advance: Callable[[int], None] = lambda layers: None) -> list[Repair]:
+        """Refit from the first layer on that has changed since the last time; ``advance`` hears of each layer.
+
+        What comes before that layer stays as it is: nothing that it was fitted to is different.
+        """
+        masks, repairs, changed = self.masks, list[Repair](), False
+        original, compressed = (Walk(masks.model, self._batches, self._settled) for _ in range(2))
+        with torch.no_grad(), masked(masks):
+            for layer in masks.anatomy.layers.values():
+                groups = _groups(masks.anatomy, layer)
+                with masks.untouched():
+                    self._remember(original, layer, groups)
+                changed = changed or any(map(self._changed, groups))
+                if changed:
+                    for group in groups:
+                        for readers in group.readers:
+                            repairs += self._fit_readers(compressed, readers)
+                        repairs += self._fit_consumer(compressed, layer, groups, group)
+                compressed.pass_by(layer)
+                advance(1)
+        self._fitted_to = {name: flags.clone() for name, flags in masks.removed.items()}
+        return repairs
+
+    def _changed(self, group: Group) -> bool:
+        flags = self.masks.removed[group.name]
+        return not torch.equal(flags, self._fitted_to.get(group.name, torch.zeros_like(flags)))
+
+    def _remember(self, walk: Walk, layer: Layer, groups: Sequence[Group]) -> None:
+        """Take the original through ``layer`` and keep what its readers read and its stream after each site."""
+        if groups[-1].site in self._original:
+            return
+        first = [readers[0].module for group in groups for readers in group.readers]
+        sites = [group.site for group in groups]
+        self._original |= {module: [] for module in first + sites}
+        for index, visit in enumerate(walk.finish(layer, [layer.module, *first], sites)):
+            for module in first:
+                self._original[module].append(self._tokens(index, visit.inputs[module]))
+            for place, group in enumerate(groups):
+                stream = _stream(visit, layer, groups, place) + visit.outputs[group.site]
+                self._original[group.site].append(self._tokens(index, stream))
+
+    def _fit_readers(self, walk: Walk, readers: Sequence[Producer]) -> Iterator[Repair]:
+        """Let linears make of the compressed model's stream what they would of the original's."""
+        first = readers[0].module
+        width = self.masks.own_weights(first).weight.shape[1]
+        shifts = any(self.masks.own_weights(each.module).bias is not None for each in readers)
+        moments = Moments(intercept=shifts)
+        for index, visit in enumerate(walk.look([first])):
+            moments.add(self._tokens(index, visit.inputs[first]), self._original[first][index])
+        same = torch.eye(width + shifts, width, dtype=torch.float64)
+        missing = moments.missing(same)
+        fitted = moments.fit(same, self.compensation.ridge) if missing > _NOTHING else None
+        for each in readers:
+            own = self.masks.own_weights(each.module)
+            refit = None if fitted is None else _read_through(own, fitted, shifts)
+            after = missing if fitted is None else moments.missing(fitted)
+            yield self._put(each.module, "reader", refit, missing, after)
+
+    def _fit_consumer(self, walk: Walk, layer: Layer, groups: Sequence[Group], group: Group) -> Iterator[Repair]:
+        """Give a consumer the weights that bring the stream after it closest to the original's."""
+        place, site = groups.index(group), group.site
+        own, columns = (
+            self.masks.own_weights(site),
+            group.columns((~self.masks.removed[group.name]).nonzero().flatten()),
+        )
+        moments = Moments(intercept=own.bias is not None)
+        readers = [each.producers[0].module for each in groups[: place + 1]]
+        earlier = [each.site for each in groups[:place]]
+        for index, visit in enumerate(walk.look([layer.module, *readers, site], earlier)):
+            wanted = self._original[site][index] - self._tokens(index, _stream(visit, layer, groups, place))
+            moments.add(self._tokens(index, visit.inputs[site])[:, columns], wanted)
+        start = _stacked(own, columns)
+        missing = moments.missing(start)
+        if missing <= _NOTHING:
+            yield self._put(site, "consumer", None, missing, missing)
+            return
+        fitted = moments.fit(start, self.compensation.ridge)
+        yield self._put(site, "consumer", _unstacked(fitted, own, columns), missing, moments.missing(fitted))
+
+    def _put(self, module: str, role: str, refit: Refit | None, before: float, after: float) -> Repair:
+        """Put new weights in place, or the linear's own when there are none, and say what that did."""
+        others = {name: values for name, values in self.masks.refits.items() if name != module}
+        self.masks.refit(others if refit is None else {**others, module: refit})
+        own = self.masks.own_weights(module).weight
+        moved = 0.0 if refit is None else float((wide(refit.weight) - wide(own)).norm() / wide(own).norm())
+        return Repair(linear=self._names[module], role=role, missing_before=before, missing_after=after, moved=moved)
+
+    def _tokens(self, index: int, values: Tensor) -> Float[Tensor, "tokens width"]:
+        """The real tokens of a batch."""
+        mask = self._batches[index].get("attention_mask")
+        if mask is None or mask.shape != values.shape[:-1]:
+            return wide(values.flatten(0, -2))
+        return wide(values[mask.bool()])
+
+
+def _thinned(anatomy: Anatomy, examples: Examples) -> Examples:
+    """As many of the examples as may be kept in memory."""
+    width = max(linear.inputs for linear in anatomy.linears.values() if linear.name.endswith(("query", "qkv", "up")))
+    row = 4 * width * sum(1 + len(group.readers) for group in anatomy.groups.values()) * anatomy.tokens
+    return examples.draw(max(1, _MEMORY // row), seed=0)
+
+
+def _groups(anatomy: Anatomy, layer: Layer) -> list[Group]:
+    """The groups of a layer in the order in which they are computed."""
+    return [anatomy.groups[name] for sublayer in layer.sublayers for name in anatomy.sublayers[sublayer].groups]
+
+
+def _stream(visit: Visit, layer: Layer, groups: Sequence[Group], place: int) -> Tensor:
+    """The residual stream that the consumer of group number ``place`` adds to."""
+    if layer.norm == "after":
+        return visit.inputs[groups[place].producers[0].module]
+    stream = visit.inputs[layer.module]
+    for earlier in groups[:place]:
+        stream = stream + visit.outputs[earlier.site]
+    return stream
+
+
+def _read_through(own: Refit, fitted: Float[Tensor, "inputs width"], shifts: bool) -> Refit:
+    """The weights of a linear that first reconstructs its input as ``fitted``."""
+    weight = own.weight.double()
+    read = (weight @ fitted[: weight.shape[1]].T).to(own.weight.dtype).contiguous()
+    if own.bias is None or not shifts:
+        return Refit(read, own.bias)
+    return Refit(read, (own.bias.double() + weight @ fitted[-1]).to(own.bias.dtype))
+
+
+def _stacked(values: Refit, columns: Tensor) -> Float[Tensor, "inputs outputs"]:
+    """The columns that are left, as rows, followed by the bias if there is one."""
+    rows = [wide(values.weight[:, columns].T)] + ([] if values.bias is None else [wide(values.bias[None])])
+    return torch.cat(rows)
+
+
+def _unstacked(fitted: Float[Tensor, "inputs outputs"], own: Refit, columns: Tensor) -> Refit:
+    weight = own.weight.clone(memory_format=torch.contiguous_format)
+    weight[:, columns] = fitted[: len(columns)].T.to(weight.dtype)
+    return Refit(weight, None if own.bias is None else fitted[-1].to(own.bias.dtype))

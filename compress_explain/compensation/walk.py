@@ -1,0 +1,124 @@
+"""A model taken through its layers one at a time, over all batches, so that what is learned at one shapes the next.
+
+For each batch the output of the last finished layer is kept, and within the layer at hand what the
+linears on the way gave. They answer with it when the model runs on from there, and it is stopped
+as soon as it has been where it was sent: a walk costs about one pass, however often it pauses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compress_explain.anatomy import Layer
+from compress_explain.pricing.prefix import answering
+
+
+class _Arrived(Exception):  # noqa: N818 (it is no error)
+    """The model has been where it was sent; the rest of it is not needed."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one batch showed: what came into and out of the modules that were looked at."""
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Walk:
+    """Where a model stands on each batch. Only inside ``torch.inference_mode`` or ``no_grad``.
+
+    Linears named in ``settled`` are those whose weights do not change while their layer is at hand.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, batches: Sequence[dict[str, Tensor]], settled: Sequence[str] = ()
+    ) -> None:
+        self.model, self.batches, self._settled = model, batches, set(settled)
+        self._finished: list[Layer] = []
+        self._left: dict[str, list[Any]] = {}  # by stack: the output of its last finished layer on each batch
+        self._within: list[dict[str, Tensor]] = [{} for _ in batches]  # outputs of settled linears of the layer at hand
+
+    def look(self, into: Sequence[str], out_of: Sequence[str] = ()) -> Iterator[Visit]:
+        """Batch by batch, what comes into modules ``into`` and out of ``out_of``, up to the last of ``into``."""
+        for index in range(len(self.batches)):
+            visit = Visit()
+            hooks = [self._at_output(name, visit) for name in out_of]
+            hooks += [self._at_input(name, visit, stop=name == into[-1]) for name in into]
+            self._run(index, hooks)
+            yield visit
+
+    def finish(self, layer: Layer, into: Sequence[str] = (), out_of: Sequence[str] = ()) -> Iterator[Visit]:
+        """The same up to the end of ``layer``, the next one, which is then done with."""
+        left: list[Any] = []
+
+        def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            left.append(output)
+            raise _Arrived
+
+        for index in range(len(self.batches)):
+            visit = Visit()
+            hooks = [self._at_output(name, visit) for name in out_of]
+            hooks += [self._at_input(name, visit, stop=False) for name in into]
+            hooks.append(self.model.get_submodule(layer.module).register_forward_hook(leave))
+            self._run(index, hooks)
+            self._within[index].clear()
+            yield visit
+        self._finished.append(layer)
+        self._left[layer.stack] = left
+
+    def pass_by(self, layer: Layer) -> None:
+        """Take every batch to the end of ``layer`` without looking."""
+        for _ in self.finish(layer):
+            pass
+
+    def _run(self, index: int, hooks: list[torch.utils.hooks.RemovableHandle]) -> None:
+        within = self._within[index]
+        with ExitStack() as stack:
+            for hook in hooks:
+                stack.callback(hook.remove)
+            for layer in self._finished:
+                left = self._left[layer.stack][index]
+                stack.enter_context(answering(self.model.get_submodule(layer.module), _always(left)))
+            for name, output in within.items():
+                stack.enter_context(answering(self.model.get_submodule(name), _always(output)))
+            for name in self._settled - within.keys():
+                module = self.model.get_submodule(name)
+                stack.callback(module.register_forward_hook(_keep(name, within)).remove)
+            try:
+                self.model(**self.batches[index])
+            except _Arrived:
+                return
+        raise AssertionError("the model never came to the module that it was sent to")
+
+    def _at_input(self, name: str, visit: Visit, *, stop: bool) -> torch.utils.hooks.RemovableHandle:
+        def enter(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+            visit.inputs[name] = arguments[0] if arguments else options["hidden_states"]
+            if stop:
+                raise _Arrived
+
+        return self.model.get_submodule(name).register_forward_pre_hook(enter, with_kwargs=True)
+
+    def _at_output(self, name: str, visit: Visit) -> torch.utils.hooks.RemovableHandle:
+        def leave(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            visit.outputs[name] = output
+
+        return self.model.get_submodule(name).register_forward_hook(leave)
+
+
+def _keep(name: str, within: dict[str, Tensor]) -> Callable[..., None]:
+    def leave(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        within[name] = output
+
+    return leave
+
+
+def _always(value: Any) -> Callable[..., Any]:
+    return lambda *inputs, **options: value
