@@ -192,6 +192,7 @@ def electra():
             Stack(
                 name="encoder",
                 layers="encoder.layer",
+                norm="after",
                 attention=(
                     AttentionParts(
                         module="attention.self",

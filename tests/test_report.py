@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from compress_explain.compensation import Compensation
 from compress_explain.data import Splits
 from compress_explain.evaluators import Quality, Slices
 from compress_explain.examples import Examples
@@ -65,7 +66,9 @@ def split(model: BertForSequenceClassification, name: str, seed: int) -> Example
     )
 
 
-def finished_run(folder: Path, gates: list[Gate], limits: Reinstatement) -> tuple[Run, dict[str, tuple[str, ...]]]:
+def finished_run(
+    folder: Path, gates: list[Gate], limits: Reinstatement, compensation: Compensation | None = None
+) -> tuple[Run, dict[str, tuple[str, ...]]]:
     model = tiny_model()
     splits = Splits(
         calibration=split(model, "calibration", 1),
@@ -78,6 +81,7 @@ def finished_run(folder: Path, gates: list[Gate], limits: Reinstatement) -> tupl
         strategies=[Heads(share=0.25, rounds=1), Neurons(share=0.5, rounds=2)],
         evaluators=[Quality(), Slices()],
         gates=gates,
+        compensation=compensation,
         reinstatement=limits,
     )  # fmt: skip
     return execute(job, folder, Progress(quiet=True)), {each.name: each.texts for each in splits}
@@ -90,13 +94,14 @@ CASES = {
     "loose": (LOOSE, Reinstatement()),
     "restored": (MIDDLE, Reinstatement(max_rounds=8, step=0.3, max_share=1.0, reserve=0.3)),
     "failed": (STRICT, Reinstatement(max_rounds=1)),
+    "refitted": (LOOSE, Reinstatement(), Compensation()),
 }
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, dict[str, tuple[str, ...]]]]:
     folder = tmp_path_factory.mktemp("runs")
-    return {name: finished_run(folder / name, gates, limits) for name, (gates, limits) in CASES.items()}
+    return {name: finished_run(folder / name, *case) for name, case in CASES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -268,3 +273,9 @@ def test_the_grid_shows_every_head_and_the_counts_add_up(runs, page) -> None:
     cells = re.findall(r"<title>(encoder\.layer\.\d\.attention\.head\.\d): (kept|removed|restored);", page("restored"))
     heads = run.components[run.components["kind"] == "head"]
     assert dict(cells) == dict(zip(heads["component"], heads["status"], strict=True))
+
+
+def test_what_a_refit_gave_back_stands_beside_its_step(runs, page) -> None:
+    run, _ = runs["refitted"]
+    stage = run.course[-1]
+    assert stage.compensated is not None and "refitting the rest: " in Outline(page("refitted")).text

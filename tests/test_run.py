@@ -83,19 +83,30 @@ GATES = [
 ]
 
 
-@pytest.fixture(scope="module", params=[None, Compensation()], ids=["plain", "compensated"])
-def finished(inputs, tmp_path_factory, request) -> Run:
-    return run_small(inputs, tmp_path_factory.mktemp("run") / "out", GATES, request.param)
+@pytest.fixture(scope="module")
+def restored(inputs, tmp_path_factory) -> Run:
+    """Nothing is refitted, and so the gates fail at first."""
+    return run_small(inputs, tmp_path_factory.mktemp("run") / "out", GATES)
 
 
-def test_a_failing_gate_brings_components_back_until_it_holds(finished):
-    first, last = finished.summary["first_verdicts"], finished.summary["verdicts"]
+@pytest.fixture(scope="module")
+def refitted(inputs, tmp_path_factory) -> Run:
+    return run_small(inputs, tmp_path_factory.mktemp("run") / "out", GATES, Compensation())
+
+
+@pytest.fixture(params=["restored", "refitted"])
+def finished(request) -> Run:
+    return request.getfixturevalue(request.param)
+
+
+def test_a_failing_gate_brings_components_back_until_it_holds(restored):
+    first, last = restored.summary["first_verdicts"], restored.summary["verdicts"]
     assert "fail" in {row["state"] for row in first}
-    assert finished.passed and {row["state"] for row in last} == {"pass"}
-    assert finished.summary["judged_split"] == "test"
-    restored = finished.components[finished.components["status"] == "restored"]
-    assert 0 < len(restored) < (finished.components["status"] == "removed").sum()
-    assert restored["restored_reason"].str.contains("slack").all()
+    assert restored.passed and {row["state"] for row in last} == {"pass"}
+    assert restored.summary["judged_split"] == "test"
+    back = restored.components[restored.components["status"] == "restored"]
+    assert 0 < len(back) < (restored.components["status"] == "removed").sum()
+    assert back["restored_reason"].str.contains("slack").all()
 
 
 def test_the_artifact_holds_what_the_ledger_says(finished, inputs):
@@ -124,7 +135,9 @@ def test_every_component_was_priced_and_every_step_recorded(finished):
 
 
 def test_what_is_left_is_refitted_after_every_change(inputs, tmp_path):
-    run = run_small(inputs, tmp_path / "out", GATES, Compensation())
+    strict = [Gate(metric="nll", slice="*", max_rise=0.0, rule="point"), *GATES]
+    run = run_small(inputs, tmp_path / "out", strict, Compensation(), max_rounds=2)
+    assert any(record.step.startswith("reinstate") for record in run.ledger.of_kind("refitted"))
     applied = {record.step for record in run.ledger.of_kind("applied")}
     assert applied == {record.step for record in run.ledger.of_kind("refitted")}
     removals = [stage for stage in run.course if stage.action == "remove" and stage.observed is not None]
@@ -135,9 +148,14 @@ def test_what_is_left_is_refitted_after_every_change(inputs, tmp_path):
     assert any(name.endswith(".safetensors") for name in facts.files)
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_weights(inputs, tmp_path):
-    """Cut off after any record of its first steps, a run ends in the same artifact."""
-    whole = run_small(inputs, tmp_path / "whole", GATES, Compensation())
+def test_refitting_makes_up_for_what_calls_components_back(restored, refitted):
+    assert "fail" in {row["state"] for row in restored.summary["first_verdicts"]}
+    assert {row["state"] for row in refitted.summary["first_verdicts"]} == {"pass"}
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_weights(refitted, inputs, tmp_path):
+    """Cut off after any of the first or the last refit, a run ends in the same artifact."""
+    whole = refitted
     lines = (whole.folder / "ledger.jsonl").read_text().splitlines(keepends=True)
     kinds = [record.kind for record in whole.ledger]
     last = len(kinds) - 1 - kinds[::-1].index("refitted")
@@ -183,7 +201,7 @@ def test_too_few_rows_are_inconclusive_and_say_how_many_would_do(inputs, tmp_pat
     _, subject, splits = inputs
     gentle = compress(
         subject, splits, strategies=[Neurons(share=0.05, rounds=1)], evaluators=[Quality()],
-        gates=[Gate(metric="accuracy", max_drop=0.001)], out=tmp_path / "gentle",
+        gates=[Gate(metric="accuracy", max_drop=0.001)], out=tmp_path / "gentle", compensation=None,
     )  # fmt: skip
     assert gentle.state == "inconclusive" and gentle.exit_code == 3
     assert gentle.summary["evaluations"] <= 4, "restoring cannot help where rows are missing"
@@ -214,9 +232,9 @@ def test_the_ledger_can_be_read(finished):
     assert f"{removed} (" in text.getvalue() and "cheapest of" in text.getvalue()
 
 
-def test_the_summary_says_what_a_first_time_user_needs(finished):
+def test_the_summary_says_what_a_first_time_user_needs(restored):
     text = io.StringIO()
-    print_run(finished, Console(file=text, width=160))
+    print_run(restored, Console(file=text, width=160))
     for words in ("What was removed", "What it cost whom", "Put back", "Verdict: PASSED", "Next:", "report.html"):
         assert words in text.getvalue(), words
 
