@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +24,9 @@ class Budget:
     counting what earlier strategies took. ``floor`` is the share of each group that always stays,
     ``bite`` the share of what it has left that a group may lose in one round. ``proportional``
     rounds each take the same share of the FLOPs that are left, even ones the same amount.
+
+    What is cheap is measured ``by`` expected KL, or by that of softened predictions: a model is
+    sure of itself on the rows that it was trained on, and there KL hears only of the few in doubt.
     """
 
     share: float | None
@@ -31,6 +35,7 @@ class Budget:
     rounds: int
     bite: float = 1.0
     proportional: bool = False
+    by: Literal["kl", "soft_kl"] = "kl"
 
     def check(self, strategy: str) -> None:
         """Raises InputError unless exactly one target is set and everything is in range."""
@@ -67,7 +72,7 @@ def cheapest(situation: Situation, kinds: Sequence[str], budget: Budget) -> tupl
     if not len(mine):
         return ()
     room = _room(situation, kinds, budget)
-    cost = prices.values["kl"][prices.slices.index(ALL), mine] / prices.flops[mine]
+    cost = _cost(prices, budget.by)[mine] / prices.flops[mine]
     order = mine[np.lexsort((mine, cost))]  # ties in the order of the anatomy
     candidates = [index for index in order if not prices.restores[index]]
     goal = _goal(situation, kinds, budget)
@@ -84,6 +89,12 @@ def cheapest(situation: Situation, kinds: Sequence[str], budget: Budget) -> tupl
         flops += int(prices.flops[index])
         chosen.append(_edit(prices, int(index), shares[prices.kinds[index]][:, index], rank, len(candidates)))
     return tuple(chosen)
+
+
+def _cost(prices: Prices, by: Literal["kl", "soft_kl"]) -> np.ndarray:
+    """Of language models the softened KL is not known."""
+    cost = prices.values[by][prices.slices.index(ALL)]
+    return prices.values["kl"][prices.slices.index(ALL)] if np.isnan(cost).any() else cost
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from compress_explain.scores import Score
 from compress_explain.strategy import Situation, check_strategy
 from tests.tiny import flagged, tiny_examples, tiny_model, uneven_removal
 
-OPTIONS = {"heads": {"share": 0.25}, "neurons": {"share": 0.25}}
+OPTIONS = {"heads": {"share": 0.25}, "neurons": {"share": 0.25}, "structured": {"flops_kept": 0.8}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -308,10 +308,12 @@ def test_observed_impacts_are_those_of_two_outputs(labels):
     for column, candidate in enumerate(candidates):
         after = logits_under(masks, candidate, batch.inputs)[back].double()
         now, right, stays = after.log_softmax(1).numpy(), was.argmax(1) == truth, after.argmax(1).numpy() == truth
+        softened = (before / 4).softmax(1).numpy()
         one, move = np.eye(labels)[truth], (after - before).numpy()
         expected = {
             "loss_change": was[rows, truth] - now[rows, truth],
             "kl": (np.exp(was) * (was - now)).sum(1),
+            "soft_kl": 0.5 * np.array([np.cov(m, aweights=p, ddof=0) for m, p in zip(move, softened, strict=True)]),
             "flips_to_wrong": right & ~stays,
             "flips_to_right": ~right & stays,
             "brier_change": ((np.exp(now) - one) ** 2).sum(1) - ((np.exp(was) - one) ** 2).sum(1),

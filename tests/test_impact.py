@@ -19,6 +19,7 @@ def reference(before, after, label):
     return {
         "loss_change": log_softmax(before)[label] - log_softmax(after)[label],
         "kl": np.sum(was * (log_softmax(before) - log_softmax(after))),
+        "soft_kl": np.cov(move, aweights=softmax(before / 4), ddof=0) / 2,
         "flips_to_wrong": before.argmax() == label != after.argmax(),
         "flips_to_right": before.argmax() != label == after.argmax(),
         "brier_change": np.sum((now - one) ** 2) - np.sum((was - one) ** 2),
@@ -181,3 +182,13 @@ def test_the_choices_pass_gradients_on_to_all_classes():
     (slope,) = torch.autograd.grad(decision.logits[:, -1].sum(), logits)
     outside = logits.detach().scatter(1, decision.classes, -torch.inf).softmax(1)
     torch.testing.assert_close(slope, outside)
+
+
+@pytest.mark.parametrize("labels", [2, 5])
+def test_a_soft_kl_is_that_of_softened_predictions_for_small_moves(labels):
+    draw = np.random.default_rng(3)
+    logits, move = draw.normal(0, 6, (20, labels)), draw.normal(0, 0.01, (20, 1, labels))
+    truth = torch.from_numpy(draw.integers(0, labels, 20))
+    got = impact_of(Decision(torch.from_numpy(logits), truth), torch.from_numpy(move))["soft_kl"][:, 0]
+    was, now = (log_softmax(each / 4, axis=1) for each in (logits, logits + move[:, 0]))
+    np.testing.assert_allclose(got.numpy(), 16 * (np.exp(was) * (was - now)).sum(1), rtol=0.02)

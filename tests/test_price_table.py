@@ -344,7 +344,7 @@ def test_the_prices_of_a_language_model_come_back_with_their_gaps(tmp_path):
 
 COLUMNS = [
     "component", "kind", "edit", "slice", "n", "parameters_saved", "flops_saved", "bytes_saved",
-    "expected_loss_change_se", "expected_loss_change", "expected_kl", "expected_flips_to_wrong",
+    "expected_loss_change_se", "expected_loss_change", "expected_kl", "expected_soft_kl", "expected_flips_to_wrong",
     "expected_flips_to_right", "expected_brier_change", "expected_logit_move", "gradient_flow", "method",
 ]  # fmt: skip
 

@@ -250,7 +250,7 @@ def test_a_language_model_has_counts_of_tokens_and_gaps_where_nothing_follows():
     assert prices.counts == tuple(examples.counts.values()) and prices.counts[0] == tokens
     whole = prices.kind_of == "layer"
     for name, values in prices.values.items():
-        gaps = name in ("flips_to_wrong", "flips_to_right", "brier_change")
+        gaps = name in ("soft_kl", "flips_to_wrong", "flips_to_right", "brier_change")
         assert np.isnan(values[:, ~whole]).all() == gaps and not np.isnan(values[:, whole]).any()
     assert [method for method, is_whole in zip(prices.methods, whole, strict=True) if is_whole] == ["exact"] * 3
     assert (prices.values["kl"][0] > 0).all() and np.isfinite(prices.flow[prices.kind_of == "kv_group"]).all()

@@ -87,6 +87,7 @@ def _impact(first: Tensor, square: Tensor) -> Impact:
     return {
         "loss_change": first + square / 2,
         "kl": square / 2,
+        "soft_kl": unknown,
         "flips_to_wrong": unknown,
         "flips_to_right": unknown,
         "brier_change": unknown,
