@@ -34,6 +34,7 @@ def run(tmp_path_factory) -> Run:
         "data.validation": DATA / "dev.csv",
         "data.test": DATA / "test.csv",
         "data.input": "text",
+        "compensation": "null",
         "registries": "[]",
     }
     arguments = ["run", str(ROOT / "examples" / "sst2.yaml"), "--out", str(folder)]
