@@ -35,6 +35,7 @@ class Masks:
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
         self._own = {name: weights_of(model, name) for name in refittable(anatomy)}
         self.refits: dict[str, Refit] = {}
+        self.fitted_to = self._flags()  # what was removed when ``refits`` were made; nothing, if there are none
 
     def remove(self, components: Iterable[str]) -> None:
         """Switch components off.
@@ -53,10 +54,15 @@ class Masks:
         self._switch(components, off=False)
 
     def refit(self, refits: Refits) -> None:
-        """Let these linears compute with other weights, and all others with their own."""
+        """Let these linears compute with weights fitted to what is removed now, and all others with their own."""
         put(self.model, {module: self._own[module] for module in self.refits.keys() - refits.keys()})
         put(self.model, refits)
         self.refits = dict(refits)
+        self.fitted_to = self._flags(like=self.removed if refits else None)
+
+    def _flags(self, like: dict[str, Bool[Tensor, " count"]] | None = None) -> dict[str, Bool[Tensor, " count"]]:
+        """Flags of their own over every group: as in ``like``, or none set."""
+        return {name: like[name].clone() if like else torch.zeros_like(flags) for name, flags in self.removed.items()}
 
     def own_weights(self, module: str) -> Refit:
         """What a linear came with."""
@@ -65,13 +71,13 @@ class Masks:
     @contextmanager
     def untouched(self) -> Iterator[None]:
         """Inside it the model is the original."""
-        attached, refits = self.attached, self.refits
+        attached = self.attached
         self.detach()
-        self.refit({})
+        put(self.model, {module: self._own[module] for module in self.refits})
         try:
             yield
         finally:
-            self.refit(refits)
+            put(self.model, self.refits)
             if attached:
                 self.attach()
 

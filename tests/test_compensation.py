@@ -181,6 +181,38 @@ def test_only_what_depends_on_a_change_is_refitted(family):
         torch.testing.assert_close(weight, masks.refits[name].weight, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_a_change_that_was_taken_back_and_comes_again_is_refitted_again(family):
+    """What weights were fitted to goes back with them; nobody remembers the state that was tried."""
+    _, examples, masks, compensator = refitted(family)
+    compensator.refit()
+    before = masks.refits
+    early, late = (
+        next(part for part in group.components if not masks.is_removed(part))
+        for group in (list(masks.anatomy.groups.values())[place] for place in (1, -1))
+    )
+    masks.remove([early])
+    compensator.refit()
+    masks.restore([early])
+    masks.refit(before)
+    masks.remove([early, late])
+    compensator.refit()
+    found = masks.refits
+    masks.refit({})
+    Compensator(masks, examples, Compensation(), batch_size=16).refit()
+    assert found.keys() == masks.refits.keys()
+    assert all(torch.equal(found[name].weight, refit.weight) for name, refit in masks.refits.items())
+
+
+def test_a_compensator_that_comes_later_sees_what_weights_were_fitted_to():
+    """As on resuming: putting back all that a layer lacked gives its own weights back."""
+    _, examples, masks, compensator = refitted("bert")
+    compensator.refit()
+    masks.restore(masks.components)
+    Compensator(masks, examples, Compensation(), batch_size=16).refit()
+    assert not masks.refits
+
+
 def test_a_ridge_that_makes_no_sense_is_refused():
     with pytest.raises(InputError, match=r"compensation\.ridge"):
         Compensation(ridge=0.0)

@@ -83,10 +83,9 @@ class Compensator:
         self._settled = [each.module for group in masks.anatomy.groups.values() for each in group.producers]
         self._names = {linear.module: linear.name for linear in masks.anatomy.linears.values()}
         self._original: dict[str, list[Tensor]] = {}  # by module: what readers read, and the stream after a site
-        self._fitted_to: dict[str, Tensor] = {}  # what was removed at the last refit
 
     def refit(self, advance: Callable[[int], None] = lambda layers: None) -> list[Repair]:
-        """Refit from the first layer on that has changed since the last time; ``advance`` hears of each layer.
+        """Refit from the first layer on that is not what its weights were fitted to; ``advance`` hears of each layer.
 
         What comes before that layer stays as it is: nothing that it was fitted to is different.
         """
@@ -105,12 +104,10 @@ class Compensator:
                         repairs += self._fit_consumer(compressed, layer, groups, group)
                 compressed.pass_by(layer)
                 advance(1)
-        self._fitted_to = {name: flags.clone() for name, flags in masks.removed.items()}
         return repairs
 
     def _changed(self, group: Group) -> bool:
-        flags = self.masks.removed[group.name]
-        return not torch.equal(flags, self._fitted_to.get(group.name, torch.zeros_like(flags)))
+        return not torch.equal(self.masks.removed[group.name], self.masks.fitted_to[group.name])
 
     def _remember(self, walk: Walk, layer: Layer, groups: Sequence[Group]) -> None:
         """Take the original through ``layer`` and keep what its readers read and its stream after each site."""
