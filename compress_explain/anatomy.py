@@ -7,19 +7,21 @@ model. FLOPs are two per multiply-add, for one example of a given number of toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.families import AttentionParts, FeedForwardParts, Stack, family_of
+
+Removed = Mapping[str, Bool[Tensor, " count"]]  # by group: which components are gone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,8 +47,8 @@ def compress(
 
     ``model`` is a folder or hub id with a head for ``task``, or what :func:`load_subject` gave;
     ``data`` says where the splits are (then ``slices`` are cut from them), or is what
-    :func:`load_splits` gave. Without ``compensation`` what is left keeps its weights. Registries are asked first whether they can be reached, and are given
-    the run when it is complete.
+    :func:`load_splits` gave. Without ``compensation`` what is left keeps its weights. Registries are
+    asked first whether they can be reached, and are given the run when it is complete.
 
     Raises:
         InputError: something about the input or the output folder is wrong.

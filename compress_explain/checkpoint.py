@@ -16,10 +16,10 @@ import transformers
 from safetensors.torch import load_model, save_file
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
-from compress_explain.anatomy import Anatomy, read_anatomy
+from compress_explain.anatomy import Anatomy, Removed, read_anatomy
 from compress_explain.errors import InputError
 from compress_explain.ledger import file_digest
-from compress_explain.surgery import Removed, cut
+from compress_explain.surgery import cut
 
 FORMAT = 1
 MANIFEST = "compressed.json"

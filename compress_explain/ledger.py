@@ -61,6 +61,11 @@ class Ledger:
     def of_kind(self, kind: str) -> list[Record]:
         return [record for record in self.records if record.kind == kind]
 
+    def standing(self, kind: str) -> Record | None:
+        """The last record of this kind whose step was not taken back."""
+        reverted = {record.step for record in self.of_kind("reverted")}
+        return next((each for each in reversed(self.of_kind(kind)) if each.step not in reverted), None)
+
     def append(self, kind: str, step: str, body: dict[str, Any], files: tuple[Path, ...] = ()) -> Record:
         """Write one record and the digests of ``files`` (paths inside the ledger's folder).
 

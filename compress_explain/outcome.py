@@ -18,7 +18,7 @@ from compress_explain.errors import Exit, InputError
 from compress_explain.examples import ALL
 from compress_explain.folder import write_json, write_text
 from compress_explain.gates import State
-from compress_explain.ledger import Ledger, Record
+from compress_explain.ledger import Ledger
 from compress_explain.pricing import Audit, Prices
 from compress_explain.replay import applied_plans, read_ledger
 
@@ -165,7 +165,8 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
     """The figures that every reader starts from."""
     ledger, anatomy = session.ledger, session.anatomy
     judged = ledger.of_kind("judged")
-    standing = _standing(ledger)
+    standing = ledger.standing("judged")
+    assert standing is not None, "a run is judged before it is summed up"
     by_status = components.groupby(["kind", "status"], sort=False).size()
     materialized = ledger.find("materialized", "artifact")
     saved_parameters, saved_flops = anatomy.saved(session.masks.removed)
@@ -199,12 +200,6 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
                    for split in session.job.splits},
         "artifact": "artifact" if materialized else None,
     }  # fmt: skip
-
-
-def _standing(ledger: Ledger) -> Record:
-    """The last judgement of a state that was not taken back."""
-    reverted = {record.step for record in ledger.of_kind("reverted")}
-    return [record for record in ledger.of_kind("judged") if record.step not in reverted][-1]
 
 
 def _known(session: Session, components: pd.DataFrame) -> dict[str, Any]:

@@ -93,8 +93,9 @@ def cheapest(situation: Situation, kinds: Sequence[str], budget: Budget) -> tupl
 
 def _cost(prices: Prices, by: Literal["kl", "soft_kl"]) -> np.ndarray:
     """Of language models the softened KL is not known."""
-    cost = prices.values[by][prices.slices.index(ALL)]
-    return prices.values["kl"][prices.slices.index(ALL)] if np.isnan(cost).any() else cost
+    everywhere = prices.slices.index(ALL)
+    cost = prices.values[by][everywhere]
+    return prices.values["kl"][everywhere] if np.isnan(cost).any() else cost
 
 
 @dataclass(frozen=True)

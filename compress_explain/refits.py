@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import Anatomy
+from compress_explain.anatomy import Anatomy, Removed
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,6 @@ class Refit:
 
 
 Refits = Mapping[str, Refit]  # by the path of the module
-Flags = Mapping[str, Bool[Tensor, " count"]]  # by group: which components are gone
 
 
 def refittable(anatomy: Anatomy) -> list[str]:
@@ -51,7 +50,7 @@ def put(model: PreTrainedModel, refits: Refits) -> None:
             module.bias.data = values.bias  # type: ignore[union-attr]
 
 
-def save_refits(refits: Refits, anatomy: Anatomy, removed: Flags, path: Path) -> None:
+def save_refits(refits: Refits, anatomy: Anatomy, removed: Removed, path: Path) -> None:
     """Write what is left of the refitted weights once the ``removed`` components are gone."""
     tensors: dict[str, Tensor] = {}
     for name, (rows, columns) in _left(anatomy, removed):
@@ -62,7 +61,7 @@ def save_refits(refits: Refits, anatomy: Anatomy, removed: Flags, path: Path) ->
     save_file(tensors, path)
 
 
-def load_refits(base: PreTrainedModel, anatomy: Anatomy, removed: Flags, path: Path) -> dict[str, Refit]:
+def load_refits(base: PreTrainedModel, anatomy: Anatomy, removed: Removed, path: Path) -> dict[str, Refit]:
     """Read them again; what is not in the file is that of ``base``, the original."""
     tensors = load_file(path)
     refits: dict[str, Refit] = {}
@@ -78,11 +77,11 @@ def load_refits(base: PreTrainedModel, anatomy: Anatomy, removed: Flags, path: P
     return refits
 
 
-def _left(anatomy: Anatomy, removed: Flags) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+def _left(anatomy: Anatomy, removed: Removed) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
     """Of every linear around a site, the outputs and the inputs that are left."""
+    shapes = {linear.module: (linear.outputs, linear.inputs) for linear in anatomy.linears.values()}
     for group in anatomy.groups.values():
         kept = (~removed[group.name]).nonzero().flatten()
-        shapes = {linear.module: (linear.outputs, linear.inputs) for linear in anatomy.linears.values()}
         for producer in group.producers:
             yield producer.module, (group.rows(producer, kept), torch.arange(shapes[producer.module][1]))
         yield group.site, (torch.arange(shapes[group.site][0]), group.columns(kept))

@@ -86,9 +86,8 @@ def replay(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
 
 def standing_refits(ledger: Ledger) -> Path | None:
     """The file of the last refit that was not taken back."""
-    reverted = {record.step for record in ledger.of_kind("reverted")}
-    standing = [record for record in ledger.of_kind("refitted") if record.step not in reverted]
-    if not standing:
+    standing = ledger.standing("refitted")
+    if standing is None:
         return None
-    [tensors] = [name for name in standing[-1].files if name.endswith(".safetensors")]
+    [tensors] = [name for name in standing.files if name.endswith(".safetensors")]
     return ledger.path.parent / tensors

@@ -156,7 +156,7 @@ class Session:
             rows = self._compensator.examples
             body = {"split": rows.name, "rows": len(rows), "linears": len(self.masks.refits), **summed_up(repairs)}
             self.ledger.append("refitted", step, body, (table, tensors))
-        with self.masks.untouched():
+        with self.masks.untouched():  # what the file holds, at once and on resuming, so that both compute alike
             refits = load_refits(self.masks.model, self.anatomy, self.masks.removed, tensors)
         self.masks.refit(refits)
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import Anatomy, Group, base_prefix
+from compress_explain.anatomy import Anatomy, Group, Removed, base_prefix
 from compress_explain.errors import EditError
 from compress_explain.families import family_of
-from compress_explain.refits import Refit, Refits, put
-
-Removed = Mapping[str, Bool[Tensor, " count"]]  # by group name: which components are gone
+from compress_explain.refits import Refits, put
 
 
 def materialize(
@@ -25,13 +22,7 @@ def materialize(
 ) -> PreTrainedModel:
     """A smaller copy of ``model``, with ``refits`` and without the removed components; ``model`` is left as it is."""
     smaller = copy.deepcopy(model)
-    put(
-        smaller,
-        {
-            module: Refit(refit.weight.clone(), None if refit.bias is None else refit.bias.clone())
-            for module, refit in refits.items()
-        },
-    )
+    put(smaller, copy.deepcopy(dict(refits)))
     cut(smaller, anatomy, removed)
     return smaller
 

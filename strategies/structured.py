@@ -14,10 +14,10 @@ class Structured:
     """Keep ``flops_kept`` of the FLOPs of all layers, in (0, 1], and the heads and neurons that are worth most.
 
     Heads, whole key-value groups where heads share them, and neurons are ranked in one order, over
-    all layers, by the expected KL of softened predictions per FLOP. Each of ``rounds`` rounds takes the same share of what is
-    left, at fresh prices; no sublayer loses more than ``bite`` of what it has left in one round,
-    because prices add up only as long as little changes at once, or goes below ``floor`` of its
-    components, or below one.
+    all layers, by the expected KL of softened predictions per FLOP. Each of ``rounds`` rounds takes
+    the same share of what is left, at fresh prices; no sublayer loses more than ``bite`` of what it
+    has left in one round, because prices add up only as long as little changes at once, or goes
+    below ``floor`` of its components, or below one.
     """
 
     flops_kept: float

@@ -90,12 +90,13 @@ class Compensator:
         What comes before that layer stays as it is: nothing that it was fitted to is different.
         """
         masks, repairs, changed = self.masks, list[Repair](), False
-        original, compressed = (Walk(masks.model, self._batches, self._settled) for _ in range(2))
+        compressed = Walk(masks.model, self._batches, self._settled)
         with torch.no_grad(), masked(masks):
+            if not self._original:
+                with masks.untouched():
+                    self._remember()
             for layer in masks.anatomy.layers.values():
                 groups = _groups(masks.anatomy, layer)
-                with masks.untouched():
-                    self._remember(original, layer, groups)
                 changed = changed or any(map(self._changed, groups))
                 if changed:
                     for group in groups:
@@ -109,19 +110,20 @@ class Compensator:
     def _changed(self, group: Group) -> bool:
         return not torch.equal(self.masks.removed[group.name], self.masks.fitted_to[group.name])
 
-    def _remember(self, walk: Walk, layer: Layer, groups: Sequence[Group]) -> None:
-        """Take the original through ``layer`` and keep what its readers read and its stream after each site."""
-        if groups[-1].site in self._original:
-            return
-        first = [readers[0].module for group in groups for readers in group.readers]
-        sites = [group.site for group in groups]
-        self._original |= {module: [] for module in first + sites}
-        for index, visit in enumerate(walk.finish(layer, [layer.module, *first], sites)):
-            for module in first:
-                self._original[module].append(self._tokens(index, visit.inputs[module]))
-            for place, group in enumerate(groups):
-                stream = _stream(visit, layer, groups, place) + visit.outputs[group.site]
-                self._original[group.site].append(self._tokens(index, stream))
+    def _remember(self) -> None:
+        """Take the original through its layers and keep what readers read and the stream after each site."""
+        walk = Walk(self.masks.model, self._batches, self._settled)
+        for layer in self.masks.anatomy.layers.values():
+            groups = _groups(self.masks.anatomy, layer)
+            first = [readers[0].module for group in groups for readers in group.readers]
+            sites = [group.site for group in groups]
+            self._original |= {module: [] for module in first + sites}
+            for index, visit in enumerate(walk.finish(layer, [layer.module, *first], sites)):
+                for module in first:
+                    self._original[module].append(self._tokens(index, visit.inputs[module]))
+                for place, group in enumerate(groups):
+                    stream = _stream(visit, layer, groups, place) + visit.outputs[group.site]
+                    self._original[group.site].append(self._tokens(index, stream))
 
     def _fit_readers(self, walk: Walk, readers: Sequence[Producer]) -> Iterator[Repair]:
         """Let linears make of the compressed model's stream what they would of the original's."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress_explain.anatomy import Layer
-from compress_explain.pricing.prefix import answering
+from compress_explain.pricing.prefix import always, answering
 
 
 class _Arrived(Exception):  # noqa: N818 (it is no error)
@@ -86,9 +86,9 @@ class Walk:
                 stack.callback(hook.remove)
             for layer in self._finished:
                 left = self._left[layer.stack][index]
-                stack.enter_context(answering(self.model.get_submodule(layer.module), _always(left)))
+                stack.enter_context(answering(self.model.get_submodule(layer.module), always(left)))
             for name, output in within.items():
-                stack.enter_context(answering(self.model.get_submodule(name), _always(output)))
+                stack.enter_context(answering(self.model.get_submodule(name), always(output)))
             for name in self._settled - within.keys():
                 module = self.model.get_submodule(name)
                 stack.callback(module.register_forward_hook(_keep(name, within)).remove)
@@ -118,7 +118,3 @@ def _keep(name: str, within: dict[str, Tensor]) -> Callable[..., None]:
         within[name] = output
 
     return leave
-
-
-def _always(value: Any) -> Callable[..., Any]:
-    return lambda *inputs, **options: value

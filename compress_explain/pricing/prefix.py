@@ -52,7 +52,7 @@ class Prefix:
         """Inside it the model does not compute again what came before module ``place``."""
         with ExitStack() as stack:
             for name, kept in self._before(place):
-                stack.enter_context(answering(self.model.get_submodule(name), _always(kept)))
+                stack.enter_context(answering(self.model.get_submodule(name), always(kept)))
             stack.enter_context(self._cut_short(place, lambda value: value))
             yield
 
@@ -151,7 +151,8 @@ def _through(module: nn.Module, asked: tuple[Any, ...], rest: tuple[Any, ...] | 
     return answer
 
 
-def _always(value: Any) -> Callable[..., Any]:
+def always(value: Any) -> Callable[..., Any]:
+    """An answer that does not depend on what is asked."""
     return lambda *inputs, **options: value
 
 
