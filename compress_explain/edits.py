@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Literal
 
 import pandas as pd
 
-Action = Literal["remove", "restore"]
+from compress_explain.weight_edits import Unedited, WeightEdit, weight_edit
+
+Action = Literal["remove", "quantize", "restore"]
+VERBS = MappingProxyType({"remove": "removed", "quantize": "quantized", "restore": "put back"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +19,8 @@ class Edit:
     """One decision on one component, with its reason and what it is expected to do.
 
     ``expected_loss_change`` is in nats, mean per example over the calibration split.
-    ``parameters_saved`` and ``flops_saved`` are negative for a restoration.
+    ``parameters_saved`` and ``flops_saved`` are negative for a restoration. ``into`` names the weight
+    edit of a linear that is quantized, or was until it is restored.
     """
 
     component: str
@@ -25,6 +30,7 @@ class Edit:
     expected_loss_change: float
     parameters_saved: int
     flops_saved: int
+    into: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,31 @@ class Plan:
     @property
     def components(self) -> list[str]:
         return [edit.component for edit in self.edits]
+
+    def of(self, action: Action) -> list[str]:
+        """The components of the edits of one kind."""
+        return [edit.component for edit in self.edits if edit.action == action]
+
+    @property
+    def of_components(self) -> list[str]:
+        """What is removed or put back, linears aside."""
+        return [edit.component for edit in self.edits if not edit.into]
+
+    @property
+    def edits_of_linears(self) -> dict[str, WeightEdit]:
+        """By linear: the edit of its weight that the plan leads to."""
+        linears = [edit for edit in self.edits if edit.into]
+        return {each.component: weight_edit(each.into) if each.action == "quantize" else Unedited() for each in linears}
+
+    @property
+    def verb(self) -> str:
+        """What the plan does, in one word."""
+        return VERBS[self.edits[0].action]
+
+    @property
+    def quantized(self) -> dict[str, str]:
+        """By linear: what it is quantized into."""
+        return {edit.component: edit.into for edit in self.edits if edit.action == "quantize"}
 
     @property
     def flops_saved(self) -> int:
@@ -75,10 +106,10 @@ def counted(counts: dict[str, int]) -> str:
 
 
 def undone(restoration: Edit) -> Edit:
-    """The removal that takes a restoration back."""
+    """The edit that takes a restoration back."""
     return replace(
         restoration,
-        action="remove",
+        action="quantize" if restoration.into else "remove",
         reason="tried without: the gates may hold without this restoration",
         expected_loss_change=-restoration.expected_loss_change,
         parameters_saved=-restoration.parameters_saved,

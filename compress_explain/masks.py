@@ -1,12 +1,13 @@
-"""Reversible removal: a component is switched off by zeroing its consumer's input at the site.
+"""Reversible edits: a component is switched off by zeroing its consumer's input at the site.
 
 No weight is ever written to, so undoing a removal gives the original back bit for bit. A linear
-that is refitted to what is left computes with other weights, and its own are kept.
+that is refitted to what is left computes with other weights, and its own are kept. One that is
+quantized gives what the edit of its weight makes of its input; gradients pass as if it did not round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 from compress_explain.anatomy import Anatomy, Group
 from compress_explain.errors import EditError
 from compress_explain.refits import Refit, Refits, put, refittable, weights_of
+from compress_explain.weight_edits import Prepared, weight_edit
 
 
 class Masks:
@@ -36,6 +38,9 @@ class Masks:
         self._own = {name: weights_of(model, name) for name in refittable(anatomy)}
         self.refits: dict[str, Refit] = {}
         self.fitted_to = self._flags()  # what was removed when ``refits`` were made; nothing, if there are none
+        self.quantized: dict[str, str] = {}  # by linear: the weight edit that it is under
+        self._ready: dict[str, Prepared] = {}  # the same, made ready for the weights of now
+        self._rounding: dict[str, torch.utils.hooks.RemovableHandle] = {}
 
     def remove(self, components: Iterable[str]) -> None:
         """Switch components off.
@@ -45,19 +50,41 @@ class Masks:
         """
         self._switch(components, off=True)
 
-    def restore(self, components: Iterable[str]) -> None:
-        """Switch components on again.
+    def quantize(self, into: Mapping[str, str]) -> None:
+        """Put linears under a weight edit, by name.
 
         Raises:
-            EditError: one of them is not off.
+            EditError: one of them is under one already.
         """
-        self._switch(components, off=False)
+        for name, edit in into.items():
+            if name in self.quantized:
+                raise EditError(f"{name} is quantized already, into {self.quantized[name]}")
+            weight_edit(edit)
+        self.quantized |= into
+        if self.attached:
+            self._round(into)
+
+    def restore(self, components: Iterable[str]) -> None:
+        """Switch components on again, and let linears compute in full.
+
+        Raises:
+            EditError: one of them is not off, or not quantized.
+        """
+        components = list(components)
+        linears = [name for name in components if name in self.anatomy.linears]
+        for name in linears:
+            if name not in self.quantized:
+                raise EditError(f"{name} is not quantized")
+        self._switch([name for name in components if name not in self.anatomy.linears], off=False)
+        self._round_no_more(linears)
+        self.quantized = {name: edit for name, edit in self.quantized.items() if name not in linears}
 
     def refit(self, refits: Refits) -> None:
         """Let these linears compute with weights fitted to what is removed now, and all others with their own."""
         put(self.model, {module: self._own[module] for module in self.refits.keys() - refits.keys()})
         put(self.model, refits)
         self.refits = dict(refits)
+        self._ready.clear()
         self.fitted_to = self._flags(like=self.removed if refits else None)
 
     def _flags(self, like: dict[str, Bool[Tensor, " count"]] | None = None) -> dict[str, Bool[Tensor, " count"]]:
@@ -71,13 +98,15 @@ class Masks:
     @contextmanager
     def untouched(self) -> Iterator[None]:
         """Inside it the model is the original."""
-        attached = self.attached
+        attached, rounding = self.attached, list(self._rounding)
         self.detach()
+        self._round_no_more(rounding)
         put(self.model, {module: self._own[module] for module in self.refits})
         try:
             yield
         finally:
             put(self.model, self.refits)
+            self._round(rounding)
             if attached:
                 self.attach()
 
@@ -137,12 +166,44 @@ class Masks:
             if bool(self.removed[group.name][index]) is off or (group.name, index) in seen:
                 raise EditError(f"{component} is {'already' if off else 'not'} removed")
             seen.add((group.name, index))
+        self._ready.clear()
         for _, group, index in located:
             self.removed[group.name][index] = off
         for group in {group.name: group for _, group, _ in located}.values():
             flags = self.removed[group.name]
             with torch.inference_mode(False):  # wherever it is switched, autograd must be able to use it
                 self._coordinates[group.name] = flags.repeat_interleave(group.width) if flags.any() else None
+
+    def _round(self, linears: Iterable[str]) -> None:
+        for name in linears:
+            module = self.model.get_submodule(self.anatomy.linears[name].module)
+            self._rounding[name] = module.register_forward_hook(self._rounded(name))
+
+    def _round_no_more(self, linears: Iterable[str]) -> None:
+        for name in linears:
+            self._ready.pop(name, None)
+            if name in self._rounding:
+                self._rounding.pop(name).remove()
+
+    def _rounded(self, name: str) -> Callable[..., Tensor]:
+        def rounded(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if name not in self._ready:
+                self._ready[name] = self._made_ready(name)
+            rounded = self._ready[name].apply(inputs[0].detach()).to(output.dtype)
+            return output + (rounded - output).detach() if output.requires_grad else rounded
+
+        return rounded
+
+    def _made_ready(self, name: str) -> Prepared:
+        """A linear under its edit, its removed inputs being no part of it."""
+        module = self.anatomy.linears[name].module
+        values = weights_of(self.model, module)
+        weight = values.weight.detach().clone(memory_format=torch.contiguous_format)
+        for group in self.anatomy.groups.values():
+            coordinates = self._coordinates[group.name]
+            if group.site == module and coordinates is not None:
+                weight[:, coordinates] = 0.0
+        return weight_edit(self.quantized[name]).prepare(weight, values.bias)
 
     def _hook(self, group: Group) -> torch.utils.hooks.RemovableHandle:
         def zero(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -162,6 +223,7 @@ class Masks:
         """Put the hooks in place; the model now computes without the removed components."""
         for group in self.anatomy.groups.values():
             self.attach_to(group)
+        self._round(self.quantized.keys() - self._rounding.keys())
 
     def attach_to(self, group: Group) -> None:
         """Put the hook of one group in place."""
@@ -169,7 +231,7 @@ class Masks:
             self._hooks[group.name] = self._hook(group)
 
     def detach(self) -> None:
-        """Take the hooks away; the model is the original again."""
+        """Take the hooks of removed components away."""
         for group in self.anatomy.groups.values():
             self.detach_from(group)
 
@@ -186,4 +248,5 @@ class Masks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+        self._round_no_more(list(self._rounding))
         self.refit({})

@@ -57,11 +57,10 @@ def removed_components(ledger: Ledger) -> list[str]:
     for applied in applied_plans(ledger):
         if applied.reverted:
             continue
-        for edit in applied.plan.edits:
-            if edit.action == "remove":
-                removed[edit.component] = None
-            else:
-                del removed[edit.component]
+        for component in applied.plan.of("remove"):
+            removed[component] = None
+        for component in applied.plan.of("restore"):
+            removed.pop(component, None)  # a linear was quantized, not removed
     return list(removed)
 
 

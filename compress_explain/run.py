@@ -15,7 +15,7 @@ from compress_explain.predictions import Pairs
 from compress_explain.progress import Progress
 from compress_explain.reinstate import Reinstatement, can_be_helped, noise
 from compress_explain.session import Session, open_session
-from compress_explain.strategy import Situation
+from compress_explain.strategy import Quantizing, Situation, menu_of
 
 
 def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False) -> Run:
@@ -48,8 +48,8 @@ def compress(session: Session) -> Pairs:
         author = type(strategy).__name__.lower()
         for round_number in range(strategy.rounds):
             step = f"{position}-{author}-{round_number + 1}"
-            if session.masks.components:
-                prices = session.price(step, calibration, strategy.kinds)
+            if session.masks.components or isinstance(strategy, Quantizing):
+                prices = session.price(step, calibration, menu_of(session.anatomy, strategy))
             situation = Situation(
                 anatomy=session.anatomy, prices=prices, removed=session.masks.removed, round=round_number
             )
@@ -59,9 +59,9 @@ def compress(session: Session) -> Pairs:
             expected = session.apply(plan, before)
             after = session.observe(step)
             session.record_effect(step, before, after, expected)
-            before = session.compensate(step, after)
+            before = session.compensate(plan, after)
             session.progress.say(
-                f"{author}, round {round_number + 1}: removed {counted(plan.counts())}; loss expected "
+                f"{author}, round {round_number + 1}: {plan.verb} {counted(plan.counts())}; loss expected "
                 f"{expected.loss_change:+.4f}, accuracy on {validation.name} now {before.compressed_right.mean():.4f}"
             )
     return before
@@ -87,7 +87,7 @@ def reinstate(session: Session, pairs: Pairs) -> State:
         expected = session.apply(plan, pairs)
         after = session.observe(step)
         session.record_effect(step, pairs, after, expected)
-        after = session.compensate(step, after)
+        after = session.compensate(plan, after)
         judged = session.judge(step, after)
         if overall(verdicts) == "pass" and overall(judged) != "pass":
             session.revert(plan)  # it was for the reserve, and cost more than it gave

@@ -30,6 +30,7 @@ from compress_explain.predictions import Pairs, pair, predict
 from compress_explain.pricing import (
     MOVES,
     Joint,
+    Menu,
     Prices,
     Refinement,
     Sample,
@@ -84,14 +85,14 @@ class Session:
         }  # fmt: skip
         self.ledger.append("started", "start", body)
 
-    def price(self, step: str, examples: Examples, kinds: Sequence[str] = ()) -> Prices:
-        """Price one edit on every component of ``kinds`` in the present state."""
+    def price(self, step: str, examples: Examples, menu: Menu | None = None) -> Prices:
+        """Price every edit of ``menu``, or one on every component, in the present state."""
         path, record = self._table(f"prices-{step}"), self.ledger.find("priced", step)
         if record and any(plan.seq > record.seq for plan in self.ledger.of_kind("planned")):
             return Prices.load(path)  # without the moves, which only a plan that is still to be made needs
         with self.progress.track(f"pricing ({step})", len(examples)) as advance:
             prices = price(
-                self.masks, examples, kinds=kinds, batch_size=self.job.batch_size, refinement=Refinement(),
+                self.masks, examples, menu=menu, batch_size=self.job.batch_size, refinement=Refinement(),
                 flow=step == "start", moves=MOVES, advance=advance,
             )  # fmt: skip
         if record:
@@ -136,8 +137,9 @@ class Session:
             validation = self.job.splits.validation
             with self.progress.track(f"expected effect of the whole ({plan.step})", len(validation)) as advance:
                 joint = expected_joint(
-                    self.masks, validation, plan.components, before.compressed, self.job.batch_size, advance
-                )[ALL]
+                    self.masks, validation, plan.of_components, before.compressed, self.job.batch_size, advance,
+                    linears=plan.edits_of_linears,
+                )[ALL]  # fmt: skip
             self._refuse_idle_edits(plan)
             self._switch(plan)
             self.ledger.append("applied", plan.step, {"expected": asdict(joint)})
@@ -145,9 +147,10 @@ class Session:
         self._switch(plan)
         return Joint(**record.body["expected"])
 
-    def compensate(self, step: str, pairs: Pairs) -> Pairs:
+    def compensate(self, plan: Plan, pairs: Pairs) -> Pairs:
         """Refit what is left to make up for what is gone now, and observe that; ``pairs`` are from before."""
-        if self._compensator is None:
+        step = plan.step
+        if self._compensator is None or not plan.of_components:
             return pairs
         self.refit(step)
         after = self.observe(f"{step}-refitted")
@@ -181,8 +184,7 @@ class Session:
         """Switch a plan's components back: it did not do what it was tried for."""
         if not self.ledger.find("reverted", plan.step):
             self.ledger.append("reverted", plan.step, {"counts": plan.counts(), "why": "a gate no longer held"})
-        self.masks.restore(edit.component for edit in plan.edits if edit.action == "remove")
-        self.masks.remove(edit.component for edit in plan.edits if edit.action == "restore")
+        self._switch_back(plan)
         self.masks.refit(self._before[plan.step])
 
     def restorations(self, step: str, verdicts: Sequence[Verdict], allowance: float, most: float) -> tuple[Edit, ...]:
@@ -313,8 +315,15 @@ class Session:
 
     def _switch(self, plan: Plan) -> None:
         self._before[plan.step] = self.masks.refits
-        self.masks.remove(edit.component for edit in plan.edits if edit.action == "remove")
-        self.masks.restore(edit.component for edit in plan.edits if edit.action == "restore")
+        self.masks.remove(plan.of("remove"))
+        self.masks.quantize(plan.quantized)
+        self.masks.restore(plan.of("restore"))
+
+    def _switch_back(self, plan: Plan) -> None:
+        self.masks.restore(plan.of("remove") + plan.of("quantize"))
+        linears = {edit.component: edit.into for edit in plan.edits if edit.action == "restore" and edit.into}
+        self.masks.remove(name for name in plan.of("restore") if name not in linears)
+        self.masks.quantize(linears)
 
     def _table(self, name: str) -> Path:
         return self.folder / "tables" / f"{name}.parquet"

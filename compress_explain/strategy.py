@@ -10,8 +10,11 @@ from torch import Tensor
 
 from compress_explain.anatomy import Anatomy
 from compress_explain.conformance import is_frozen_dataclass
+from compress_explain.deployment.scheme import Scheme
 from compress_explain.edits import Edit
+from compress_explain.pricing.menu import Menu, menu_of_kinds
 from compress_explain.pricing.prices import Prices
+from compress_explain.weight_edits import weight_edit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,32 @@ class Strategy(Protocol):
     def rounds(self) -> int: ...
 
     def plan(self, situation: Situation) -> tuple[Edit, ...]: ...
+
+
+@runtime_checkable
+class Quantizing(Strategy, Protocol):
+    """A strategy that says how linears are stored and computed in the deployed file.
+
+    ``weight_edit`` names what simulates that on the masked model, and ``scheme`` writes the file.
+    """
+
+    @property
+    def weight_edit(self) -> str: ...
+
+    @property
+    def scheme(self) -> Scheme: ...
+
+
+def menu_of(anatomy: Anatomy, strategy: Strategy) -> Menu:
+    """What a strategy chooses from.
+
+    Raises:
+        InputError: the model has nothing of the kind.
+    """
+    if isinstance(strategy, Quantizing):
+        linears = tuple(anatomy.linears.values())
+        return Menu(anatomy=anatomy, linears=linears, weight_edits=(weight_edit(strategy.weight_edit),))
+    return menu_of_kinds(anatomy, strategy.kinds)
 
 
 def check_strategy(strategy: object) -> None:

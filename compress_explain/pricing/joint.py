@@ -9,8 +9,9 @@ Measured on MiniLM/SST-2: docs/measurements.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from compress_explain.pricing.decision import Decision, decide
 from compress_explain.pricing.impact import impact_of
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes
+from compress_explain.weight_edits import WeightEdit
 
 HALF_WAY = 0.5
 _SUMMED = ("loss_change", "kl", "flips_to_wrong", "flips_to_right")
@@ -49,25 +51,28 @@ def expected_joint(
     batch_size: int,
     advance: Callable[[int], None] = lambda rows: None,
     *,
+    linears: Mapping[str, WeightEdit] = MappingProxyType({}),
     strength: float = HALF_WAY,
 ) -> dict[str, Joint]:
-    """Expected effect, per slice, of switching ``components`` together, from one pass over ``examples``.
+    """Expected effect, per slice, of switching ``components`` and editing ``linears``, from one pass over ``examples``.
 
     ``before`` are the logits of the present state. The slope is taken where the masks are
     ``strength`` of the way; 0 gives the plain linearisation of the present state. Nothing is
-    expected of no components.
+    expected of no edits.
     """
-    if not components:
+    if not components and not linears:
         return {name: _mean([0.0] * len(_SUMMED), int(flags.sum())) for name, flags in examples.slices.items()}
     towards = _towards(masks, components)
     groups = [masks.anatomy.groups[name] for name in towards]
-    slopes = Slopes(masks, groups, towards={name: flags * strength for name, flags in towards.items()})
+    half_way = {name: flags * strength for name, flags in towards.items()}
+    slopes = Slopes(masks, groups, {name: (edit,) for name, edit in linears.items()}, half_way)
+    taken = [*towards.values(), *[torch.ones(1)] * len(linears)]
     totals = torch.zeros(len(examples.slices), len(_SUMMED), dtype=torch.float64)
     for each in linearised(slopes, examples, examples.batches(batch_size)):
         rows = each.batch.rows
         move = torch.zeros_like(each.decision.logits)
-        for name, block in zip(towards, each.moves(), strict=True):
-            move += torch.einsum("bck,c->bk", block, towards[name].to(block.dtype))
+        for flags, block in zip(taken, each.moves(), strict=True):
+            move += torch.einsum("bck,c->bk", block, flags.to(block.dtype))
         impact = impact_of(_started(each.decision, before[rows], examples.labels[rows]), move[:, None])
         values = torch.cat([impact[name] for name in _SUMMED], dim=1)  # (batch, impacts)
         totals += (examples.slice_matrix(rows).to(values.dtype) @ values).double()

@@ -89,6 +89,7 @@ class Pricing:
             self.moves,
             self.seed,
             self.masks.components,
+            self.masks.quantized,
         ]
         return _digest(self.masks, self.examples, [*facts, list(self.menu.components)])
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compress_explain.edits import counted
+from compress_explain.edits import VERBS
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.ledger import Record
 from compress_explain.replay import applied_plans, read_ledger
@@ -88,7 +89,7 @@ def print_component(folder: Path, component: str, console: Console | None = None
     for applied in applied_plans(ledger):
         for edit in (edit for edit in applied.plan.edits if edit.component == component):
             touched = True
-            verb = {"remove": "removed", "restore": "put back"}[edit.action] + (" on trial" if applied.reverted else "")
+            verb = VERBS[edit.action] + (" on trial" if applied.reverted else "")
             console.print(
                 f"{times[applied.plan.step]}  {verb} at step {applied.plan.step}: {edit.reason}",
                 highlight=False,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import Console
 from rich.table import Table
 
 from compress_explain.anatomy import read_anatomy
 from compress_explain.compensation import Compensator
-from compress_explain.edits import Edit
+from compress_explain.edits import Edit, Plan, counted
 from compress_explain.examples import ALL
 from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
 from compress_explain.masks import Masks
 from compress_explain.predictions import predict
-from compress_explain.pricing import MOVES, Joint, Prices, Refinement, expected_joint, price
+from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, expected_joint, price
 from compress_explain.progress import Progress
-from compress_explain.strategy import Situation
+from compress_explain.strategy import Quantizing, Situation, menu_of
 from compress_explain.terminal.console import output
 
 
@@ -36,21 +34,26 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
         for strategy in job.strategies:
             author = type(strategy).__name__.lower()
             for round_number in range(strategy.rounds):
-                prices = (
-                    _priced(job, masks, progress, f"{author} {round_number + 1}", strategy.kinds) if proposed else start
-                )
+                prices = start
+                if proposed or isinstance(strategy, Quantizing):
+                    prices = _priced(job, masks, progress, f"{author} {round_number + 1}", menu_of(anatomy, strategy))
                 edits = strategy.plan(
                     Situation(anatomy=anatomy, prices=prices, removed=masks.removed, round=round_number)
                 )
                 if not edits:
                     continue
-                components = [edit.component for edit in edits]
+                plan = Plan(step=f"{author} {round_number + 1}", author=author, edits=edits)
                 present = predict(job.subject.model, calibration, job.batch_size)
-                joints.append(expected_joint(masks, calibration, components, present, job.batch_size))
-                _print_step(console, f"{author}, round {round_number + 1}", edits, joints[-1][ALL])
-                masks.remove(components)
+                joints.append(
+                    expected_joint(
+                        masks, calibration, plan.of_components, present, job.batch_size, linears=plan.edits_of_linears
+                    )
+                )
+                _print_step(console, f"{author}, round {round_number + 1}", plan, joints[-1][ALL])
+                masks.remove(plan.of("remove"))
+                masks.quantize(plan.quantized)
                 proposed += edits
-                if compensator is not None:
+                if compensator is not None and plan.of_components:
                     with progress.track(f"compensating ({author} {round_number + 1})", len(anatomy.layers)) as advance:
                         compensator.refit(advance)
     _print_slices(console, joints)
@@ -58,12 +61,12 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     return proposed
 
 
-def _priced(job: Job, masks: Masks, progress: Progress, label: str, kinds: Sequence[str] = ()) -> Prices:
+def _priced(job: Job, masks: Masks, progress: Progress, label: str, menu: Menu | None = None) -> Prices:
     with progress.track(f"pricing ({label})", len(job.splits.calibration)) as advance:
         return price(
             masks,
             job.splits.calibration,
-            kinds=kinds,
+            menu=menu,
             batch_size=job.batch_size,
             refinement=Refinement(),
             moves=MOVES,
@@ -71,8 +74,9 @@ def _priced(job: Job, masks: Masks, progress: Progress, label: str, kinds: Seque
         )
 
 
-def _print_step(console: Console, title: str, edits: tuple[Edit, ...], joint: Joint) -> None:
-    table = Table(title=f"{title}: {len(edits):,} removals", title_justify="left", header_style="bold")
+def _print_step(console: Console, title: str, plan: Plan, joint: Joint) -> None:
+    edits = plan.edits
+    table = Table(title=f"{title}: {counted(plan.counts())} to be {plan.verb}", title_justify="left", header_style="bold")
     table.add_column("component")
     table.add_column("why")
     for edit in edits[:5]:
@@ -92,7 +96,7 @@ def _print_total(console: Console, flops: int, parameters: int, edits: list[Edit
     saved = sum(edit.flops_saved for edit in edits)
     lighter = sum(edit.parameters_saved for edit in edits)
     console.print(
-        f"In all {len(edits):,} removals: {saved / flops:.1%} of layer FLOPs and {lighter / parameters:.1%} of parameters. "
+        f"In all {len(edits):,} edits: {saved / flops:.1%} of layer FLOPs and {lighter / parameters:.1%} of parameters. "
         "Nothing was changed.",
         highlight=False,
         soft_wrap=True,
