@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import contextlib
+import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from onnxruntime.quantization import CalibrationDataReader
+from onnx.helper import make_opsetid
 from onnxruntime.quantization.matmul_nbits_quantizer import (
     DefaultWeightOnlyQuantConfig,
-    GPTQWeightOnlyQuantConfig,
     HQQWeightOnlyQuantConfig,
     MatMulNBitsQuantizer,
     WeightOnlyQuantConfig,
 )
+from onnxruntime.quantization.neural_compressor import gptq_quantize
+from onnxruntime.quantization.neural_compressor.onnx_model import ONNXModel
 
 from compress_explain.deployment.drafts import drafted
 from compress_explain.deployment.embeddings import EmbeddingBits
 from compress_explain.deployment.facts import LinearFacts
+from compress_explain.deployment.rows import Rows
 from compress_explain.deployment.scheme import Source, finish, open_source
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples
@@ -69,41 +72,40 @@ class WeightOnly:
         return finish(opened, written, target, self.name, self.embeddings)
 
     def _write(self, source: Source, calibration: Examples | None, draft: Path) -> None:
+        if self.method == "gptq" and calibration is not None:
+            _gptq(self, source, calibration).save_model_to_file(str(draft), use_external_data_format=True)
+            return
         quantizer = MatMulNBitsQuantizer(
             source.copy(),
             bits=self.bits,
             block_size=self.block,
             accuracy_level=_COMPUTE[self.compute],
             nodes_to_exclude=source.others,
-            algo_config=self._config(calibration),
+            algo_config=self._config(),
         )
         quantizer.process()
         quantizer.model.save_model_to_file(str(draft), use_external_data_format=True)
 
-    def _config(self, calibration: Examples | None) -> WeightOnlyQuantConfig:
+    def _config(self) -> WeightOnlyQuantConfig:
         if self.method == "hqq":
             return HQQWeightOnlyQuantConfig(block_size=self.block, bits=self.bits)
-        if calibration is not None and self.method == "gptq":
-            return GPTQWeightOnlyQuantConfig(calibration_data_reader=Rows(calibration), block_size=self.block)
         return DefaultWeightOnlyQuantConfig(
             block_size=self.block, bits=self.bits, accuracy_level=_COMPUTE[self.compute]
         )
 
 
-class Rows(CalibrationDataReader):
-    """Examples one by one, as ONNX Runtime's calibrators ask for them: without padding, which is not data."""
-
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-        self.rewind()
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._left, None)
-
-    def rewind(self) -> None:
-        self._left: Iterator[dict[str, np.ndarray]] = iter(
-            [
-                {name: value.numpy() for name, value in batch.inputs.items()}
-                for batch in self.examples.batches(1)
-            ]
+def _gptq(scheme: WeightOnly, source: Source, calibration: Examples) -> ONNXModel:
+    """By the function that the quantizer's class calls too, but without leave to keep linears in float."""
+    rows = Rows(calibration, [value.name for value in source.model.graph.input])
+    settings = {"bits": scheme.bits, "group_size": scheme.block, "scheme": "asym"}
+    with contextlib.redirect_stdout(io.StringIO()):  # it draws a progress bar
+        model = gptq_quantize(
+            source.copy(),
+            ((feed, None) for feed in rows.feeds),
+            weight_config={name: "fp32" for name in source.others} | {name: settings for name in source.chosen},
+            group_size=scheme.block,
+            n_samples=-1,
+            accuracy_level=_COMPUTE[scheme.compute],
         )
+    model.opset_import.append(make_opsetid("com.microsoft", 1))
+    return model
