@@ -46,6 +46,10 @@ class LedgerError(RuntimeError):
     """A ledger that does not verify: a record was changed, removed or reordered."""
 
 
+class ArtifactError(RuntimeError):
+    """A file to deploy that does not compute what its model computes, or cannot be made from it."""
+
+
 class EditError(RuntimeError):
     """An edit that did not do what it says: nothing it claims may be believed."""
 

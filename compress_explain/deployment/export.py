@@ -1,0 +1,191 @@
+"""A model as an ONNX file, and the proof that the file computes what the model computes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compress_explain.anatomy import read_anatomy
+from compress_explain.deployment.names import name_embeddings, name_linears
+from compress_explain.deployment.runtime import OnnxRunner
+from compress_explain.errors import ArtifactError, InputError
+from compress_explain.examples import Examples
+from compress_explain.ledger import file_digest
+
+OPSET = 21
+OUTPUT = "logits"
+TOLERANCE = 1e-4  # of a logit, float32
+SINGLE_FILE = 2_000_000_000  # bytes of weights: what one protobuf message can hold, and room for the graph
+_DYNAMIC = {
+    "input_ids": {0: "batch", 1: "tokens"},
+    "attention_mask": {0: "batch", 1: "tokens"},
+    "token_type_ids": {0: "batch", 1: "tokens"},
+    "pixel_values": {0: "batch"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An ONNX file: its inputs in order, its bytes with those of any external data, and the SHA-256 of the file."""
+
+    path: Path
+    inputs: tuple[str, ...]
+    opset: int
+    bytes: int
+    digest: str
+
+
+def export_onnx(
+    model: PreTrainedModel, examples: Examples, path: Path, *, opset: int = OPSET, single_file: int = SINGLE_FILE
+) -> Exported:
+    """Write ``model`` to ``path`` for batches of any size and, of texts, any number of tokens.
+
+    Inputs are called as the model's arguments, the output ``logits``; the linears of the anatomy are
+    called by component (:mod:`compress_explain.deployment.names`). A language model's logits are
+    those of every position, computed without a cache. Weights of more than ``single_file`` bytes go
+    to ``<name>.data`` beside the file. Equal models give equal files.
+
+    Raises:
+        InputError: the weights are not float32, the model is an encoder-decoder that generates, or ``examples`` have an input of no known shape.
+        ArtifactError: the exporter cannot express the model, or a linear is not found in the graph.
+    """
+    _refuse_others(model)
+    inputs = _sample(examples)
+    try:
+        with _as_exported(model):
+            exported = torch.onnx.export(
+                model,
+                (),
+                kwargs=inputs,
+                input_names=list(inputs),
+                output_names=[OUTPUT],
+                dynamic_shapes={name: _DYNAMIC[name] for name in inputs},
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0][:200]
+        raise ArtifactError(
+            f"{type(model).__name__}: cannot be exported to ONNX ({cause}). Remedy: deploy it as a compiled artifact"
+        ) from error
+    assert exported is not None, "the dynamo exporter returns the program"
+    document = exported.model_proto
+    del document.graph.output[1:]  # an encoder's states, say
+    name_linears(document, {name: linear.module for name, linear in read_anatomy(model, tokens=1).linears.items()})
+    name_embeddings(document)
+    _tidy(document)
+    size = save(document, path, single_file)
+    return Exported(path=path, inputs=tuple(inputs), opset=opset, bytes=size, digest=file_digest(path))
+
+
+def check(
+    path: Path,
+    model: PreTrainedModel,
+    examples: Examples,
+    *,
+    rows: int = 64,
+    batch_size: int = 16,
+    tolerance: float = TOLERANCE,
+) -> float:
+    """The largest difference between the file's logits and the model's, on ``rows`` of ``examples``, batched and padded.
+
+    Logits larger than 1 may differ by that share of the largest.
+
+    Raises:
+        ArtifactError: they differ by more than ``tolerance``, or the file gives no numbers.
+    """
+    runner = OnnxRunner(path=path)
+    worst, allowed = 0.0, tolerance
+    for batch in examples.draw(rows, seed=0).batches(batch_size):
+        with torch.inference_mode():
+            expected = model(**batch.inputs).logits.float().numpy()
+        difference = np.abs(runner(batch.inputs) - expected).max()
+        worst = max(worst, float(difference)) if np.isfinite(difference) else float("inf")
+        allowed = max(allowed, tolerance * float(np.abs(expected).max()))
+    if worst > allowed:
+        raise ArtifactError(
+            f"{path}: its logits differ from the model's by up to {worst:.2g}, where {allowed:.2g} is rounding. Remedy: "
+            "export the model that is deployed, in evaluation mode; or deploy it as a compiled artifact"
+        )
+    return worst
+
+
+def save(model: ModelProto, path: Path, single_file: int = SINGLE_FILE) -> int:
+    """Write ``model`` as one file, or with its weights in ``<name>.data`` beside it; returns the bytes of both."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".data")
+    beside.unlink(missing_ok=True)
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= single_file:
+        onnx.save(model, path)
+        return path.stat().st_size
+    onnx.save(model, path, save_as_external_data=True, location=beside.name)
+    return path.stat().st_size + beside.stat().st_size
+
+
+def _refuse_others(model: PreTrainedModel) -> None:
+    if model.config.is_encoder_decoder and model.can_generate():
+        problem = "an encoder and a decoder that generates are two graphs, not one"
+        raise InputError("model", type(model).__name__, problem, "give a classifier or a causal language model")
+    if model.dtype != torch.float32:
+        raise InputError(
+            "model", str(model.dtype), "only float32 weights are exported", "load it with dtype float32; quantize after"
+        )
+
+
+def _sample(examples: Examples) -> dict[str, Tensor]:
+    """The longest row and the shortest, which is then padded: sizes of 1 would be taken for constants."""
+    unknown = sorted(examples.inputs.keys() - _DYNAMIC.keys())
+    if unknown:
+        raise InputError("examples", unknown[0], "an input of no known shape", f"use only {', '.join(_DYNAMIC)}")
+    rows = np.array([examples.lengths.argmax(), examples.lengths.argmin()])
+    return next(examples.batches(2, rows)).inputs
+
+
+@contextlib.contextmanager
+def _as_exported(model: PreTrainedModel) -> Iterator[None]:
+    """Plain attention, no cache, evaluation mode; the exporter's remarks about itself are not passed on."""
+    attention, training = model.config._attn_implementation, model.training
+    caches = {id(module.config): (module.config, module.config.use_cache) for module in model.modules() if _caches(module)}
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    try:
+        model.eval()
+        model.set_attn_implementation("eager")
+        for config, _ in caches.values():
+            config.use_cache = False
+        logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        model.set_attn_implementation(attention)
+        for config, use_cache in caches.values():
+            config.use_cache = use_cache
+        model.train(training)
+
+
+def _caches(module: nn.Module) -> bool:
+    return hasattr(getattr(module, "config", None), "use_cache")
+
+
+def _tidy(model: ModelProto) -> None:
+    """Without what the exporter noted for its own debugging: source lines of this machine, and shapes that go stale."""
+    del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]

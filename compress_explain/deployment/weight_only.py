@@ -1,0 +1,111 @@
+"""Weights in 4 or 8 bits, in blocks; activations stay as they are. For bytes, and for models that read memory most."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from onnx.helper import make_opsetid
+from onnxruntime.quantization.matmul_nbits_quantizer import (
+    DefaultWeightOnlyQuantConfig,
+    HQQWeightOnlyQuantConfig,
+    MatMulNBitsQuantizer,
+    WeightOnlyQuantConfig,
+)
+from onnxruntime.quantization.neural_compressor import gptq_quantize
+from onnxruntime.quantization.neural_compressor.onnx_model import ONNXModel
+
+from compress_explain.deployment.drafts import drafted
+from compress_explain.deployment.embeddings import EmbeddingBits
+from compress_explain.deployment.facts import LinearFacts
+from compress_explain.deployment.rows import Rows
+from compress_explain.deployment.scheme import Source, finish, open_source
+from compress_explain.errors import InputError
+from compress_explain.examples import Examples
+
+_BLOCKS = (16, 32, 64, 128, 256)
+_COMPUTE = {"float32": 1, "int8": 4}  # MatMulNBits' accuracy levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightOnly:
+    """Weights in ``bits`` with a scale and zero point for every ``block`` inputs of an output.
+
+    ``method`` is how levels are chosen: ``rtn`` rounds to the nearest, ``hqq`` fits zero points to
+    the weights (Half-Quadratic Quantization), ``gptq`` rounds so that outputs on calibration rows
+    change least. ``compute`` is what the runtime multiplies in: ``int8`` rounds activations too, by
+    blocks of a row.
+
+    Raises:
+        InputError: on creation, for a block that the runtime does not know, or a method for 4 bits in 8.
+    """
+
+    bits: Literal[4, 8] = 4
+    block: int = 32
+    method: Literal["rtn", "hqq", "gptq"] = "rtn"
+    compute: Literal["float32", "int8"] = "float32"
+    embeddings: EmbeddingBits = 32
+
+    def __post_init__(self) -> None:
+        if self.block not in _BLOCKS:
+            known = ", ".join(map(str, _BLOCKS))
+            raise InputError("block", self.block, "the runtime knows no such block", f"choose one of: {known}")
+        if self.bits == 8 and self.method != "rtn":
+            raise InputError("method", self.method, "ONNX Runtime has it for 4 bits only", "use rtn for 8 bits")
+
+    @property
+    def name(self) -> str:
+        return f"int{self.bits}-g{self.block}-{self.method}"
+
+    def quantize(
+        self, source: Path, target: Path, *, keep: Collection[str] = (), calibration: Examples | None = None
+    ) -> dict[str, LinearFacts]:
+        """Write ``target``; see :class:`~compress_explain.deployment.scheme.Scheme`. ``gptq`` needs examples."""
+        opened = open_source(source, keep)
+        if self.method == "gptq" and calibration is None:
+            raise InputError("calibration", None, "gptq needs examples", "give calibration rows, or use rtn")
+        written = drafted(lambda draft: self._write(opened, calibration, draft)) if opened.chosen else opened.copy()
+        return finish(opened, written, target, self.name, self.embeddings)
+
+    def _write(self, source: Source, calibration: Examples | None, draft: Path) -> None:
+        if self.method == "gptq" and calibration is not None:
+            _gptq(self, source, calibration).save_model_to_file(str(draft), use_external_data_format=True)
+            return
+        quantizer = MatMulNBitsQuantizer(
+            source.copy(),
+            bits=self.bits,
+            block_size=self.block,
+            accuracy_level=_COMPUTE[self.compute],
+            nodes_to_exclude=source.others,
+            algo_config=self._config(),
+        )
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(draft), use_external_data_format=True)
+
+    def _config(self) -> WeightOnlyQuantConfig:
+        if self.method == "hqq":
+            return HQQWeightOnlyQuantConfig(block_size=self.block, bits=self.bits)
+        return DefaultWeightOnlyQuantConfig(
+            block_size=self.block, bits=self.bits, accuracy_level=_COMPUTE[self.compute]
+        )
+
+
+def _gptq(scheme: WeightOnly, source: Source, calibration: Examples) -> ONNXModel:
+    """By the function that the quantizer's class calls too, but without leave to keep linears in float."""
+    rows = Rows(calibration, [value.name for value in source.model.graph.input])
+    settings = {"bits": scheme.bits, "group_size": scheme.block, "scheme": "asym"}
+    with contextlib.redirect_stdout(io.StringIO()):  # it draws a progress bar
+        model = gptq_quantize(
+            source.copy(),
+            ((feed, None) for feed in rows.feeds),
+            weight_config={name: "fp32" for name in source.others} | {name: settings for name in source.chosen},
+            group_size=scheme.block,
+            n_samples=-1,
+            accuracy_level=_COMPUTE[scheme.compute],
+        )
+    model.opset_import.append(make_opsetid("com.microsoft", 1))
+    return model
