@@ -82,6 +82,7 @@ class Config(Section):
     batch_size: int = Field(default=32, ge=1)
     threads: int | None = Field(default=None, ge=1)
     redact: bool = False
+    runtime: Literal["torch", "onnx"] = "torch"
 
     def data_spec(self) -> DataSpec:
         return DataSpec(**self.data.model_dump())

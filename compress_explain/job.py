@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from compress_explain.compensation import Compensation
 from compress_explain.data import Splits
@@ -17,7 +17,10 @@ from compress_explain.models import Subject
 from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
-from compress_explain.strategy import Strategy
+from compress_explain.strategy import Quantizing, Strategy
+
+if TYPE_CHECKING:
+    from compress_explain.deployment.scheme import Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,12 @@ class Job:
     seed: int = 0
     batch_size: int = 32
     redact: bool = False
+    runtime: Literal["torch", "onnx"] = "torch"
 
     def __post_init__(self) -> None:
+        quantizing = [type(each).__name__.lower() for each in self.strategies if isinstance(each, Quantizing)]
+        if len(quantizing) > 1:
+            raise InputError("strategies", quantizing, "a file has one scheme for its linears", "name one of them")
         metrics = {metric for evaluator in self.evaluators for metric in evaluator.metrics}
         check_gates(self.gates, metrics, self.splits.slices)
         bare = self.splits.bare_slices
@@ -47,6 +54,16 @@ class Job:
                 "gates: slice", EVERY, f"no row is in {len(bare)} of the declared slices: {named}",
                 "give those splits such rows, or gate the other slices by name",
             )  # fmt: skip
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How the linears that are quantized are stored in the deployed file."""
+        return next((each.scheme for each in self.strategies if isinstance(each, Quantizing)), None)
+
+    @property
+    def deploys_onnx(self) -> bool:
+        """Whether an ONNX file is deployed and judged: when it is asked for, or something is quantized."""
+        return self.runtime == "onnx" or self.scheme is not None
 
     def settings(self) -> dict[str, Any]:
         """Every decision that shapes the result, as plain values."""
@@ -63,6 +80,7 @@ class Job:
             "audit": asdict(self.audit),
             "seed": self.seed,
             "batch_size": self.batch_size,
+            "runtime": self.runtime,
         }
 
     def identity(self) -> str:

@@ -1,4 +1,4 @@
-"""The flow of a run, from top to bottom: price, plan, mask, compensate, observe, judge, reinstate, materialize, judge."""
+"""The flow of a run, from top to bottom: price, plan, mask, compensate, observe, judge, reinstate, materialize, deploy, judge."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False)
     try:
         with open_session(job, folder, progress, resume=resume) as session:
             compressed = compress(session)
-            state = reinstate(session, compressed)
+            state, masked = reinstate(session, compressed)
             if state != "fail":
                 artifact = session.materialize()
+                session.deploy(artifact, masked)
                 verdicts = session.judge("artifact", session.observe_artifact(artifact))
                 state = overall(verdicts)
             return finish(session, state)
@@ -51,8 +52,9 @@ def compress(session: Session) -> Pairs:
             if session.masks.components or isinstance(strategy, Quantizing):
                 prices = session.price(step, calibration, menu_of(session.anatomy, strategy))
             situation = Situation(
-                anatomy=session.anatomy, prices=prices, removed=session.masks.removed, round=round_number
-            )
+                anatomy=session.anatomy, prices=prices, removed=session.masks.removed, round=round_number,
+                quantized=session.masks.quantized,
+            )  # fmt: skip
             plan = session.propose(step, author, partial(strategy.plan, situation))
             if not plan.edits:
                 continue
@@ -67,8 +69,8 @@ def compress(session: Session) -> Pairs:
     return before
 
 
-def reinstate(session: Session, pairs: Pairs) -> State:
-    """Judge on validation and, while a gate asks for it, undo the edits most guilty of it."""
+def reinstate(session: Session, pairs: Pairs) -> tuple[State, Pairs]:
+    """Judge on validation and, while a gate asks for it, undo the edits most guilty of it; what is then predicted."""
     limits = session.job.reinstatement
     verdicts = session.judge("validation", pairs)
     removed_flops = session.anatomy.saved(session.masks.removed)[1]
@@ -95,8 +97,8 @@ def reinstate(session: Session, pairs: Pairs) -> State:
         pairs, verdicts = after, judged
         returned += plan.edits
     if returned and not _wanting(verdicts, limits, started=True):
-        _drop_unneeded(session, returned, pairs)
-    return overall(verdicts)
+        pairs = _drop_unneeded(session, returned, pairs)
+    return overall(verdicts), pairs
 
 
 def _say_worst(session: Session, round_number: int, verdicts: list[Verdict]) -> None:
@@ -106,7 +108,7 @@ def _say_worst(session: Session, round_number: int, verdicts: list[Verdict]) -> 
     session.progress.say(f"reinstatement, round {round_number}: {note}: {worst.message}")
 
 
-def _drop_unneeded(session: Session, returned: list[Edit], pairs: Pairs) -> None:
+def _drop_unneeded(session: Session, returned: list[Edit], pairs: Pairs) -> Pairs:
     """Take the least guilty restorations out again as long as every gate still holds with its reserve."""
     limits = session.job.reinstatement
     needed, kept = 0, len(returned)  # the first ``needed`` must stay, the first ``kept`` are back now
@@ -125,6 +127,7 @@ def _drop_unneeded(session: Session, returned: list[Edit], pairs: Pairs) -> None
         else:
             kept, pairs = middle, after
     session.progress.say(f"reinstatement: {kept} of {len(returned)} restorations were needed")
+    return pairs
 
 
 def _without(restorations: Sequence[Edit]) -> tuple[Edit, ...]:

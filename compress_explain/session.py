@@ -6,13 +6,13 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel
+import torch
 
 from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.checkpoint import load_compressed, save_compressed
@@ -45,6 +45,8 @@ from compress_explain.refits import Refits, load_refits, save_refits
 from compress_explain.reinstate import choose_restorations
 from compress_explain.scores import Score
 from compress_explain.surgery import expected_parameters, materialize
+
+Predicts = Callable[[Examples, int, Callable[[int], None]], np.ndarray]  # logits, in batches of that size
 
 
 @dataclass
@@ -198,7 +200,7 @@ class Session:
 
     def observe(self, step: str) -> Pairs:
         """Predictions of the masked model on validation, beside the original's."""
-        return self._predictions(step, self.job.splits.validation, self.job.subject.model)
+        return self._predictions(step, self.job.splits.validation, partial(predict, self.job.subject.model))
 
     def judge(self, step: str, pairs: Pairs) -> list[Verdict]:
         """Scores and verdicts from paired predictions."""
@@ -235,7 +237,7 @@ class Session:
             path = self.folder / "predictions" / f"original-{examples.name}.parquet"
             if not self.ledger.find("predicted", f"original-{examples.name}"):
                 with self.masks.untouched():
-                    logits = self._predict(self.job.subject.model, examples, f"original on {examples.name}")
+                    logits = self._predict(partial(predict, self.job.subject.model), examples, f"original on {examples.name}")
                 pair(examples, logits, logits).save(path)
                 body = {"split": examples.name, "rows": len(examples)}
                 self.ledger.append("predicted", f"original-{examples.name}", body, (path,))
@@ -275,24 +277,58 @@ class Session:
         processor.model_max_length = spec.max_length
         return processor
 
-    def observe_artifact(self, folder: Path) -> Pairs:
-        """Predictions of the artifact, loaded from disk, on the test split."""
-        return self._predictions("artifact", self.job.splits.test, load_compressed(folder))
+    def deploy(self, artifact: Path, masked: Pairs) -> None:
+        """Write the ONNX file that will run, if one will, and compare it with the ``masked`` model on validation."""
+        if not self.job.deploys_onnx:
+            return
+        from compress_explain.deployment.deploy import FILE, deploy  # seconds to import
 
-    def _predictions(self, step: str, examples: Examples, model: PreTrainedModel) -> Pairs:
+        if not self.ledger.find("deployed", "artifact"):
+            self.progress.say("writing the ONNX file and checking it against the model")
+            made = deploy(
+                load_compressed(artifact), self.anatomy, self.job.splits.calibration, artifact / FILE,
+                scheme=self.job.scheme, quantized=self.masks.quantized,
+            )  # fmt: skip
+            table = self._table("linears")
+            made.to_frame().to_parquet(table, index=False)
+            stored = [facts.scheme for facts in made.linears.values()]
+            body = {"scheme": made.scheme, "opset": made.opset, "bytes": made.bytes, "difference": made.difference,
+                    "linears": {name: stored.count(name) for name in dict.fromkeys(stored)}}  # fmt: skip
+            files = [table, *sorted(artifact.glob(f"{FILE}*"))]
+            self.ledger.append("deployed", "artifact", body, tuple(files))
+        deployed = self._predictions("deployed", self.job.splits.validation, self._deployed(artifact))
+        if not self.ledger.find("compared", "deployed"):
+            same = masked.compressed.argmax(1) == deployed.compressed.argmax(1)
+            body = {"split": masked.split, "agreement": float(same.mean()), "n": len(same),
+                    "change": asdict(observed_joint(masked, deployed))}  # fmt: skip
+            self.ledger.append("compared", "deployed", body)
+
+    def observe_artifact(self, artifact: Path) -> Pairs:
+        """Predictions of what will be deployed, loaded from disk, on the test split."""
+        return self._predictions("artifact", self.job.splits.test, self._deployed(artifact))
+
+    def _deployed(self, artifact: Path) -> Predicts:
+        if not self.job.deploys_onnx:
+            return partial(predict, load_compressed(artifact))
+        from compress_explain.deployment.deploy import FILE
+        from compress_explain.deployment.runtime import OnnxRunner, run_examples
+
+        return partial(run_examples, OnnxRunner(path=artifact / FILE, threads=torch.get_num_threads()))
+
+    def _predictions(self, step: str, examples: Examples, predicts: Predicts) -> Pairs:
         path = self.folder / "predictions" / f"{step}-{examples.name}.parquet"
         name = f"{step}-{examples.name}"
         if self.ledger.find("predicted", name):
             return Pairs.load(path)
         original = self.original(examples)
-        pairs = pair(examples, original, self._predict(model, examples, f"evaluating on {examples.name} ({step})"))
+        pairs = pair(examples, original, self._predict(predicts, examples, f"evaluating on {examples.name} ({step})"))
         pairs.save(path)
         self.ledger.append("predicted", name, {"split": examples.name, "rows": len(examples)}, (path,))
         return pairs
 
-    def _predict(self, model: PreTrainedModel, examples: Examples, label: str) -> np.ndarray:
+    def _predict(self, predicts: Predicts, examples: Examples, label: str) -> np.ndarray:
         with self.progress.track(label, len(examples)) as advance:
-            logits = predict(model, examples, self.job.batch_size, advance)
+            logits = predicts(examples, self.job.batch_size, advance)
         broken = ~np.isfinite(logits).all(1)
         if broken.any():
             raise InputError(

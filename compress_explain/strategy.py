@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from compress_explain.anatomy import Anatomy
 from compress_explain.conformance import is_frozen_dataclass
-from compress_explain.deployment.scheme import Scheme
 from compress_explain.edits import Edit
 from compress_explain.pricing.menu import Menu, menu_of_kinds
 from compress_explain.pricing.prices import Prices
 from compress_explain.weight_edits import weight_edit
+
+if TYPE_CHECKING:
+    from compress_explain.deployment.scheme import Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
     """What a strategy decides on: the model as it is now, and what each further edit would do.
 
-    ``removed`` flags the components of each group that are gone; ``round`` counts this strategy's
-    calls from 0.
+    ``removed`` flags the components of each group that are gone, ``quantized`` names the linears
+    that are quantized already; ``round`` counts this strategy's calls from 0.
     """
 
     anatomy: Anatomy
     prices: Prices = field(repr=False)
     removed: Mapping[str, Tensor] = field(repr=False)
     round: int
+    quantized: Collection[str] = ()
+
+    def has(self, linear: str) -> bool:
+        """Whether a linear is still there in full: not quantized, and with components of its sublayer left."""
+        sublayer = self.anatomy.sublayers[linear.rpartition(".")[0]]
+        return linear not in self.quantized and not all(bool(self.removed[name].all()) for name in sublayer.groups)
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
 """Strategies: each proposes which components to remove next, as a plan."""
 
 from .heads import Heads
+from .int8_dynamic import Int8Dynamic
 from .neurons import Neurons
 from .structured import Structured
 
-__all__ = ["Heads", "Neurons", "Structured"]
+__all__ = ["Heads", "Int8Dynamic", "Neurons", "Structured"]

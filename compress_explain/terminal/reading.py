@@ -9,8 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from compress_explain.edits import counted
-from compress_explain.edits import VERBS
+from compress_explain.edits import VERBS, counted
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.ledger import Record
 from compress_explain.replay import applied_plans, read_ledger

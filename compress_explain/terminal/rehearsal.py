@@ -38,7 +38,13 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                 if proposed or isinstance(strategy, Quantizing):
                     prices = _priced(job, masks, progress, f"{author} {round_number + 1}", menu_of(anatomy, strategy))
                 edits = strategy.plan(
-                    Situation(anatomy=anatomy, prices=prices, removed=masks.removed, round=round_number)
+                    Situation(
+                        anatomy=anatomy,
+                        prices=prices,
+                        removed=masks.removed,
+                        round=round_number,
+                        quantized=masks.quantized,
+                    )
                 )
                 if not edits:
                     continue
@@ -76,7 +82,9 @@ def _priced(job: Job, masks: Masks, progress: Progress, label: str, menu: Menu |
 
 def _print_step(console: Console, title: str, plan: Plan, joint: Joint) -> None:
     edits = plan.edits
-    table = Table(title=f"{title}: {counted(plan.counts())} to be {plan.verb}", title_justify="left", header_style="bold")
+    table = Table(
+        title=f"{title}: {counted(plan.counts())} to be {plan.verb}", title_justify="left", header_style="bold"
+    )
     table.add_column("component")
     table.add_column("why")
     for edit in edits[:5]:
