@@ -1,7 +1,9 @@
-"""ONNX Runtime's quantizers write files and log to the root logger: here they do neither."""
+"""ONNX Runtime's quantizers write files, print and log to the root logger: here they do none of it."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ def drafted(quantizer: Callable[[Path], object]) -> ModelProto:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             draft = Path(folder) / "draft.onnx"
             quantizer(draft)
             return onnx.load(draft)

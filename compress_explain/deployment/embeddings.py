@@ -45,4 +45,6 @@ def _in_4_bits(model: ModelProto, tables: list[str]) -> ModelProto:
     quantizer = MatMulNBitsQuantizer(
         model, bits=4, block_size=_BLOCK, op_types_to_quantize=("Gather",), nodes_to_exclude=others
     )
-    return drafted(lambda draft: (quantizer.process(), onnx.save(quantizer.model.model, draft, save_as_external_data=True)))
+    return drafted(
+        lambda draft: (quantizer.process(), onnx.save(quantizer.model.model, draft, save_as_external_data=True))
+    )

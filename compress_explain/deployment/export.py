@@ -61,9 +61,9 @@ def export_onnx(
         ArtifactError: the exporter cannot express the model, or a linear is not found in the graph.
     """
     _refuse_others(model)
-    inputs = _sample(examples)
+    inputs = sample(examples)
     try:
-        with _as_exported(model):
+        with ready(model, attention="eager"):
             exported = torch.onnx.export(
                 model,
                 (),
@@ -144,7 +144,7 @@ def _refuse_others(model: PreTrainedModel) -> None:
         )
 
 
-def _sample(examples: Examples) -> dict[str, Tensor]:
+def sample(examples: Examples) -> dict[str, Tensor]:
     """The longest row and the shortest, which is then padded: sizes of 1 would be taken for constants."""
     unknown = sorted(examples.inputs.keys() - _DYNAMIC.keys())
     if unknown:
@@ -153,16 +153,23 @@ def _sample(examples: Examples) -> dict[str, Tensor]:
     return next(examples.batches(2, rows)).inputs
 
 
+def shapes(name: str) -> dict[int, torch.export.Dim]:
+    """The dimensions of an input that are not fixed, as torch writes them."""
+    return dict.fromkeys(_DYNAMIC[name], torch.export.Dim.DYNAMIC)
+
+
 @contextlib.contextmanager
-def _as_exported(model: PreTrainedModel) -> Iterator[None]:
-    """Plain attention, no cache, evaluation mode; the exporter's remarks about itself are not passed on."""
-    attention, training = model.config._attn_implementation, model.training
-    caches = {id(module.config): (module.config, module.config.use_cache) for module in model.modules() if _caches(module)}
+def ready(model: PreTrainedModel, attention: str | None = None) -> Iterator[None]:
+    """No cache, evaluation mode, that attention; the exporter's remarks about itself are not passed on."""
+    before, training = model.config._attn_implementation, model.training
+    caches = {
+        id(module.config): (module.config, module.config.use_cache) for module in model.modules() if _caches(module)
+    }
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     try:
         model.eval()
-        model.set_attn_implementation("eager")
+        model.set_attn_implementation(attention or before)
         for config, _ in caches.values():
             config.use_cache = False
         logger.setLevel(logging.ERROR)
@@ -171,7 +178,7 @@ def _as_exported(model: PreTrainedModel) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-        model.set_attn_implementation(attention)
+        model.set_attn_implementation(before)
         for config, use_cache in caches.values():
             config.use_cache = use_cache
         model.train(training)

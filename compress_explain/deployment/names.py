@@ -70,9 +70,7 @@ def embedding_nodes(model: ModelProto) -> dict[str, NodeProto]:
 def linear_nodes(model: ModelProto) -> dict[str, NodeProto]:
     """The nodes that :func:`name_linears` named, by component, in a file that nothing else was done to."""
     return {
-        node.name: node
-        for node in model.graph.node
-        if node.op_type == "MatMul" and node.input[1] == node.name + WEIGHT
+        node.name: node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] == node.name + WEIGHT
     }
 
 
@@ -88,7 +86,7 @@ def _module(node: NodeProto) -> str:
     """The path of the torch module that ``node`` belongs to: the last but the operation itself."""
     for prop in node.metadata_props:
         if prop.key == SCOPES:
-            return str(([""] + ast.literal_eval(prop.value))[-2])
+            return str(["", *ast.literal_eval(prop.value)][-2])
     return ""
 
 

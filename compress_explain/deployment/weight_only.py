@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,14 +96,13 @@ def _gptq(scheme: WeightOnly, source: Source, calibration: Examples) -> ONNXMode
     """By the function that the quantizer's class calls too, but without leave to keep linears in float."""
     rows = Rows(calibration, [value.name for value in source.model.graph.input])
     settings = {"bits": scheme.bits, "group_size": scheme.block, "scheme": "asym"}
-    with contextlib.redirect_stdout(io.StringIO()):  # it draws a progress bar
-        model = gptq_quantize(
-            source.copy(),
-            ((feed, None) for feed in rows.feeds),
-            weight_config={name: "fp32" for name in source.others} | {name: settings for name in source.chosen},
-            group_size=scheme.block,
-            n_samples=-1,
-            accuracy_level=_COMPUTE[scheme.compute],
-        )
-    model.opset_import.append(make_opsetid("com.microsoft", 1))
+    model = gptq_quantize(
+        source.copy(),
+        ((feed, None) for feed in rows.feeds),
+        weight_config=dict.fromkeys(source.others, "fp32") | dict.fromkeys(source.chosen, settings),
+        group_size=scheme.block,
+        n_samples=-1,
+        accuracy_level=_COMPUTE[scheme.compute],
+    )
+    model.model.opset_import.append(make_opsetid("com.microsoft", 1))
     return model

@@ -1,0 +1,148 @@
+"""How long runners take, side by side, and how long the multiplications of the linears alone would take.
+
+Runners are measured in rounds, each once a round, so that whatever else the machine does falls on
+all of them. The roofline is what is left of a model's time if everything but its linears were free.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from scipy.stats import binom
+from torch import Tensor
+
+from compress_explain.anatomy import Anatomy
+from compress_explain.deployment.compiled import threads as torch_threads
+from compress_explain.deployment.runtime import OnnxRunner, Runner
+from compress_explain.errors import InputError
+
+_FORMATS = ("float32", "bfloat16", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds that one call took, round by round."""
+
+    milliseconds: tuple[float, ...] = field(repr=False)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.milliseconds)
+
+    @property
+    def fastest(self) -> float:
+        return min(self.milliseconds)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The median's 95% interval from order statistics; of fewer than six rounds, their extremes.
+
+        >>> Latency(milliseconds=tuple(float(each) for each in range(1, 21))).interval
+        (6.0, 15.0)
+        """
+        ordered = sorted(self.milliseconds)
+        rank = max(int(binom.ppf(0.025, len(ordered), 0.5)), 1) - 1
+        return ordered[rank], ordered[-1 - rank]
+
+    def times_faster(self, other: Latency) -> float:
+        """The median over rounds of how many times as long ``other`` took."""
+        pairs = zip(other.milliseconds, self.milliseconds, strict=True)
+        return statistics.median(slow / fast for slow, fast in pairs)
+
+
+def measure(
+    runners: Mapping[str, Runner], inputs: Mapping[str, Tensor], *, rounds: int = 20, warm_up: int = 3
+) -> dict[str, Latency]:
+    """Call every runner on ``inputs``, one after another, ``rounds`` times; the first ``warm_up`` calls do not count.
+
+    Threads are the runners' own. Each round begins with another runner.
+
+    Raises:
+        InputError: fewer than one round.
+    """
+    if rounds < 1:
+        raise InputError("rounds", rounds, "nothing would be measured", "give at least one round")
+    names = list(runners)
+    for name in names:
+        for _ in range(warm_up):
+            runners[name](inputs)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            taken[name].append(_milliseconds(lambda name=name: runners[name](inputs)))  # type: ignore[misc]
+    return {name: Latency(milliseconds=tuple(times)) for name, times in taken.items()}
+
+
+def text_inputs(batch: int, tokens: int, *, vocabulary: int, seed: int = 0) -> dict[str, Tensor]:
+    """Random tokens, none of them padding: ``(batch, tokens)``."""
+    ids = torch.randint(vocabulary // 2, vocabulary, (batch, tokens), generator=torch.Generator().manual_seed(seed))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Multiply-adds a second that this machine's matrix product reaches, by number format."""
+
+    float32: float
+    bfloat16: float
+    int8: float
+
+    def milliseconds(self, anatomy: Anatomy, batch: int) -> dict[str, float]:
+        """How long the multiply-adds of all linears would take for ``batch`` examples of the anatomy's tokens."""
+        multiply_adds = batch * sum(linear.flops for linear in anatomy.linears.values()) / 2
+        return {name: 1e3 * multiply_adds / getattr(self, name) for name in _FORMATS}
+
+
+def measure_rates(
+    *, rows: int = 512, inputs: int = 1024, outputs: int = 1024, threads: int = 1, rounds: int = 20
+) -> Rates:
+    """The fastest of ``rounds`` products of ``(rows, inputs)`` and ``(inputs, outputs)`` in each format.
+
+    float32 and bfloat16 are torch's, int8 is ONNX Runtime's ``MatMulInteger``, as quantized files use it.
+    """
+    multiply_adds = rows * inputs * outputs
+    with TemporaryDirectory() as folder, torch_threads(threads):
+        actions = {
+            "float32": _torch_product(rows, inputs, outputs, torch.float32),
+            "bfloat16": _torch_product(rows, inputs, outputs, torch.bfloat16),
+            "int8": _int8_product(rows, inputs, outputs, Path(folder) / "product.onnx", threads),
+        }
+        times = {name: [_milliseconds(action) for _ in range(rounds + 1)][1:] for name, action in actions.items()}
+    return Rates(**{name: 1e3 * multiply_adds / min(each) for name, each in times.items()})
+
+
+def _milliseconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def _torch_product(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> Callable[[], object]:
+    x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
+    return lambda: torch.nn.functional.linear(x, weight)
+
+
+def _int8_product(rows: int, inputs: int, outputs: int, path: Path, threads: int) -> Callable[[], object]:
+    rng = np.random.default_rng(0)
+    weight = numpy_helper.from_array(rng.integers(-127, 128, (inputs, outputs), dtype=np.int8), "weight")
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "weight"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [rows, inputs])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [rows, outputs])],
+        [weight],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    runner = OnnxRunner(path=path, threads=threads)
+    x = {"x": torch.from_numpy(rng.integers(0, 256, (rows, inputs), dtype=np.uint8))}
+    return lambda: runner(x)
