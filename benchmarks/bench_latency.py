@@ -104,7 +104,9 @@ def main() -> None:
     rates = measure_rates(threads=options.threads)
     report.add("Rates", [_rates(rates)])
     with TemporaryDirectory() as folder:
-        forms = [form for name, model in models.items() for form in _forms(name, model, examples, Path(folder), options)]
+        forms = [
+            form for name, model in models.items() for form in _forms(name, model, examples, Path(folder), options)
+        ]
         report.add("Forms", [_described(form, examples) for form in forms])
         for batch in options.batches:
             for tokens in options.tokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from compress_explain.compensation import Compensation
 from compress_explain.data import DataSpec, Splits, load_splits
@@ -40,6 +41,7 @@ def compress(
     seed: int = 0,
     batch_size: int = 32,
     redact: bool = False,
+    runtime: Literal["torch", "onnx"] = "torch",
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
@@ -47,7 +49,9 @@ def compress(
 
     ``model`` is a folder or hub id with a head for ``task``, or what :func:`load_subject` gave;
     ``data`` says where the splits are (then ``slices`` are cut from them), or is what
-    :func:`load_splits` gave. Without ``compensation`` what is left keeps its weights. Registries are
+    :func:`load_splits` gave. Without ``compensation`` what is left keeps its weights. What is judged
+    is what runs: the torch checkpoint, or with ``runtime="onnx"``, and whenever a strategy
+    quantizes, an ONNX file. Registries are
     asked first whether they can be reached, and are given the run when it is complete.
 
     Raises:
@@ -71,6 +75,7 @@ def compress(
         seed=seed,
         batch_size=batch_size,
         redact=redact,
+        runtime=runtime,
     )
     progress = progress or Progress(quiet=True)
     run = execute(job, Path(out), progress, resume=resume)

@@ -148,7 +148,7 @@ def _dependencies(anatomy: Anatomy, group: Group) -> dict[str, Any]:
 def _took_part(anatomy: Anatomy, plans: list[Applied]) -> dict[str, dict[str, list[int]]]:
     found: dict[str, dict[str, list[int]]] = {}
     for applied in plans:
-        for component in applied.plan.components:
+        for component in applied.plan.of_components:
             group, index = anatomy.locate(component)
             found.setdefault(group.name, {}).setdefault(applied.plan.step, []).append(index)
     return {name: {step: sorted(indices) for step, indices in steps.items()} for name, steps in found.items()}

@@ -20,7 +20,9 @@ class Edit:
 
     ``expected_loss_change`` is in nats, mean per example over the calibration split.
     ``parameters_saved`` and ``flops_saved`` are negative for a restoration. ``into`` names the weight
-    edit of a linear that is quantized, or was until it is restored.
+    edit of a linear that is quantized, or was until it is restored. ``work_saved`` is the FLOPs that
+    in float32 take as long as what is saved: of a removal the same, of a quantized linear those that
+    it is faster by.
     """
 
     component: str
@@ -31,6 +33,7 @@ class Edit:
     parameters_saved: int
     flops_saved: int
     into: str = ""
+    work_saved: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,4 +117,5 @@ def undone(restoration: Edit) -> Edit:
         expected_loss_change=-restoration.expected_loss_change,
         parameters_saved=-restoration.parameters_saved,
         flops_saved=-restoration.flops_saved,
+        work_saved=-restoration.work_saved,
     )

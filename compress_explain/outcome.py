@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from transformers import PreTrainedModel
 
+from compress_explain.anatomy import Anatomy
 from compress_explain.checkpoint import load_compressed
 from compress_explain.course import Stage, course, trust
 from compress_explain.dossier import dossier, dossier_text, shares
@@ -20,6 +21,7 @@ from compress_explain.folder import write_json, write_text
 from compress_explain.gates import State
 from compress_explain.ledger import Ledger
 from compress_explain.pricing import Audit, Prices
+from compress_explain.pricing.menu import FLOAT_BYTES
 from compress_explain.replay import applied_plans, read_ledger
 
 if TYPE_CHECKING:
@@ -199,7 +201,22 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
         "splits": {split.name: {"rows": len(split), "digest": split.digest, "truncated": split.truncated}
                    for split in session.job.splits},
         "artifact": "artifact" if materialized else None,
+        "deployed": _deployed(ledger, anatomy),
     }  # fmt: skip
+
+
+def _deployed(ledger: Ledger, anatomy: Anatomy) -> dict[str, Any] | None:
+    """The ONNX file and how its predictions differ from the masked model's; None where torch's checkpoint is judged."""
+    made, compared = ledger.find("deployed", "artifact"), ledger.find("compared", "deployed")
+    if made is None or compared is None:
+        return None
+    [file] = [name for name in made.files if name.endswith(".onnx")]
+    return {
+        "file": file,
+        "original_bytes": FLOAT_BYTES * anatomy.parameters,
+        **made.body,
+        "beside_masked": compared.body,
+    }
 
 
 def _known(session: Session, components: pd.DataFrame) -> dict[str, Any]:

@@ -191,6 +191,7 @@ def _edit(prices: Prices, index: int, share: np.ndarray, rank: int, candidates: 
         expected_loss_change=loss,
         parameters_saved=int(prices.parameters[index]),
         flops_saved=int(prices.flops[index]),
+        work_saved=int(prices.flops[index]),
     )
 
 

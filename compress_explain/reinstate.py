@@ -9,15 +9,16 @@ slice that is paid for by another stops being picked as soon as the other become
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy
+from compress_explain.anatomy import Anatomy, Group
 from compress_explain.edits import Edit
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples
@@ -26,6 +27,7 @@ from compress_explain.masks import Masks
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes
 from compress_explain.ranking import ordinal
+from compress_explain.weight_edits import Unedited
 
 _MEMORY = 2**30  # bytes of logit moves held at once; beyond it examples are thinned evenly
 
@@ -88,9 +90,14 @@ def choose_restorations(
     most: float,
     reserve: float,
     batch_size: int,
+    work: Mapping[str, int] = MappingProxyType({}),
     advance: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Edit, ...]:
     """The restorations that lift the tightest gates most, worth at most ``flops``, most guilty first.
+
+    Removed components and quantized linears are weighed against one another by the FLOPs that take
+    as long in float32: ``work`` is what each quantized linear saves of them, and what a component
+    costs is less by the share that its sublayer's linears save.
 
     When the one that lifts them most is larger than that by itself, it alone is returned if it is
     worth at most ``most``.
@@ -101,17 +108,22 @@ def choose_restorations(
     that is removed would help.
     """
     aimed = [each for each in verdicts if math.isfinite(each.slack) and each.slice in examples.slices]
-    if not aimed or not masks.components:
+    if not aimed or not (masks.components or masks.quantized):
         return ()
-    moves = _collect(masks, examples, batch_size, advance)
+    moves = _collect(masks, examples, batch_size, work, advance)
     aims = _Aims(examples, aimed, moves.rows, moves.labels)
     picked = _pick(moves, aims, flops, most, reserve)
-    return tuple(_edit(masks.anatomy, moves, aims, index, place) for place, index in enumerate(picked, start=1))
+    return tuple(
+        _edit(masks.anatomy, moves, aims, masks.quantized, index, place) for place, index in enumerate(picked, start=1)
+    )
 
 
 @dataclass(frozen=True)
 class _Moves:
-    """How restoring each removed component would move the logits of each example's choices."""
+    """How restoring each removed component or quantized linear would move the logits of each example's choices.
+
+    ``flops`` is what that costs, in FLOPs of float32.
+    """
 
     components: list[str]
     flops: Float[Tensor, " components"]
@@ -121,29 +133,40 @@ class _Moves:
     moves: Float[Tensor, "choices rows components"]
 
 
-def _collect(masks: Masks, examples: Examples, batch_size: int, advance: Callable[[int], None]) -> _Moves:
+def _collect(
+    masks: Masks, examples: Examples, batch_size: int, work: Mapping[str, int], advance: Callable[[int], None]
+) -> _Moves:
     groups = [group for group in masks.anatomy.groups.values() if masks.removed[group.name].any()]
-    flags = torch.cat([masks.removed[group.name] for group in groups])
-    components = [component for group in groups for component in group.components]
+    undone = torch.cat([*[masks.removed[group.name] for group in groups], torch.ones(len(masks.quantized)).bool()])
+    names = [*[component for group in groups for component in group.components], *masks.quantized]
+    costs = [group.flops * _speed(masks, group, work) for group in groups for _ in range(group.count)]
+    costs += [work[name] for name in masks.quantized]
+    slopes = Slopes(masks, groups, {name: (Unedited(),) for name in masks.quantized})
     rows, labels, logits, moves = [], [], [], []
-    for each in linearised(Slopes(masks, groups), examples, examples.batches(batch_size)):
-        stride = math.ceil(len(examples) * int(flags.sum()) * each.decision.logits.shape[1] * 4 / _MEMORY)
+    for each in linearised(slopes, examples, examples.batches(batch_size)):
+        stride = math.ceil(len(examples) * int(undone.sum()) * each.decision.logits.shape[1] * 4 / _MEMORY)
         keep = torch.from_numpy(each.batch.rows % stride == 0)
-        move = torch.cat([block[keep] for block in each.moves()], dim=1)[:, flags]
+        move = torch.cat([block[keep] for block in each.moves()], dim=1)[:, undone]
         rows.append(each.batch.rows[keep.numpy()])
         labels.append(each.decision.labels[keep])
         logits.append(each.decision.logits[keep])
         moves.append(move.permute(2, 0, 1).contiguous())
         advance(len(each.batch.rows))
-    counts = torch.tensor([group.count for group in groups])
     return _Moves(
-        components=[component for component, removed in zip(components, flags.tolist(), strict=True) if removed],
-        flops=torch.tensor([group.flops for group in groups], dtype=torch.float32).repeat_interleave(counts)[flags],
+        components=[name for name, flag in zip(names, undone.tolist(), strict=True) if flag],
+        flops=torch.tensor(costs, dtype=torch.float32)[undone],
         rows=np.concatenate(rows),
         labels=torch.cat(labels),
         logits=torch.cat(logits),
         moves=torch.cat(moves, dim=1),
     )
+
+
+def _speed(masks: Masks, group: Group, work: Mapping[str, int]) -> float:
+    """How long a component's FLOPs take, as a share of what they take in float32."""
+    linears = masks.anatomy.sublayers[group.name.rpartition(".")[0]].linears
+    whole = sum(masks.anatomy.linears[name].flops for name in linears)
+    return 1 - sum(work[name] for name in linears if name in masks.quantized) / whole
 
 
 class _Aims:
@@ -261,10 +284,10 @@ def _affordable(order: list[int], flops: Tensor, left: float) -> list[int]:
     return chosen
 
 
-def _edit(anatomy: Anatomy, moves: _Moves, aims: _Aims, index: int, place: int) -> Edit:
+def _edit(anatomy: Anatomy, moves: _Moves, aims: _Aims, into: Mapping[str, str], index: int, place: int) -> Edit:
     """A restoration, with the gate that it helps most as its reason."""
     component = moves.components[index]
-    group, _ = anatomy.locate(component)
+    group = None if component in anatomy.linears else anatomy.locate(component)[0]
     before = aims.slacks(moves.logits)
     moved = moves.logits + moves.moves[:, :, index].T
     help_each = (aims.slacks(moved) - before) / aims.noise
@@ -276,11 +299,13 @@ def _edit(anatomy: Anatomy, moves: _Moves, aims: _Aims, index: int, place: int) 
     gain = float(help_each[aims.verdicts.index(most)] * aims.noise[aims.verdicts.index(most)])
     return Edit(
         component=component,
-        kind=group.kind,
+        kind="linear" if group is None else group.kind,
         action="restore",
-        reason=f"{ordinal(place)} most useful per FLOP; expected {gain:+.2g} slack for "
+        reason=f"{ordinal(place)} most useful for the time that it takes; expected {gain:+.2g} slack for "
         f"{most.gate.metric} on {most.slice}, which had {most.slack:+.3g}",
         expected_loss_change=float(loss),
-        parameters_saved=-group.parameters,
-        flops_saved=-group.flops,
+        parameters_saved=0 if group is None else -group.parameters,
+        flops_saved=0 if group is None else -group.flops,
+        into=into.get(component, ""),
+        work_saved=-round(float(moves.flops[index])),
     )

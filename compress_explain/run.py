@@ -73,15 +73,15 @@ def reinstate(session: Session, pairs: Pairs) -> tuple[State, Pairs]:
     """Judge on validation and, while a gate asks for it, undo the edits most guilty of it; what is then predicted."""
     limits = session.job.reinstatement
     verdicts = session.judge("validation", pairs)
-    removed_flops = session.anatomy.saved(session.masks.removed)[1]
+    saved = session.anatomy.saved(session.masks.removed)[1] + sum(session.work.values())
     returned: list[Edit] = []
     for round_number in range(1, limits.max_rounds + 1):
         if not _wanting(verdicts, limits, started=bool(returned)):
             break
         _say_worst(session, round_number, verdicts)
-        spent = -sum(edit.flops_saved for edit in returned)
-        most = limits.max_share * removed_flops - spent
-        allowance = min(limits.step * removed_flops, most)
+        spent = -sum(edit.work_saved for edit in returned)
+        most = limits.max_share * saved - spent
+        allowance = min(limits.step * saved, most)
         step = f"reinstate-{round_number}"
         plan = session.propose(step, "reinstatement", partial(session.restorations, step, verdicts, allowance, most))
         if not plan.edits:

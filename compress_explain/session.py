@@ -59,6 +59,9 @@ class Session:
     anatomy: Anatomy
     masks: Masks
     originals: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    work: dict[str, int] = field(
+        default_factory=dict, repr=False
+    )  # by quantized linear: the FLOPs that it is faster by
     _before: dict[str, Refits] = field(default_factory=dict, repr=False)  # by step: what was refitted before it
 
     @property
@@ -195,7 +198,7 @@ class Session:
         with self.progress.track(f"pricing restorations ({step})", len(calibration)) as advance:
             return choose_restorations(
                 self.masks, calibration, verdicts, flops=allowance, most=most,
-                reserve=self.job.reinstatement.reserve, batch_size=self.job.batch_size, advance=advance,
+                reserve=self.job.reinstatement.reserve, batch_size=self.job.batch_size, work=self.work, advance=advance,
             )  # fmt: skip
 
     def observe(self, step: str) -> Pairs:
@@ -237,7 +240,9 @@ class Session:
             path = self.folder / "predictions" / f"original-{examples.name}.parquet"
             if not self.ledger.find("predicted", f"original-{examples.name}"):
                 with self.masks.untouched():
-                    logits = self._predict(partial(predict, self.job.subject.model), examples, f"original on {examples.name}")
+                    logits = self._predict(
+                        partial(predict, self.job.subject.model), examples, f"original on {examples.name}"
+                    )
                 pair(examples, logits, logits).save(path)
                 body = {"split": examples.name, "rows": len(examples)}
                 self.ledger.append("predicted", f"original-{examples.name}", body, (path,))
@@ -354,6 +359,7 @@ class Session:
         self.masks.remove(plan.of("remove"))
         self.masks.quantize(plan.quantized)
         self.masks.restore(plan.of("restore"))
+        self.work |= {edit.component: edit.work_saved for edit in plan.edits if edit.action == "quantize"}
 
     def _switch_back(self, plan: Plan) -> None:
         self.masks.restore(plan.of("remove") + plan.of("quantize"))

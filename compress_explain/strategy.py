@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from compress_explain.anatomy import Anatomy
@@ -33,10 +34,12 @@ class Situation:
     round: int
     quantized: Collection[str] = ()
 
-    def has(self, linear: str) -> bool:
-        """Whether a linear is still there in full: not quantized, and with components of its sublayer left."""
+    def flops_left(self, linear: str) -> float:
+        """FLOPs of a linear that is not quantized yet, of the share that is left of it; 0 of others."""
         sublayer = self.anatomy.sublayers[linear.rpartition(".")[0]]
-        return linear not in self.quantized and not all(bool(self.removed[name].all()) for name in sublayer.groups)
+        flags = torch.cat([self.removed[name] for name in sublayer.groups])
+        share = 0.0 if linear in self.quantized else float((~flags).float().mean())
+        return self.anatomy.linears[linear].flops * share
 
 
 @runtime_checkable

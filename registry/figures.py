@@ -75,8 +75,12 @@ def _size(run: Run) -> dict[str, Any]:
         figures[f"size/{quantity}_original"] = original
         figures[f"size/{quantity}_compressed"] = compressed
         figures[f"size/{quantity}_saved_share"] = 1 - compressed / original if original else None
-    materialized = run.ledger.find("materialized", "artifact")
-    return figures | {"size/bytes_compressed": materialized.body["bytes"] if materialized else None}
+    deployed, materialized = run.summary["deployed"], run.ledger.find("materialized", "artifact")
+    figures["size/bytes_compressed"] = materialized.body["bytes"] if materialized else None
+    if deployed is not None:
+        figures["size/bytes_deployed"] = deployed["bytes"]
+        figures["deployed/agreement_with_masked"] = deployed["beside_masked"]["agreement"]
+    return figures
 
 
 def _price(run: Run) -> dict[str, Any]:

@@ -62,6 +62,4 @@ def deploy(
         facts = chosen.quantize(draft.path, path, keep=keep, calibration=examples)
     beside = path.with_name(path.name + ".data")
     size = path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
-    return Deployed(
-        path=path, scheme=chosen.name, opset=draft.opset, bytes=size, difference=difference, linears=facts
-    )
+    return Deployed(path=path, scheme=chosen.name, opset=draft.opset, bytes=size, difference=difference, linears=facts)

@@ -16,7 +16,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress_explain.anatomy import read_anatomy
+from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.deployment.names import name_embeddings, name_linears
 from compress_explain.deployment.runtime import OnnxRunner
 from compress_explain.errors import ArtifactError, InputError
@@ -37,22 +37,30 @@ _DYNAMIC = {
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """An ONNX file: its inputs in order, its bytes with those of any external data, and the SHA-256 of the file."""
+    """An ONNX file: its inputs in order, its named linears, its bytes with those of any external data, its SHA-256."""
 
     path: Path
     inputs: tuple[str, ...]
+    linears: tuple[str, ...]
     opset: int
     bytes: int
     digest: str
 
 
 def export_onnx(
-    model: PreTrainedModel, examples: Examples, path: Path, *, opset: int = OPSET, single_file: int = SINGLE_FILE
+    model: PreTrainedModel,
+    examples: Examples,
+    path: Path,
+    *,
+    anatomy: Anatomy | None = None,
+    opset: int = OPSET,
+    single_file: int = SINGLE_FILE,
 ) -> Exported:
     """Write ``model`` to ``path`` for batches of any size and, of texts, any number of tokens.
 
-    Inputs are called as the model's arguments, the output ``logits``; the linears of the anatomy are
-    called by component (:mod:`compress_explain.deployment.names`). A language model's logits are
+    Inputs are called as the model's arguments, the output ``logits``; the linears of ``anatomy``, that
+    of the model before anything was removed, are called by component
+    (:mod:`compress_explain.deployment.names`), those that are left. A language model's logits are
     those of every position, computed without a cache. Weights of more than ``single_file`` bytes go
     to ``<name>.data`` beside the file. Equal models give equal files.
 
@@ -83,11 +91,26 @@ def export_onnx(
     assert exported is not None, "the dynamo exporter returns the program"
     document = exported.model_proto
     del document.graph.output[1:]  # an encoder's states, say
-    name_linears(document, {name: linear.module for name, linear in read_anatomy(model, tokens=1).linears.items()})
+    linears = _left(model, anatomy or read_anatomy(model, tokens=1))
+    name_linears(document, linears)
     name_embeddings(document)
     _tidy(document)
     size = save(document, path, single_file)
-    return Exported(path=path, inputs=tuple(inputs), opset=opset, bytes=size, digest=file_digest(path))
+    return Exported(
+        path=path,
+        inputs=tuple(inputs),
+        linears=tuple(linears),
+        opset=opset,
+        bytes=size,
+        digest=file_digest(path),
+    )
+
+
+def _left(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, str]:
+    """The module of each linear that still computes something."""
+    modules = dict(model.named_modules())
+    named = {name: linear.module for name, linear in anatomy.linears.items() if linear.module in modules}
+    return {name: module for name, module in named.items() if modules[module].weight.numel()}  # type: ignore[operator,union-attr]
 
 
 def check(
@@ -165,19 +188,20 @@ def ready(model: PreTrainedModel, attention: str | None = None) -> Iterator[None
     caches = {
         id(module.config): (module.config, module.config.use_cache) for module in model.modules() if _caches(module)
     }
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnx_ir", "onnxscript")}
     try:
         model.eval()
         model.set_attn_implementation(attention or before)
         for config, _ in caches.values():
             config.use_cache = False
-        logger.setLevel(logging.ERROR)
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.ERROR)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         model.set_attn_implementation(before)
         for config, use_cache in caches.values():
             config.use_cache = use_cache

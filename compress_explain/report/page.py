@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compress_explain.report import numbers
 from compress_explain.report.audited import audited
+from compress_explain.report.deployed import deployed
 from compress_explain.report.flips import flipped
 from compress_explain.report.gates import gate_rows
 from compress_explain.report.judgement import final_judgement, first_judgement
@@ -41,6 +42,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "opening": opening(run, final),
         "gates": gate_rows(run, final),
         "removed": removed(run),
+        "deployed": deployed(run),
         "parts": parts(run),
         "audit": audited(run),
         "effects": effects(run, first),

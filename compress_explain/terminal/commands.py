@@ -70,6 +70,7 @@ def build_job(config: Config, subject: Subject, splits: Splits) -> Job:
         seed=config.seed,
         batch_size=config.batch_size,
         redact=config.redact,
+        runtime=config.runtime,
     )
 
 

@@ -52,6 +52,13 @@ def _removed_table(run: Run) -> Table:
     for name, key in (("parameters", "parameters"), ("FLOPs in layers", "flops")):
         before, after = summary[key]["original"], summary[key]["compressed"]
         table.add_row(name, f"{before:,}", f"{after:,}", f"{after / before - 1:+.1%}")
+    deployed = summary["deployed"]
+    if deployed is not None:
+        before, after = deployed["original_bytes"], deployed["bytes"]
+        table.add_row("bytes of the file", f"{before:,}", f"{after:,}", f"{after / before - 1:+.1%}")
+        stored = ", ".join(f"{count} {name}" for name, count in deployed["linears"].items())
+        table.caption = f"{deployed['file']}: linears {stored}"
+        table.caption_justify = "left"
     return table
 
 
