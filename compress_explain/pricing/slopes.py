@@ -156,7 +156,8 @@ class Slopes:
             slopes = [each.flatten(1) for each in slopes]
         # (rows or live tokens, width, scalars); one scalar needs no copy
         stacked = torch.stack(slopes, -1) if len(slopes) > 1 else slopes[0][..., None]
-        moves = [torch.bmm(change.view(len(stacked), 1, -1), stacked) for change in passage.changes]
+        rows, width, _ = stacked.shape
+        moves = [torch.bmm(change.view(rows, 1, width), stacked) for change in passage.changes]
         along = torch.cat(moves, 1)  # (rows or live tokens, edits, scalars)
         if passage.live is None:
             return along

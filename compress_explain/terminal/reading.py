@@ -71,8 +71,10 @@ def print_component(folder: Path, component: str, console: Console | None = None
     """
     console = console or output()
     ledger = read_ledger(folder)
-    prices = pd.read_parquet(folder / "tables" / "prices-start.parquet")
+    tables = [name for record in ledger.of_kind("priced") for name in record.files]
+    prices = pd.concat([pd.read_parquet(folder / name) for name in tables])
     mine = prices[prices["component"] == component]
+    mine = mine[~mine.duplicated("slice")]  # as it was priced first
     if mine.empty:
         known = prices["component"].unique()
         raise InputError(
