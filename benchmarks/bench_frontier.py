@@ -139,19 +139,14 @@ def _compress(masks: Masks, training: Examples, method: str, kept: float, option
         everything = [component for group in masks.anatomy.groups.values() for component in group.components]
         _take(masks, np.random.default_rng(0).permutation(everything).tolist(), kept)
         return
-    strategy = Structured(flops_kept=kept, rounds=options.rounds or _rounds(kept))
+    strategy, pricing = Structured(flops_kept=kept, step=options.step), training.draw(options.priced, seed=0)
     compensator = Compensator(masks, training, Compensation(ridge=options.ridge), BATCH)
     for number in range(strategy.rounds):
-        prices = price(masks, training, kinds=strategy.kinds, batch_size=BATCH, moves=MOVES)
+        prices = price(masks, pricing, kinds=strategy.kinds, batch_size=BATCH, moves=MOVES)
         situation = Situation(anatomy=masks.anatomy, prices=prices, removed=masks.removed, round=number)
         masks.remove(edit.component for edit in strategy.plan(situation))
         if method == "compensated":
             compensator.refit()
-
-
-def _rounds(kept: float) -> int:
-    """So many that each takes about a seventh of what is left."""
-    return max(1, round(np.log(kept) / np.log(6 / 7)))
 
 
 def _take(masks: Masks, order: Sequence[str], kept: float) -> None:
@@ -194,9 +189,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cases", type=names(SOURCES), default=["sst2", "agnews"])
     parser.add_argument("--methods", type=names(METHODS), default=list(METHODS))
     parser.add_argument("--kept", type=lambda text: [float(each) for each in text.split(",")], default=[0.4, 0.3, 0.25])
-    parser.add_argument("--rounds", type=int, help="of the strategy (default: by how much is to go)")
+    parser.add_argument("--step", type=float, default=0.1, help="of the strategy: what a round takes of what is left")
+    parser.add_argument("--priced", type=int, default=512, help="of the training rows, how many prices see")
     parser.add_argument("--ridge", type=float, default=Compensation().ridge)
-    parser.add_argument("--rows", type=int, default=ROWS, help="training rows to price and refit on")
+    parser.add_argument("--rows", type=int, default=ROWS, help="training rows to refit on")
     parser.add_argument("--threads", type=int, help="of this process (default: as torch finds them)")
     parser.add_argument("--out", type=Path, help="a JSON file for all tables")
     return parser.parse_args()

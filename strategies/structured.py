@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from compress_explain.edits import Edit
+from compress_explain.errors import InputError
 from compress_explain.ranking import Budget, cheapest
 from compress_explain.strategy import Situation
 
@@ -15,20 +17,24 @@ class Structured:
 
     Heads, whole key-value groups where heads share them, and neurons are ranked in one order, over
     all layers, by the expected KL of softened predictions per FLOP, with what they cost together with
-    those chosen before them in their sublayer. Each of ``rounds`` rounds takes
-    the same share of what is left, at fresh prices; no sublayer loses more than ``bite`` of what it
-    has left in one round, because prices add up only as long as little changes at once, or goes
-    below ``floor`` of its components; without a floor it may be emptied, and then adds a constant.
+    those chosen before them in their sublayer. Each round takes about ``step`` of what is left, at
+    fresh prices; no sublayer loses more than ``bite`` of what it has left in one round, because
+    prices add up only as long as little changes at once, or goes below ``floor`` of its components;
+    without a floor it may be emptied, and then adds a constant.
     """
 
     flops_kept: float
-    rounds: int = 8
+    step: float = 0.1
     floor: float = 0.02
     bite: float = 0.35
 
     @property
     def kinds(self) -> tuple[str, ...]:
         return ("head", "kv_group", "neuron")
+
+    @property
+    def rounds(self) -> int:
+        return max(1, round(math.log(self.flops_kept) / math.log(1 - self.step)))
 
     @property
     def budget(self) -> Budget:
@@ -44,6 +50,10 @@ class Structured:
         )
 
     def __post_init__(self) -> None:
+        if not 0 < self.step < 1:
+            raise InputError("strategies: structured.step", self.step, "lies outside (0, 1)", "try 0.1")
+        if not 0 < self.flops_kept <= 1:
+            raise InputError("strategies: structured.flops_kept", self.flops_kept, "lies outside (0, 1]", "try 0.4")
         self.budget.check("structured")
 
     def plan(self, situation: Situation) -> tuple[Edit, ...]:

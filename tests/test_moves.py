@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from compress_explain.anatomy import read_anatomy
+from compress_explain.errors import InputError
 from compress_explain.masks import Masks
 from compress_explain.pricing import price
 from compress_explain.pricing.moves import Sketch
@@ -65,7 +66,7 @@ def test_the_sketch_does_not_depend_on_how_rows_come():
 
 def planned(masks, prices):
     situation = Situation(anatomy=masks.anatomy, prices=prices, removed=masks.removed, round=0)
-    plan = Structured(flops_kept=0.97, rounds=1, bite=1.0).plan(situation)
+    plan = Structured(flops_kept=0.97, step=0.05, bite=1.0).plan(situation)
     return [edit.component for edit in plan]
 
 
@@ -93,3 +94,19 @@ def test_without_moves_each_is_taken_for_itself():
     cost = dict(zip(prices.components, prices.values["soft_kl"][0] / prices.flops, strict=True))
     chosen = [cost[name] for name in planned(masks, prices)]
     assert chosen == sorted(chosen)
+
+
+@pytest.mark.parametrize(
+    ("options", "rounds"), [({"flops_kept": 0.25}, 13), ({"flops_kept": 0.4, "step": 0.5}, 1), ({"flops_kept": 1.0}, 1)]
+)
+def test_rounds_follow_from_how_much_is_to_go(options, rounds):
+    assert Structured(**options).rounds == rounds
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"flops_kept": 0.0}, {"flops_kept": 1.2}, {"flops_kept": 0.5, "step": 1.0}, {"flops_kept": 0.5, "bite": 0.0}],
+)
+def test_bad_values_are_refused(options):
+    with pytest.raises(InputError, match=rf"structured\.{list(options)[-1]}"):
+        Structured(**options)
