@@ -92,6 +92,7 @@ class Plain:
 def main() -> None:
     options = _options()
     quieten()
+    torch._dynamo.config.recompile_limit = 64  # counted over all models together
     torch.set_num_threads(options.threads)
     report = Report(path=options.out)
     about = {**setup(), "onnxruntime": onnxruntime.__version__, "processor": torch.cpu.get_capabilities()["cpu_name"]}
@@ -104,7 +105,9 @@ def main() -> None:
     rates = measure_rates(threads=options.threads)
     report.add("Rates", [_rates(rates)])
     with TemporaryDirectory() as folder:
-        forms = [form for name, model in models.items() for form in _forms(name, model, examples, Path(folder), options)]
+        forms = [
+            form for name, model in models.items() for form in _forms(name, model, examples, Path(folder), options)
+        ]
         report.add("Forms", [_described(form, examples) for form in forms])
         for batch in options.batches:
             for tokens in options.tokens:
