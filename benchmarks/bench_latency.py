@@ -92,6 +92,7 @@ class Plain:
 def main() -> None:
     options = _options()
     quieten()
+    torch._dynamo.config.recompile_limit = 64  # counted over all models together
     torch.set_num_threads(options.threads)
     report = Report(path=options.out)
     about = {**setup(), "onnxruntime": onnxruntime.__version__, "processor": torch.cpu.get_capabilities()["cpu_name"]}

@@ -81,7 +81,7 @@ class CompiledRunner:
     dtype: Dtype = "bfloat16"
     threads: int = 1
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, batch * classes]:
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, "*shape"]:
         with threads(self.threads), torch.inference_mode():
             return self._program(_cast(inputs, self.dtype)).float().numpy()
 
@@ -108,7 +108,7 @@ class TorchRunner:
     compiled: bool = False
     threads: int = 1
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, batch * classes]:
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, "*shape"]:
         with threads(self.threads), torch.inference_mode():
             return self._module(**_cast(inputs, self.dtype)).logits.float().numpy()
 

@@ -27,6 +27,7 @@ OPSET = 21
 OUTPUT = "logits"
 TOLERANCE = 1e-4  # of a logit, float32
 SINGLE_FILE = 2_000_000_000  # bytes of weights: what one protobuf message can hold, and room for the graph
+_TALKATIVE = ("torch.onnx", "onnx_ir", "onnxscript")
 _DYNAMIC = {
     "input_ids": {0: "batch", 1: "tokens"},
     "attention_mask": {0: "batch", 1: "tokens"},
@@ -188,19 +189,19 @@ def ready(model: PreTrainedModel, attention: str | None = None) -> Iterator[None
     caches = {
         id(module.config): (module.config, module.config.use_cache) for module in model.modules() if _caches(module)
     }
-    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnx_ir", "onnxscript")}
+    loggers = {name: logging.getLogger(name).level for name in _TALKATIVE}
     try:
         model.eval()
         model.set_attn_implementation(attention or before)
         for config, _ in caches.values():
             config.use_cache = False
-        for name in levels:
+        for name in loggers:
             logging.getLogger(name).setLevel(logging.ERROR)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name, level in levels.items():
+        for name, level in loggers.items():
             logging.getLogger(name).setLevel(level)
         model.set_attn_implementation(before)
         for config, use_cache in caches.values():

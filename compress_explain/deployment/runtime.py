@@ -24,7 +24,7 @@ _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 class Runner(Protocol):
     """Something that computes logits, one row an example, from a batch of model inputs."""
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, batch * classes]: ...
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, "*shape"]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class OnnxRunner:
     path: Path
     threads: int = 1
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, batch * classes]:
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, "*shape"]:
         missing = [name for name in self.inputs if name not in inputs]
         if missing:
             raise InputError("inputs", missing[0], f"{self.path} wants it", f"give {', '.join(self.inputs)}")

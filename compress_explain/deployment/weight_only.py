@@ -20,6 +20,7 @@ from onnxruntime.quantization.neural_compressor.onnx_model import ONNXModel
 from compress_explain.deployment.drafts import drafted
 from compress_explain.deployment.embeddings import EmbeddingBits
 from compress_explain.deployment.facts import LinearFacts
+from compress_explain.deployment.names import weights_of
 from compress_explain.deployment.rows import Rows
 from compress_explain.deployment.scheme import Source, finish, open_source
 from compress_explain.errors import InputError
@@ -95,14 +96,20 @@ class WeightOnly:
 def _gptq(scheme: WeightOnly, source: Source, calibration: Examples) -> ONNXModel:
     """By the function that the quantizer's class calls too, but without leave to keep linears in float."""
     rows = Rows(calibration, [value.name for value in source.model.graph.input])
-    settings = {"bits": scheme.bits, "group_size": scheme.block, "scheme": "asym"}
+    settings = {name: _settings(scheme, weight.shape[0]) for name, weight in weights_of(source.model).items()}
     model = gptq_quantize(
         source.copy(),
         ((feed, None) for feed in rows.feeds),
-        weight_config=dict.fromkeys(source.others, "fp32") | dict.fromkeys(source.chosen, settings),
+        weight_config=dict.fromkeys(source.others, "fp32") | {name: settings[name] for name in source.chosen},
         group_size=scheme.block,
         n_samples=-1,
         accuracy_level=_COMPUTE[scheme.compute],
     )
     model.model.opset_import.append(make_opsetid("com.microsoft", 1))
     return model
+
+
+def _settings(scheme: WeightOnly, inputs: int) -> dict[str, object]:
+    """Without zero points where an output has an odd number of blocks: the runtime's function cannot pack those."""
+    blocks = -(-inputs // scheme.block)
+    return {"bits": scheme.bits, "group_size": scheme.block, "scheme": "sym" if blocks % 2 else "asym"}
