@@ -42,6 +42,10 @@ class Plan:
     def components(self) -> list[str]:
         return [edit.component for edit in self.edits]
 
+    def without(self, kind: str) -> list[str]:
+        """The components that are not of ``kind``."""
+        return [edit.component for edit in self.edits if edit.kind != kind]
+
     @property
     def flops_saved(self) -> int:
         return sum(edit.flops_saved for edit in self.edits)

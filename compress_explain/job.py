@@ -13,11 +13,13 @@ from compress_explain.data import Splits
 from compress_explain.errors import InputError
 from compress_explain.evaluator import Evaluator
 from compress_explain.gates import EVERY, Gate, check_gates
+from compress_explain.masks import Masks
 from compress_explain.models import Subject
 from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.strategy import Strategy
+from compress_explain.vocabulary import Lexicon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,17 @@ class Job:
                 "gates: slice", EVERY, f"no row is in {len(bare)} of the declared slices: {named}",
                 "give those splits such rows, or gate the other slices by name",
             )  # fmt: skip
+
+    def lexicon(self, masks: Masks) -> Lexicon:
+        """The tokens of the model under ``masks``."""
+        splits = self.splits
+        return Lexicon(
+            masks=masks,
+            tokenizer=self.subject.processor,
+            calibration=splits.calibration,
+            barred=frozenset((*splits.validation.texts, *splits.test.texts)),
+            batch_size=self.batch_size,
+        )
 
     def settings(self) -> dict[str, Any]:
         """Every decision that shapes the result, as plain values."""

@@ -48,11 +48,12 @@ def compress(session: Session) -> Pairs:
         author = type(strategy).__name__.lower()
         for round_number in range(strategy.rounds):
             step = f"{position}-{author}-{round_number + 1}"
-            if session.masks.components:
+            if session.masks.components and set(strategy.kinds) & set(session.anatomy.kinds):
                 prices = session.price(step, calibration, strategy.kinds)
             situation = Situation(
-                anatomy=session.anatomy, prices=prices, removed=session.masks.removed, round=round_number
-            )
+                anatomy=session.anatomy, prices=prices, removed=session.masks.removed, round=round_number,
+                lexicon=session.lexicon,
+            )  # fmt: skip
             plan = session.propose(step, author, partial(strategy.plan, situation))
             if not plan.edits:
                 continue

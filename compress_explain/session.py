@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.checkpoint import load_compressed, save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.edits import Edit, Plan
+from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
 from compress_explain.examples import ALL, Examples
 from compress_explain.folder import open_folder
@@ -27,13 +28,26 @@ from compress_explain.job import Job
 from compress_explain.ledger import Ledger
 from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs, pair, predict
-from compress_explain.pricing import Joint, Prices, Refinement, Sample, audit, expected_joint, observed_joint, price
+from compress_explain.pricing import (
+    Joint,
+    Prices,
+    Refinement,
+    Sample,
+    audit,
+    expected_joint,
+    observed_joint,
+    price,
+    share_of,
+    together,
+)
 from compress_explain.progress import Progress
 from compress_explain.provenance import environment
 from compress_explain.refits import Refits, load_refits, save_refits
-from compress_explain.reinstate import choose_restorations
+from compress_explain.reinstate import choose_restorations, tokens_back
+from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
 from compress_explain.surgery import expected_parameters, materialize
+from compress_explain.vocabulary import Lexicon, reread
 
 
 @dataclass
@@ -76,6 +90,7 @@ class Session:
 
     def price(self, step: str, examples: Examples, kinds: Sequence[str] = ()) -> Prices:
         """Price one edit on every component of ``kinds`` in the present state."""
+        examples = self.read(examples)
         path = self._table(f"prices-{step}")
         if self.ledger.find("priced", step):
             return Prices.load(path)
@@ -114,6 +129,8 @@ class Session:
         plan.to_frame().to_parquet(path, index=False)
         body = {"author": author, "action": edits[0].action if edits else "none", "counts": plan.counts(),
                 "flops_saved": plan.flops_saved, "parameters_saved": plan.parameters_saved}  # fmt: skip
+        if self.lexicon.rehearsals:
+            body["vocabulary"] = self.lexicon.rehearsals.pop().facts
         self.ledger.append("planned", step, body, (path,))
         return plan
 
@@ -124,8 +141,14 @@ class Session:
             validation = self.job.splits.validation
             with self.progress.track(f"expected effect of the whole ({plan.step})", len(validation)) as advance:
                 joint = expected_joint(
-                    self.masks, validation, plan.components, before.compressed, self.job.batch_size, advance
+                    self.masks,
+                    self.read(validation),
+                    plan.without(TOKEN),
+                    before.compressed,
+                    self.job.batch_size,
+                    advance,
                 )[ALL]
+            joint = together(joint, self._expected_of_tokens(plan, joint.n))
             self._refuse_idle_edits(plan)
             self._switch(plan)
             self.ledger.append("applied", plan.step, {"expected": asdict(joint)})
@@ -135,7 +158,7 @@ class Session:
 
     def compensate(self, step: str, pairs: Pairs) -> Pairs:
         """Refit what is left to make up for what is gone now, and observe that; ``pairs`` are from before."""
-        if self._compensator is None:
+        if self._compensator is None or self._only_tokens(step):
             return pairs
         self.refit(step)
         after = self.observe(f"{step}-refitted")
@@ -145,7 +168,7 @@ class Session:
 
     def refit(self, step: str) -> None:
         """Put the weights in place that make up best for what is gone now."""
-        if self._compensator is None:
+        if self._compensator is None or self._only_tokens(step):
             return
         table, tensors = self._table(f"refits-{step}"), self.folder / "tensors" / f"refits-{step}.safetensors"
         if not self.ledger.find("refitted", step):
@@ -174,17 +197,31 @@ class Session:
         self.masks.refit(self._before[plan.step])
 
     def restorations(self, step: str, verdicts: Sequence[Verdict], allowance: float, most: float) -> tuple[Edit, ...]:
-        """What to put back, worth at most ``allowance`` FLOPs (one component: ``most``), priced for every gate at once."""
-        calibration = self.job.splits.calibration
+        """What to put back, worth at most ``allowance`` FLOPs (one component: ``most``), priced for every gate at once.
+
+        Tokens come last, when nothing else would help: calibration does not use them and cannot price them.
+        """
+        calibration = self.read(self.job.splits.calibration)
         with self.progress.track(f"pricing restorations ({step})", len(calibration)) as advance:
-            return choose_restorations(
+            chosen = choose_restorations(
                 self.masks, calibration, verdicts, flops=allowance, most=most,
                 reserve=self.job.reinstatement.reserve, batch_size=self.job.batch_size, advance=advance,
             )  # fmt: skip
+        return chosen or tokens_back(applied_plans(self.ledger), self.masks)
 
     def observe(self, step: str) -> Pairs:
         """Predictions of the masked model on validation, beside the original's."""
-        return self._predictions(step, self.job.splits.validation, self.job.subject.model)
+        validation = self.job.splits.validation
+        return self._predictions(step, validation, self.job.subject.model, self.read(validation))
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """The model's tokens."""
+        return self.job.lexicon(self.masks)
+
+    def read(self, examples: Examples) -> Examples:
+        """``examples`` as the model reads them without the tokens that are gone now."""
+        return examples if self.masks.removed_tokens is None else self.lexicon.read(examples).examples
 
     def judge(self, step: str, pairs: Pairs) -> list[Verdict]:
         """Scores and verdicts from paired predictions."""
@@ -207,7 +244,10 @@ class Session:
     def record_effect(self, step: str, before: Pairs, after: Pairs, expected: Joint) -> None:
         """Put what a step did beside what it was expected to do."""
         if not self.ledger.find("observed", step):
-            body = {"expected": asdict(expected), "observed": asdict(observed_joint(before, after))}
+            body: dict[str, Any] = {"expected": asdict(expected), "observed": asdict(observed_joint(before, after))}
+            if self.masks.removed_tokens is not None:
+                validation = self.job.splits.validation
+                body["reading"] = self.lexicon.read(validation).facts(validation)
             self.ledger.append("observed", step, body)
 
     def untouched(self, examples: Examples) -> Pairs:
@@ -253,25 +293,32 @@ class Session:
         return folder
 
     def _processor(self) -> Any:
-        """What goes with the artifact: a tokenizer that cuts where the judged texts were cut."""
+        """What goes with the artifact: a tokenizer of the tokens that are left, that cuts where the judged texts were cut."""
+        fewer = self.masks.removed_tokens is not None
+        own = self.lexicon.without(self.lexicon.gone) if fewer else self.job.subject.processor
         spec = self.job.splits.spec
         if self.job.subject.task != "text-classification" or spec is None or spec.max_length is None:
-            return self.job.subject.processor
-        processor = copy.deepcopy(self.job.subject.processor)
+            return own
+        processor = copy.deepcopy(own)
         processor.model_max_length = spec.max_length
         return processor
 
     def observe_artifact(self, folder: Path) -> Pairs:
         """Predictions of the artifact, loaded from disk, on the test split."""
-        return self._predictions("artifact", self.job.splits.test, load_compressed(folder))
+        test = self.job.splits.test
+        read = test
+        if self.masks.removed_tokens is not None:
+            read = reread(test, AutoTokenizer.from_pretrained(folder)).examples
+        return self._predictions("artifact", test, load_compressed(folder), read)
 
-    def _predictions(self, step: str, examples: Examples, model: PreTrainedModel) -> Pairs:
+    def _predictions(self, step: str, examples: Examples, model: PreTrainedModel, read: Examples) -> Pairs:
+        """Of ``model``, which reads ``examples`` as ``read``, beside the original's."""
         path = self.folder / "predictions" / f"{step}-{examples.name}.parquet"
         name = f"{step}-{examples.name}"
         if self.ledger.find("predicted", name):
             return Pairs.load(path)
         original = self.original(examples)
-        pairs = pair(examples, original, self._predict(model, examples, f"evaluating on {examples.name} ({step})"))
+        pairs = pair(examples, original, self._predict(model, read, f"evaluating on {examples.name} ({step})"))
         pairs.save(path)
         self.ledger.append("predicted", name, {"split": examples.name, "rows": len(examples)}, (path,))
         return pairs
@@ -291,13 +338,30 @@ class Session:
 
     def _refuse_idle_edits(self, plan: Plan) -> None:
         """A removal is believed only if there was something to remove (a dead part must be priced 0)."""
-        suspects = [edit.component for edit in plan.edits if edit.action == "remove" and edit.expected_loss_change != 0]
-        for batch in self.job.splits.calibration.batches(self.job.batch_size):
+        priced = [edit for edit in plan.edits if edit.action == "remove" and edit.expected_loss_change != 0]
+        suspects = [edit.component for edit in priced if edit.kind != TOKEN]
+        for batch in self.read(self.job.splits.calibration).batches(self.job.batch_size):
             if not suspects:
                 return
             suspects = self.masks.silent(suspects, batch.inputs)
         if suspects:
             raise EditError(f"{suspects[0]} has no output to remove, yet its removal was priced")
+
+    def _expected_of_tokens(self, plan: Plan, n: int) -> Joint:
+        """What the tokens of a plan are expected to do: what was rehearsed, or their part of it."""
+        change = sum(edit.expected_loss_change for edit in plan.edits if edit.kind == TOKEN)
+        rehearsed = [record for record in self.ledger.of_kind("planned") if "vocabulary" in record.body]
+        if TOKEN not in plan.counts() or not rehearsed:
+            return Joint(loss_change=0.0, kl=0.0, flips_to_wrong=0.0, flips_to_right=0.0, accuracy_change=0.0, n=n)
+        whole = Joint(**rehearsed[-1].body["vocabulary"]["expected"])
+        if rehearsed[-1].step == plan.step:
+            return whole
+        return share_of(whole, change / whole.loss_change if whole.loss_change else 0.0)
+
+    def _only_tokens(self, step: str) -> bool:
+        """Whether a step changed nothing that weights are fitted to."""
+        planned = self.ledger.find("planned", step)
+        return planned is not None and planned.body["counts"].keys() == {TOKEN}
 
     def _switch(self, plan: Plan) -> None:
         self._before[plan.step] = self.masks.refits
@@ -316,6 +380,8 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
             session.start()
+            if any(TOKEN in strategy.kinds for strategy in job.strategies):
+                _ = session.lexicon.pieces  # refused before anything is priced
             yield session
 
 

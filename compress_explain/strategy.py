@@ -12,6 +12,7 @@ from compress_explain.anatomy import Anatomy
 from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.edits import Edit
 from compress_explain.pricing.prices import Prices
+from compress_explain.vocabulary.lexicon import Lexicon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +20,14 @@ class Situation:
     """What a strategy decides on: the model as it is now, and what each further edit would do.
 
     ``removed`` flags the components of each group that are gone; ``round`` counts this strategy's
-    calls from 0.
+    calls from 0. ``lexicon`` answers about tokens; None where nobody asked.
     """
 
     anatomy: Anatomy
     prices: Prices = field(repr=False)
     removed: Mapping[str, Tensor] = field(repr=False)
     round: int
+    lexicon: Lexicon | None = field(default=None, repr=False)
 
 
 @runtime_checkable

@@ -3,5 +3,6 @@
 from .heads import Heads
 from .neurons import Neurons
 from .structured import Structured
+from .vocabulary import Vocabulary
 
-__all__ = ["Heads", "Neurons", "Structured"]
+__all__ = ["Heads", "Neurons", "Structured", "Vocabulary"]

@@ -22,6 +22,7 @@ from compress_explain.report.reinstated import reinstated
 from compress_explain.report.removed import removed
 from compress_explain.report.slices import slice_section
 from compress_explain.report.steps import effects
+from compress_explain.report.tokens import tokens
 from compress_explain.report.verdict import opening
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "opening": opening(run, final),
         "gates": gate_rows(run, final),
         "removed": removed(run),
+        "tokens": tokens(run),
         "parts": parts(run),
         "audit": audited(run),
         "effects": effects(run, first),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from compress_explain.anatomy import read_anatomy
 from compress_explain.compensation import Compensator
 from compress_explain.edits import Edit
-from compress_explain.examples import ALL
+from compress_explain.examples import ALL, Examples
 from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
 from compress_explain.masks import Masks
@@ -29,28 +30,34 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     proposed: list[Edit] = []
     joints: list[dict[str, Joint]] = []
     with Masks(job.subject.model, anatomy) as masks:
+        lexicon = job.lexicon(masks)
         compensator = None
         if job.compensation is not None:
             compensator = Compensator(masks, calibration, job.compensation, job.batch_size)
-        start = _priced(job, masks, progress, "start")
+        start = _priced(job, masks, calibration, progress, "start")
         for strategy in job.strategies:
             author = type(strategy).__name__.lower()
             for round_number in range(strategy.rounds):
-                prices = (
-                    _priced(job, masks, progress, f"{author} {round_number + 1}", strategy.kinds) if proposed else start
+                sited = set(strategy.kinds) & set(anatomy.kinds)
+                read = calibration if masks.removed_tokens is None else lexicon.read(calibration).examples
+                label = f"{author} {round_number + 1}"
+                prices = _priced(job, masks, read, progress, label, strategy.kinds) if proposed and sited else start
+                situation = Situation(
+                    anatomy=anatomy, prices=prices, removed=masks.removed, round=round_number, lexicon=lexicon
                 )
-                edits = strategy.plan(
-                    Situation(anatomy=anatomy, prices=prices, removed=masks.removed, round=round_number)
-                )
+                edits = strategy.plan(situation)
                 if not edits:
                     continue
                 components = [edit.component for edit in edits]
-                present = predict(job.subject.model, calibration, job.batch_size)
-                joints.append(expected_joint(masks, calibration, components, present, job.batch_size))
+                if lexicon.rehearsals:
+                    joints.append(lexicon.rehearsals.pop().expected)
+                else:
+                    present = predict(job.subject.model, read, job.batch_size)
+                    joints.append(expected_joint(masks, read, components, present, job.batch_size))
                 _print_step(console, f"{author}, round {round_number + 1}", edits, joints[-1][ALL])
                 masks.remove(components)
                 proposed += edits
-                if compensator is not None:
+                if compensator is not None and sited:
                     with progress.track(f"compensating ({author} {round_number + 1})", len(anatomy.layers)) as advance:
                         compensator.refit(advance)
     _print_slices(console, joints)
@@ -58,11 +65,13 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     return proposed
 
 
-def _priced(job: Job, masks: Masks, progress: Progress, label: str, kinds: Sequence[str] = ()) -> Prices:
-    with progress.track(f"pricing ({label})", len(job.splits.calibration)) as advance:
+def _priced(
+    job: Job, masks: Masks, examples: Examples, progress: Progress, label: str, kinds: Sequence[str] = ()
+) -> Prices:
+    with progress.track(f"pricing ({label})", len(examples)) as advance:
         return price(
             masks,
-            job.splits.calibration,
+            examples,
             kinds=kinds,
             batch_size=job.batch_size,
             refinement=Refinement(),
@@ -75,7 +84,7 @@ def _print_step(console: Console, title: str, edits: tuple[Edit, ...], joint: Jo
     table.add_column("component")
     table.add_column("why")
     for edit in edits[:5]:
-        table.add_row(edit.component, edit.reason)
+        table.add_row(edit.component, escape(edit.reason))
     if len(edits) > 5:
         table.add_row("…", f"and {len(edits) - 5:,} more")
     console.print(table)
