@@ -47,7 +47,7 @@ from compress_explain.reinstate import choose_restorations, tokens_back
 from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
 from compress_explain.surgery import expected_parameters, materialize
-from compress_explain.vocabulary import Lexicon, reread
+from compress_explain.vocabulary import Lexicon, read_by
 
 
 @dataclass
@@ -148,7 +148,8 @@ class Session:
                     self.job.batch_size,
                     advance,
                 )[ALL]
-            joint = together(joint, self._expected_of_tokens(plan, joint.n))
+            of_tokens = self._expected_of_tokens(plan)
+            joint = joint if of_tokens is None else together(joint, of_tokens) if plan.without(TOKEN) else of_tokens
             self._refuse_idle_edits(plan)
             self._switch(plan)
             self.ledger.append("applied", plan.step, {"expected": asdict(joint)})
@@ -308,7 +309,7 @@ class Session:
         test = self.job.splits.test
         read = test
         if self.masks.removed_tokens is not None:
-            read = reread(test, AutoTokenizer.from_pretrained(folder)).examples
+            read = read_by(test, AutoTokenizer.from_pretrained(folder))
         return self._predictions("artifact", test, load_compressed(folder), read)
 
     def _predictions(self, step: str, examples: Examples, model: PreTrainedModel, read: Examples) -> Pairs:
@@ -347,12 +348,12 @@ class Session:
         if suspects:
             raise EditError(f"{suspects[0]} has no output to remove, yet its removal was priced")
 
-    def _expected_of_tokens(self, plan: Plan, n: int) -> Joint:
-        """What the tokens of a plan are expected to do: what was rehearsed, or their part of it."""
+    def _expected_of_tokens(self, plan: Plan) -> Joint | None:
+        """What the tokens of a plan are expected to do: what was rehearsed, or their part of it; None if it has none."""
         change = sum(edit.expected_loss_change for edit in plan.edits if edit.kind == TOKEN)
         rehearsed = [record for record in self.ledger.of_kind("planned") if "vocabulary" in record.body]
         if TOKEN not in plan.counts() or not rehearsed:
-            return Joint(loss_change=0.0, kl=0.0, flips_to_wrong=0.0, flips_to_right=0.0, accuracy_change=0.0, n=n)
+            return None
         whole = Joint(**rehearsed[-1].body["vocabulary"]["expected"])
         if rehearsed[-1].step == plan.step:
             return whole

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -26,9 +26,17 @@ _CULPRIT = "strategies: vocabulary"
 _REMEDY = "leave out the strategy vocabulary, or save the tokenizer as one of WordPiece, BPE or Unigram"
 _KINDS: dict[str, Any] = {"WordPiece": WordPiece, "BPE": Bpe, "Unigram": Unigram}
 _PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel", "Sequence")
-_COPIED = ("model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces", "chat_template")
+_COPIED = (
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "clean_up_tokenization_spaces",
+    "chat_template",
+    "extra_special_tokens",
+)
 
 
+@runtime_checkable
 class Model(Protocol):
     """How one kind of tokenizer finds its pieces."""
 

@@ -30,15 +30,21 @@ class Reread:
         }
 
 
-def reread(examples: Examples, tokenizer: Any, rows: Int[np.ndarray, " kept"] | None = None) -> Reread:
-    """``examples`` cut by ``tokenizer``, whose token i is row ``rows[i]`` of the original; i itself without ``rows``."""
-    inputs = cut(tokenizer, examples.texts, examples.max_length or tokenizer.model_max_length)
-    if rows is not None:
-        inputs = {**inputs, "input_ids": [rows[row] for row in inputs["input_ids"]]}
-    inputs = {name: inputs[name] for name in examples.inputs}
+def reread(examples: Examples, tokenizer: Any, rows: Int[np.ndarray, " kept"]) -> Reread:
+    """``examples`` cut by ``tokenizer``, whose token i is row ``rows[i]`` of the original, in numbers of the original."""
+    inputs = _cut(examples, tokenizer)
+    inputs["input_ids"] = [rows[row] for row in inputs["input_ids"]]
     pairs = zip(examples.inputs["input_ids"], inputs["input_ids"], strict=True)
     changed = np.array([not np.array_equal(before, after) for before, after in pairs])
-    padding = examples.padding
-    if rows is None:
-        padding = {**padding, "input_ids": int(tokenizer.pad_token_id or tokenizer.eos_token_id or 0)}
-    return Reread(examples=replace(examples, inputs=inputs, padding=padding), changed=changed)
+    return Reread(examples=replace(examples, inputs=inputs), changed=changed)
+
+
+def read_by(examples: Examples, tokenizer: Any) -> Examples:
+    """``examples`` cut by ``tokenizer``, in its own numbers."""
+    padding = {**examples.padding, "input_ids": int(tokenizer.pad_token_id)}
+    return replace(examples, inputs=_cut(examples, tokenizer), padding=padding)
+
+
+def _cut(examples: Examples, tokenizer: Any) -> dict[str, list[np.ndarray]]:
+    inputs = cut(tokenizer, examples.texts, examples.max_length or tokenizer.model_max_length)
+    return {name: inputs[name] for name in examples.inputs}
