@@ -186,6 +186,7 @@ class Session:
 
     @cached_property
     def _compensator(self) -> Compensator | None:
+        """It reads calibration as the original cuts it, so that both can be compared token by token."""
         calibration, chosen = self.job.splits.calibration, self.job.compensation
         return None if chosen is None else Compensator(self.masks, calibration, chosen, self.job.batch_size)
 

@@ -34,6 +34,7 @@ from compress_explain.terminal.reading import print_component, print_ledger
 from compress_explain.terminal.summary import print_run
 from compress_explain.vocabulary import Lexicon, read_by, read_pieces
 from tests.small_job import sentences
+from tests.tiny import tiny_model
 from tests.words import EXTRA, KINDS, TEXTS, reading_model, trained_tokenizer
 
 UNSEEN = ["a wonderful thunderstorm", "unbelievably sleepless and restless", "the naïve café of 1984", "unbearable B"]
@@ -125,7 +126,9 @@ def test_a_token_that_stays_can_still_be_reached(family):
 @pytest.mark.parametrize("family", KINDS)
 def test_the_smaller_tokenizer_is_saved_and_loaded_with_its_settings(family, tmp_path):
     lexicon = carried_out(family)
-    smaller = lexicon.without(lexicon.gone)
+    masks, smaller = lexicon.masks, lexicon.without(lexicon.gone)
+    model = materialize(masks.model, masks.anatomy, masks.removed)  # its configuration also tells what to load
+    save_compressed(model, tmp_path, removed=masks.removed, base=masks.anatomy, provenance={})
     smaller.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert loaded.get_vocab() == smaller.get_vocab()
@@ -396,6 +399,11 @@ def test_bad_values_are_refused_when_the_strategy_is_made(options, culprit):
         Vocabulary(**options)
 
 
+def test_models_that_read_no_tokens_are_refused():
+    with pytest.raises(InputError, match="reads no tokens"):
+        check_rows(tiny_model("vit"))
+
+
 # A whole run
 
 
@@ -557,6 +565,15 @@ def test_a_stopped_run_resumes_to_the_same_artifact(job, tmp_path):
         model = again.load_model().state_dict()
         replayed = replay(subject.model, again.folder).state_dict()
         assert all(torch.equal(model[name], replayed[name]) for name in model)
+
+
+def test_a_tokenizer_that_cannot_be_made_smaller_is_refused_before_anything_is_priced(job, tmp_path):
+    _, subject, splits = job
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    other = replace(subject, processor=PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]"))
+    with pytest.raises(InputError, match="cannot be made smaller"):
+        compress(other, splits, strategies=[Vocabulary()], evaluators=[Quality()], gates=LENIENT, out=tmp_path / "out")
+    assert not list((tmp_path / "out").glob("tables/prices*"))
 
 
 def test_the_command_line_carries_it_out(job):
