@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from compress_explain.embedding import check_rows, needed_rows
 from compress_explain.examples import ALL, Examples
 from compress_explain.masks import Masks
-from compress_explain.predictions import pair
+from compress_explain.predictions import Pairs, pair
 from compress_explain.pricing.exact import masked
 from compress_explain.pricing.joint import Joint, observed_joint
 from compress_explain.sources import read_texts
@@ -127,9 +127,7 @@ class Lexicon:
         rows = np.flatnonzero([not np.array_equal(before, after) for before, after in pairs])
         before, after = (self._logits(examples, rows) for examples in (now, then.examples))
         was, is_now = pair(now, before, before), pair(now, before, after)
-        expected = {
-            name: observed_joint(was.only(name), is_now.only(name)) for name, flags in now.slices.items() if flags.any()
-        }
+        expected = {name: _observed(was, is_now, name) for name in now.slices}
         usage = choice.usage
         facts = {
             "texts": usage.texts, "barred_texts": usage.barred, "tokens_counted": usage.tokens,
@@ -156,6 +154,13 @@ class Lexicon:
             for batch in examples.batches(self.batch_size, rows):
                 logits[batch.rows] = self.masks.model(**batch.inputs).logits.float().numpy()
         return logits
+
+
+def _observed(was: Pairs, now: Pairs, slice_name: str) -> Joint:
+    """What changed on one slice; nothing where it has no rows."""
+    if was.slices[slice_name].any():
+        return observed_joint(was.only(slice_name), now.only(slice_name))
+    return Joint(loss_change=0.0, kl=0.0, flips_to_wrong=0.0, flips_to_right=0.0, accuracy_change=0.0, n=0)
 
 
 def _by_use(counts: Int[np.ndarray, " going"]) -> dict[str, int]:
