@@ -34,7 +34,7 @@ from compress_explain.inquiry import tokens_of
 from compress_explain.masks import Masks
 from compress_explain.models import Subject, load_subject, quieten
 from compress_explain.predictions import Pairs, pair, predict
-from compress_explain.pricing import price
+from compress_explain.pricing import MOVES, price
 from compress_explain.slices import SliceRule
 from compress_explain.stats import paired_accuracy_interval
 from compress_explain.strategies import Structured
@@ -142,7 +142,7 @@ def _compress(masks: Masks, training: Examples, method: str, kept: float, option
     strategy = Structured(flops_kept=kept, rounds=options.rounds or _rounds(kept))
     compensator = Compensator(masks, training, Compensation(ridge=options.ridge), BATCH)
     for number in range(strategy.rounds):
-        prices = price(masks, training, kinds=strategy.kinds, batch_size=BATCH)
+        prices = price(masks, training, kinds=strategy.kinds, batch_size=BATCH, moves=MOVES)
         situation = Situation(anatomy=masks.anatomy, prices=prices, removed=masks.removed, round=number)
         masks.remove(edit.component for edit in strategy.plan(situation))
         if method == "compensated":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,8 @@ from compress_explain.errors import InputError
 from compress_explain.examples import ALL
 from compress_explain.pricing.prices import Prices
 from compress_explain.strategy import Situation
+
+_PORTIONS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class Budget:
 
     What is cheap is measured ``by`` expected KL, or by that of softened predictions: a model is
     sure of itself on the rows that it was trained on, and there KL hears only of the few in doubt.
+    The latter also tells what components of a group cost ``together``, where prices hold their moves.
     """
 
     share: float | None
@@ -36,6 +39,7 @@ class Budget:
     bite: float = 1.0
     proportional: bool = False
     by: Literal["kl", "soft_kl"] = "kl"
+    together: bool = False
 
     def check(self, strategy: str) -> None:
         """Raises InputError unless exactly one target is set and everything is in range."""
@@ -69,33 +73,69 @@ def cheapest(situation: Situation, kinds: Sequence[str], budget: Budget) -> tupl
     """
     prices = situation.prices
     mine = np.flatnonzero(np.isin(prices.kind_of, kinds))
-    if not len(mine):
-        return ()
-    room = _room(situation, kinds, budget)
-    cost = _cost(prices, budget.by)[mine] / prices.flops[mine]
-    order = mine[np.lexsort((mine, cost))]  # ties in the order of the anatomy
-    candidates = [index for index in order if not prices.restores[index]]
-    goal = _goal(situation, kinds, budget)
     shares = {kind: prices.decision_shares(kind) for kind in dict.fromkeys(prices.kind_of[mine])}
-    chosen: list[Edit] = []
-    flops = 0
-    for rank, index in enumerate(candidates, start=1):
-        group, _ = situation.anatomy.locate(prices.components[index])
-        if goal.reached(len(chosen), flops + int(prices.flops[index])):
-            break
-        if room[group.name] <= 0:
-            continue
-        room[group.name] -= 1
-        flops += int(prices.flops[index])
-        chosen.append(_edit(prices, int(index), shares[prices.kinds[index]][:, index], rank, len(candidates)))
-    return tuple(chosen)
+    candidates = int((~prices.restores[mine]).sum())
+    return tuple(
+        _edit(prices, index, shares[prices.kinds[index]][:, index], rank, candidates)
+        for index, rank in _chosen(situation, kinds, budget, mine)
+    )
 
 
-def _cost(prices: Prices, by: Literal["kl", "soft_kl"]) -> np.ndarray:
-    """Of language models the softened KL is not known."""
-    everywhere = prices.slices.index(ALL)
-    cost = prices.values[by][everywhere]
-    return prices.values["kl"][everywhere] if np.isnan(cost).any() else cost
+def _chosen(situation: Situation, kinds: Sequence[str], budget: Budget, mine: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Components until the goal of this round is reached, each with its rank when it was chosen."""
+    prices, room, goal = situation.prices, _room(situation, kinds, budget), _goal(situation, kinds, budget)
+    group_of = {index: situation.anatomy.locate(prices.components[index])[0].name for index in mine.tolist()}
+    costs = _Costs(prices, budget, {name: mine[[group_of[index] == name for index in mine.tolist()]] for name in room})
+    left = mine[~prices.restores[mine]]
+    count = flops = 0
+    for portion in range(1, costs.portions + 1):
+        until = goal.part(portion / costs.portions)
+        order = left[np.lexsort((left, costs.now[left] / prices.flops[left]))]  # ties in the order of the anatomy
+        taken = list[int]()
+        for rank, index in enumerate(order.tolist(), start=count + 1):
+            if until.reached(count, flops + int(prices.flops[index])):
+                if portion < costs.portions:
+                    break
+                continue  # something smaller may still fit
+            if room[group_of[index]] > 0:
+                room[group_of[index]] -= 1
+                count += 1
+                flops += int(prices.flops[index])
+                taken.append(index)
+                yield index, rank
+        costs.take(taken)
+        left = np.setdiff1d(left, taken)
+
+
+class _Costs:
+    """What each component would cost now, given what was chosen from its group before it.
+
+    What two of them do together beyond what each does alone is added. If that is less than nothing it
+    is not believed: it would be the sum of many small errors.
+    """
+
+    def __init__(self, prices: Prices, budget: Budget, members: dict[str, np.ndarray]) -> None:
+        everywhere = prices.slices.index(ALL)
+        alone = prices.values[budget.by][everywhere]
+        known = not np.isnan(alone).any()  # of language models the softened KL is not known
+        self.now = (alone if known else prices.values["kl"][everywhere]).copy()
+        self._moves = prices.moves if known and budget.together else None
+        self._alone, self._members = self.now.copy(), members
+        self._chosen = dict.fromkeys(members, 0.0)  # by group: the sum of the moves of what was chosen
+
+    @property
+    def portions(self) -> int:
+        """In how many portions to choose, so that the next hears of those before."""
+        return 1 if self._moves is None else _PORTIONS
+
+    def take(self, indices: Sequence[int]) -> None:
+        """Count these as chosen."""
+        if self._moves is None:
+            return
+        for name, members in self._members.items():
+            self._chosen[name] += self._moves[:, members[np.isin(members, indices)]].sum(1)
+            beyond = self._chosen[name] @ self._moves[:, members]
+            self.now[members] = self._alone[members] + np.maximum(beyond, 0)
 
 
 @dataclass(frozen=True)
@@ -108,6 +148,11 @@ class _Goal:
         if self.count is not None:
             return chosen >= self.count
         return self.flops is not None and flops_with_next > self.flops
+
+    def part(self, share: float) -> _Goal:
+        """A share of it."""
+        count, flops = self.count, self.flops
+        return _Goal(None if count is None else round(count * share), None if flops is None else flops * share)
 
 
 def _goal(situation: Situation, kinds: Sequence[str], budget: Budget) -> _Goal:
@@ -131,7 +176,7 @@ def _room(situation: Situation, kinds: Sequence[str], budget: Budget) -> dict[st
     room = {}
     for group in situation.anatomy.of_kind(*kinds):
         left = int((~situation.removed[group.name]).sum())
-        stay = max(1, math.ceil(budget.floor * group.count))
+        stay = math.ceil(budget.floor * group.count)
         room[group.name] = min(left - stay, math.ceil(budget.bite * left))
     return room
 

@@ -29,6 +29,7 @@ from compress_explain.ledger import Ledger
 from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs, pair, predict
 from compress_explain.pricing import (
+    MOVES,
     Joint,
     Prices,
     Refinement,
@@ -90,15 +91,17 @@ class Session:
 
     def price(self, step: str, examples: Examples, kinds: Sequence[str] = ()) -> Prices:
         """Price one edit on every component of ``kinds`` in the present state."""
+        path, record = self._table(f"prices-{step}"), self.ledger.find("priced", step)
+        if record and any(plan.seq > record.seq for plan in self.ledger.of_kind("planned")):
+            return Prices.load(path)  # without the moves, which only a plan that is still to be made needs
         examples = self.read(examples)
-        path = self._table(f"prices-{step}")
-        if self.ledger.find("priced", step):
-            return Prices.load(path)
         with self.progress.track(f"pricing ({step})", len(examples)) as advance:
             prices = price(
                 self.masks, examples, kinds=kinds, batch_size=self.job.batch_size, refinement=Refinement(),
-                flow=step == "start", advance=advance,
+                flow=step == "start", moves=MOVES, advance=advance,
             )  # fmt: skip
+        if record:
+            return prices
         prices.save(path)
         body = {"split": examples.name, "rows": len(examples), "components": len(prices.components)}
         self.ledger.append("priced", step, body, (path,))

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from compress_explain.anatomy import Anatomy, Group, Removed, base_prefix
 from compress_explain.embedding import TOKENS, cut_rows
-from compress_explain.errors import EditError
+from compress_explain.emptied import EmptiedAttention
 from compress_explain.families import family_of
 from compress_explain.refits import Refits, put
 
@@ -29,15 +29,8 @@ def materialize(
 
 
 def cut(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> None:
-    """Remove components from ``model`` in place.
-
-    Raises:
-        EditError: a sublayer would lose its last component.
-    """
+    """Remove components from ``model`` in place; a sublayer without any adds its consumer's bias alone."""
     touched = _touched(anatomy, removed)
-    for group in touched:
-        if removed[group.name].all():
-            raise EditError(f"every component of {group.name} would go: a sublayer keeps at least one")
     own_biases = _biases_to_copy(model, touched)
     with torch.no_grad():
         for attention, weight in own_biases.items():
@@ -61,7 +54,19 @@ def expected_parameters(model: PreTrainedModel, anatomy: Anatomy, removed: Remov
             group = by_attention[attention]
             kept = group.count - int(removed[group.name].sum()) if group.name in removed else group.count
             copies += weight.shape[0] * kept
-    return anatomy.parameters - saved + copies
+    emptied = [group for group in touched if group.attention and removed[group.name].all()]
+    return anatomy.parameters - saved + copies - sum(_around_heads(model, group) for group in emptied)
+
+
+def _around_heads(model: PreTrainedModel, group: Group) -> int:
+    """Parameters of an attention that belong to no head and go with the last one: norms of queries and keys."""
+    attention = f"{group.attention}."
+    of_heads = [producer.module for producer in group.producers] + [group.site, group.position_bias or group.site]
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if name.startswith(attention) and name.rpartition(".")[0] not in of_heads
+    )
 
 
 def _touched(anatomy: Anatomy, removed: Removed) -> list[Group]:
@@ -71,9 +76,13 @@ def _touched(anatomy: Anatomy, removed: Removed) -> list[Group]:
 def _cut_group(model: PreTrainedModel, group: Group, kept: Int[Tensor, " kept"]) -> None:
     for producer in group.producers:
         _keep_outputs(model.get_submodule(producer.module), group.rows(producer, kept))
+    if not len(kept) and isinstance(model.get_submodule(group.site), Conv1D):
+        model.set_submodule(group.site, _as_linear(model.get_submodule(group.site)))  # a Conv1D needs an input
     _keep_inputs(model.get_submodule(group.site), group.columns(kept))
-    if group.attention:
+    if group.attention and len(kept):
         _resize_attention(model, group, kept)
+    elif group.attention:
+        _empty_attention(model, group.attention, group)
 
 
 def _keep_outputs(linear: nn.Module, rows: Int[Tensor, " rows"]) -> None:
@@ -88,6 +97,14 @@ def _keep_inputs(linear: nn.Module, columns: Int[Tensor, " columns"]) -> None:
     dimension = 0 if isinstance(linear, Conv1D) else 1
     linear.weight = _sliced(linear.weight, dimension, columns)  # type: ignore[arg-type]
     setattr(linear, "nx" if isinstance(linear, Conv1D) else "in_features", len(columns))
+
+
+def _as_linear(module: nn.Module) -> nn.Linear:
+    inputs, outputs = module.weight.shape  # type: ignore[union-attr,misc]
+    linear = nn.Linear(inputs, outputs, bias=module.bias is not None)  # type: ignore[arg-type]
+    linear.weight = nn.Parameter(module.weight.detach().T)  # type: ignore[union-attr,operator]
+    linear.bias = module.bias  # type: ignore[assignment]
+    return linear
 
 
 def _sliced(parameter: nn.Parameter, dimension: int, index: Int[Tensor, " index"]) -> nn.Parameter:
@@ -105,6 +122,12 @@ def _resize_attention(model: PreTrainedModel, group: Group, kept: Int[Tensor, " 
         if _has_bias(module):
             module.relative_attention_bias.weight = _sliced(module.relative_attention_bias.weight, 1, kept)  # type: ignore[union-attr,arg-type]
             module.relative_attention_bias.embedding_dim = len(kept)  # type: ignore[union-attr,assignment]
+
+
+def _empty_attention(model: PreTrainedModel, attention: str, group: Group) -> None:
+    inside = group.site.removeprefix(f"{attention}.") if group.site.startswith(f"{attention}.") else None
+    module = model.get_submodule(attention)
+    model.set_submodule(attention, EmptiedAttention(module, inside, hands_on_bias=group.position_bias is not None))
 
 
 # T5 computes one position bias in a stack's first layer, a column a head, and lends it to the

@@ -14,7 +14,7 @@ class Heads:
     """Remove ``share`` of all heads, in [0, 1), or enough to keep ``flops_kept`` of layer FLOPs.
 
     Heads are ranked over all layers by expected KL per FLOP and priced again before each of
-    ``rounds`` rounds. Every attention sublayer keeps at least ``floor`` of its heads, and one.
+    ``rounds`` rounds. Every attention sublayer keeps at least ``floor`` of its heads.
     """
 
     share: float | None = None

@@ -14,10 +14,11 @@ class Structured:
     """Keep ``flops_kept`` of the FLOPs of all layers, in (0, 1], and the heads and neurons that are worth most.
 
     Heads, whole key-value groups where heads share them, and neurons are ranked in one order, over
-    all layers, by the expected KL of softened predictions per FLOP. Each of ``rounds`` rounds takes
+    all layers, by the expected KL of softened predictions per FLOP, with what they cost together with
+    those chosen before them in their sublayer. Each of ``rounds`` rounds takes
     the same share of what is left, at fresh prices; no sublayer loses more than ``bite`` of what it
     has left in one round, because prices add up only as long as little changes at once, or goes
-    below ``floor`` of its components, or below one.
+    below ``floor`` of its components; without a floor it may be emptied, and then adds a constant.
     """
 
     flops_kept: float
@@ -39,6 +40,7 @@ class Structured:
             bite=self.bite,
             proportional=True,
             by="soft_kl",
+            together=True,
         )
 
     def __post_init__(self) -> None:

@@ -213,6 +213,21 @@ def test_a_compensator_that_comes_later_sees_what_weights_were_fitted_to():
     assert not masks.refits
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5", "vit"])
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_a_sublayer_without_components_gets_the_constant_that_helps_most(family, place):
+    """Its consumer has no input left; what is missing on the rows of the refit does not grow."""
+    _, examples, masks, _ = refitted(family)
+    group = list(masks.anatomy.groups.values())[place]
+    masks.remove(part for part in group.components if not masks.is_removed(part))
+    repairs = Compensator(masks, examples, Compensation(), batch_size=16).refit()
+    [mine] = [repair for repair in repairs if masks.anatomy.linears[repair.linear].module == group.site]
+    assert mine.missing_after <= mine.missing_before + 1e-9
+    own = masks.own_weights(group.site)
+    assert (own.bias is None) == (group.site not in masks.refits)
+    assert not {producer.module for producer in group.producers} & masks.refits.keys()
+
+
 def test_a_ridge_that_makes_no_sense_is_refused():
     with pytest.raises(InputError, match=r"compensation\.ridge"):
         Compensation(ridge=0.0)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from compress_explain.anatomy import read_anatomy
+from compress_explain.checkpoint import load_compressed, save_compressed
 from compress_explain.errors import EditError, InputError
 from compress_explain.masks import Masks
-from compress_explain.surgery import cut, expected_parameters, materialize
+from compress_explain.surgery import expected_parameters, materialize
 from tests.tiny import (
     FAMILIES,
     GENERATORS,
@@ -213,15 +214,39 @@ def test_the_anatomy_of_the_cut_model_is_the_original_less_what_was_saved(family
     assert linear_flops + attention_flops == anatomy.flops - anatomy.saved(removed)[1]
 
 
+def emptied_removal(anatomy, place):
+    """All components of one group gone, and some of the others."""
+    removed = uneven_removal(anatomy)
+    return removed | {list(anatomy.groups)[place]: torch.ones_like(removed[list(anatomy.groups)[place]])}
+
+
+@pytest.mark.parametrize("place", [0, 1, -2, -1])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_sublayer_keeps_at_least_one_component(family):
-    model = tiny_model(family)
+def test_a_sublayer_may_lose_everything_but_its_bias(family, place, tmp_path):
+    model, inputs = tiny_model(family), tiny_inputs(family)
+    anatomy = read_anatomy(model, tiny_tokens(family))
+    removed = emptied_removal(anatomy, place)
+    with Masks(model, anatomy) as masks:
+        masks.remove(flagged(anatomy, removed))
+        masked = logits_of(model, inputs)
+    smaller = materialize(model, anatomy, removed)
+    torch.testing.assert_close(logits_of(smaller, inputs), masked, rtol=0, atol=TOLERANCE[torch.float32])
+    assert sum(each.numel() for each in smaller.parameters()) == expected_parameters(model, anatomy, removed)
+    save_compressed(smaller, tmp_path, removed=removed, base=anatomy, provenance={})
+    assert torch.equal(logits_of(load_compressed(tmp_path), inputs), logits_of(smaller, inputs))
+
+
+@pytest.mark.parametrize("family", GENERATORS)
+def test_generation_goes_on_where_the_first_layer_has_no_heads(family):
+    model = tiny_model(family, generates=True)
+    prompt = tiny_inputs(family, batch=3, padded=False)
     anatomy = read_anatomy(model, 9)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    for group in list(anatomy.groups.values())[:2]:
-        with pytest.raises(EditError, match=rf"every component of {group.name} would go"):
-            cut(model, anatomy, {group.name: torch.ones(group.count, dtype=torch.bool)})
-    assert shapes == {name: parameter.shape for name, parameter in model.named_parameters()}
+    removed = emptied_removal(anatomy, 0)
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "num_beams": 1}
+    with Masks(model, anatomy) as masks:
+        masks.remove(flagged(anatomy, removed))
+        masked = model.generate(**prompt, **options)
+    assert torch.equal(materialize(model, anatomy, removed).generate(**prompt, **options), masked)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

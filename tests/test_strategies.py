@@ -98,11 +98,18 @@ def test_rounds_divide_the_way_evenly():
     assert sizes == [12, 12, 12]
 
 
-@pytest.mark.parametrize(("floor", "stays"), [(0.0, 1), (0.25, 6), (0.3, 8)])
+@pytest.mark.parametrize(("floor", "stays"), [(0.04, 1), (0.25, 6), (0.3, 8)])
 def test_every_group_keeps_its_floor(floor, stays):
     masks, examples = tiny_masks()
     carry_out(Neurons(share=0.99, floor=floor, rounds=2), masks, examples)
     assert {24 - int(flags.sum()) for flags in removed_of(masks, "neuron")} == {stays}
+
+
+def test_without_a_floor_a_sublayer_may_be_emptied():
+    masks, examples = tiny_masks()
+    masks.remove([f"encoder.layer.0.ffn.neuron.{index}" for index in range(23)])
+    carry_out(Neurons(share=0.99, floor=0.0, rounds=1), masks, examples)
+    assert any(flags.all() for flags in removed_of(masks, "neuron"))
 
 
 def test_a_strategy_without_anything_to_remove_plans_nothing():

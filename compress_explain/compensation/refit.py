@@ -100,7 +100,7 @@ class Compensator:
                 changed = changed or any(map(self._changed, groups))
                 if changed:
                     for group in groups:
-                        for readers in group.readers:
+                        for readers in group.readers if not self.masks.removed[group.name].all() else ():
                             repairs += self._fit_readers(compressed, readers)
                         repairs += self._fit_consumer(compressed, layer, groups, group)
                 compressed.pass_by(layer)
@@ -157,7 +157,7 @@ class Compensator:
             moments.add(self._tokens(index, visit.inputs[site])[:, columns], wanted)
         start = _stacked(own, columns)
         missing = moments.missing(start)
-        if missing <= _NOTHING:
+        if missing <= _NOTHING or not len(start):
             yield self._put(site, "consumer", None, missing, missing)
             return
         fitted = moments.fit(start, self.compensation.ridge)

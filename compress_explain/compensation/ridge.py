@@ -40,9 +40,8 @@ class Moments:
         """
         assert self.gram is not None and self.cross is not None, "moments of no tokens"
         weights = len(start) - self.intercept
-        penalty = (
-            ridge * self.gram.diagonal()[:weights].mean().clamp(min=1e-12) * torch.ones(len(start), dtype=torch.float64)
-        )
+        size = self.gram.diagonal()[:weights].sum() / max(1, weights)
+        penalty = ridge * size.clamp(min=1e-12) * torch.ones(len(start), dtype=torch.float64)
         if self.intercept:
             penalty[-1] *= _FREE
         factor = torch.linalg.cholesky(self.gram + torch.diag(penalty))

@@ -44,6 +44,18 @@ def impact_of(decision: Decision, move: Float[Tensor, "batch components choices"
     }
 
 
+def softened(decision: Decision, change: Float[Tensor, "batch components others"]) -> Tensor:
+    """Moves ``(batch, components, choices)`` of which half the squared length is their ``soft_kl``.
+
+    ``change`` is that of each logit but the first, less that of the first. Two classes take one choice.
+    """
+    probability = (decision.logits / TEMPERATURE).softmax(-1)[:, None]
+    if change.shape[-1] == 1:
+        return change * probability.prod(-1, keepdim=True).sqrt()
+    move = with_first(change)
+    return (move - (probability * move).sum(-1, keepdim=True)) * probability.sqrt()
+
+
 def impact_of_change(decision: Decision, change: Float[Tensor, "batch components others"]) -> Impact:
     """The same from the change of each logit but the first, less that of the first."""
     if change.shape[-1] == 1:

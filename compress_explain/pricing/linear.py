@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compress_explain.examples import Batch, Examples
 from compress_explain.pricing.decision import Decision, decide
-from compress_explain.pricing.impact import Impact, impact_of_change, with_first
+from compress_explain.pricing.impact import Impact, impact_of_change, softened, with_first
 from compress_explain.pricing.slopes import Slopes, frozen
 
 _TOGETHER = 1 << 27  # bytes of gradients that wait for one another, so that small models do not take many small steps
@@ -44,6 +44,11 @@ class Linearised:
         """Block by block, the impact of each edit on each example, ``(batch, columns)``."""
         for change in self.changes:
             yield impact_of_change(self.decision, change)
+
+    def softened(self) -> Iterator[Float[Tensor, "batch columns softened"]]:
+        """Block by block, how each edit moves the softened predictions (:func:`~.impact.softened`)."""
+        for change in self.changes:
+            yield softened(self.decision, change)
 
     def moves(self) -> Iterator[Float[Tensor, "batch columns choices"]]:
         """Block by block, the change of every choice's logit, the first standing still."""

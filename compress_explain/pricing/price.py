@@ -18,6 +18,7 @@ from compress_explain.pricing.sums import Sums, over_examples
 from compress_explain.pricing.work import Pricing
 
 PROJECTIONS = 4  # of the logits of a language model
+MOVES = 1024  # numbers that are usually enough to tell what edits do together
 
 
 def price(
@@ -30,6 +31,7 @@ def price(
     refinement: Refinement | None = None,
     flow: bool = False,
     projections: int | None = None,
+    moves: int = 0,
     engine: Engine | None = None,
     store: Path | None = None,
     seed: int = 0,
@@ -40,7 +42,8 @@ def price(
     Heads, neurons and weight edits are linearised; with ``refinement`` its kinds are priced
     exactly on the rows that carry the loss. Sublayers and layers are priced exactly. A language
     model takes ``projections`` random projections of its logits. Memory does not grow with the
-    number of examples. ``store`` keeps finished shards, so that a stopped call continues there;
+    number of examples. With ``moves`` each edit's moves are kept in that many numbers, of classifiers.
+    ``store`` keeps finished shards, so that a stopped call continues there;
     ``advance`` is told how many rows were done.
 
     Raises:
@@ -54,6 +57,7 @@ def price(
         refinement=None if examples.tokenwise else refinement,
         flow=flow,
         projections=projections or (PROJECTIONS if examples.tokenwise else None),
+        moves=0 if examples.tokenwise else moves,
         seed=seed,
     )
     return _table(pricing, over_examples(carry_out(pricing, engine or Local(), store, advance)))
@@ -77,6 +81,7 @@ def _table(pricing: Pricing, sums: Sums) -> Prices:
         flops=flops,
         bytes=weight_bytes,
         methods=_methods(pricing),
+        moves=(sums.moves / sums.units[0].clamp(min=1).sqrt()).numpy() if pricing.moves else None,
         flow=flow * sums.flow.numpy() / max(1.0, float(sums.units[0])),
     )
 

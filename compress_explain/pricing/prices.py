@@ -26,7 +26,9 @@ class Prices:
     ``values[impact]`` and ``standard_error`` are ``(slices, edits)``. ``parameters``, ``flops`` and
     ``bytes`` are what each edit saves, or costs when it restores. ``methods`` says how each was
     priced, ``flow`` is its mean squared loss gradient (NaN where it was not asked for), and
-    ``facts`` says of which model and data.
+    ``facts`` says of which model and data. ``moves``, where they were asked for, are how each edit
+    moves softened predictions, so that half the squared length of a sum of columns is the
+    ``soft_kl`` expected of those edits together (nats); they are not saved.
     """
 
     components: tuple[str, ...] = field(repr=False)
@@ -41,6 +43,7 @@ class Prices:
     bytes: np.ndarray = field(repr=False)
     methods: tuple[str, ...] = field(repr=False)
     flow: Float[np.ndarray, " edits"] = field(repr=False)
+    moves: Float[np.ndarray, "numbers edits"] | None = field(default=None, repr=False)
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:

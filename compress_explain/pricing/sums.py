@@ -14,6 +14,7 @@ from torch import Tensor
 from compress_explain.pricing.impact import IMPACTS, Impact
 
 _LOSS_SQUARED, _LOSS_BY_UNITS = "loss_squared", "loss_by_units"
+_SINGLE = ("flow", "units", "units_squared", "rows", "moves")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,8 @@ class Sums:
 
     ``units`` (slices) counts what means are taken over: rows, or the predicted tokens of a
     language model; ``units_squared`` adds up its square over rows, and ``rows`` counts the rows
-    that have any. ``flow`` (columns) adds up squared loss gradients.
+    that have any. ``flow`` (columns) adds up squared loss gradients, ``moves`` (numbers, columns)
+    the moves of softened predictions, in no numbers unless they were asked for.
     """
 
     totals: dict[str, Float[Tensor, "slices columns"]] = field(repr=False)
@@ -30,9 +32,10 @@ class Sums:
     units: Float[Tensor, " slices"]
     units_squared: Float[Tensor, " slices"]
     rows: Float[Tensor, " slices"]
+    moves: Float[Tensor, "numbers columns"] = field(repr=False)
 
     @classmethod
-    def zeros(cls, slices: int, columns: int) -> Sums:
+    def zeros(cls, slices: int, columns: int, numbers: int = 0) -> Sums:
         names = (*IMPACTS, _LOSS_SQUARED, _LOSS_BY_UNITS)
         return cls(
             totals={name: torch.zeros(slices, columns, dtype=torch.float64) for name in names},
@@ -40,6 +43,7 @@ class Sums:
             units=torch.zeros(slices, dtype=torch.float64),
             units_squared=torch.zeros(slices, dtype=torch.float64),
             rows=torch.zeros(slices, dtype=torch.float64),
+            moves=torch.zeros(numbers, columns),
         )
 
     def count(self, units: Float[Tensor, "slices batch"]) -> None:
@@ -97,7 +101,7 @@ class Sums:
 
     def save(self, path: Path) -> None:
         arrays = {f"total_{name}": total.numpy() for name, total in self.totals.items()}
-        others = {name: getattr(self, name).numpy() for name in ("flow", "units", "units_squared", "rows")}
+        others = {name: getattr(self, name).numpy() for name in _SINGLE}
         with path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays, **others)
 
@@ -106,7 +110,7 @@ class Sums:
         with np.load(path, allow_pickle=False) as stored:
             names = [name.removeprefix("total_") for name in stored.files if name.startswith("total_")]
             totals = {name: torch.from_numpy(stored[f"total_{name}"]) for name in names}
-            others = {name: torch.from_numpy(stored[name]) for name in ("flow", "units", "units_squared", "rows")}
+            others = {name: torch.from_numpy(stored[name]) for name in _SINGLE}
         return cls(totals=totals, **others)
 
 
@@ -117,13 +121,8 @@ def over_examples(parts: Iterable[Sums]) -> Sums:
     for part in parts:
         for name, total in part.totals.items():
             first.totals[name].add_(total)
-        for mine, theirs in (
-            (first.flow, part.flow),
-            (first.units, part.units),
-            (first.units_squared, part.units_squared),
-            (first.rows, part.rows),
-        ):
-            mine.add_(theirs)
+        for name in _SINGLE:
+            getattr(first, name).add_(getattr(part, name))
     return first
 
 
@@ -137,4 +136,5 @@ def over_columns(parts: Iterable[Sums]) -> Sums:
         units=first.units,
         units_squared=first.units_squared,
         rows=first.rows,
+        moves=torch.cat([part.moves for part in every], 1),
     )

@@ -22,6 +22,7 @@ from compress_explain.masks import Masks
 from compress_explain.pricing.exact import Trials, exact_sums
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.menu import Candidate, Menu
+from compress_explain.pricing.moves import Sketch
 from compress_explain.pricing.refine import Refinement, SecondPhase
 from compress_explain.pricing.slopes import Slopes
 from compress_explain.pricing.sums import Sums
@@ -64,6 +65,7 @@ class Pricing:
     refinement: Refinement | None = None
     flow: bool = False
     projections: int | None = None
+    moves: int = 0
     seed: int = 0
 
     @property
@@ -84,6 +86,7 @@ class Pricing:
             refinement,
             self.flow,
             self.projections,
+            self.moves,
             self.seed,
             self.masks.components,
         ]
@@ -103,7 +106,7 @@ class Pricing:
 
     def run(self, shard: int, advance: Advance = lambda rows: None) -> Sums:
         batches = self._batches(shard)
-        sums = Sums.zeros(len(self.examples.slice_names), len(self.menu.components))
+        sums = Sums.zeros(len(self.examples.slice_names), len(self.menu.components), self.moves)
         if self.projections is not None and self.menu.linearisable:
             self._estimate(sums, batches, advance)
         elif self.menu.linearisable:
@@ -116,6 +119,10 @@ class Pricing:
                 sums.count_as(whole)
                 advance(sum(len(batch.rows) for batch in batches))
         return sums
+
+    @cached_property
+    def _sketch(self) -> Sketch:
+        return Sketch(numbers=self.moves, rows=len(self.examples), seed=self.seed)
 
     def _batches(self, shard: int) -> list[Batch]:
         size = self._shard_rows // self.batch_size
@@ -142,6 +149,9 @@ class Pricing:
                     sums.add(columns, membership, impact)
             for columns, flow in zip(self._slopes.columns, each.flow, strict=False):
                 sums.flow[columns] += flow.double().sum(0)
+            if self.moves:
+                for columns, softened in zip(self._slopes.columns, each.softened(), strict=True):
+                    self._sketch.add(sums.moves[:, columns], each.batch.rows, softened)
             advance(len(each.batch.rows))
         second.settle(sums, self.examples, _EXACT_ROWS)
 

@@ -16,7 +16,7 @@ from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
 from compress_explain.masks import Masks
 from compress_explain.predictions import predict
-from compress_explain.pricing import Joint, Prices, Refinement, expected_joint, price
+from compress_explain.pricing import MOVES, Joint, Prices, Refinement, expected_joint, price
 from compress_explain.progress import Progress
 from compress_explain.strategy import Situation
 from compress_explain.terminal.console import output
@@ -75,6 +75,7 @@ def _priced(
             kinds=kinds,
             batch_size=job.batch_size,
             refinement=Refinement(),
+            moves=MOVES,
             advance=advance,
         )
 
