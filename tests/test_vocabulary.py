@@ -19,10 +19,9 @@ from compress_explain.checkpoint import read_manifest, save_compressed
 from compress_explain.cli import app
 from compress_explain.data import DataSpec, load_splits
 from compress_explain.embedding import TOKENS, check_rows, needed_rows
-from compress_explain.encoding import cut
 from compress_explain.errors import EditError
 from compress_explain.evaluators import Quality, Slices
-from compress_explain.examples import ALL, Examples
+from compress_explain.examples import ALL
 from compress_explain.models import load_subject
 from compress_explain.predictions import Pairs, predict
 from compress_explain.pricing import AuditPlan, price
@@ -35,26 +34,16 @@ from compress_explain.terminal.summary import print_run
 from compress_explain.vocabulary import Lexicon, read_by, read_pieces
 from tests.small_job import sentences
 from tests.tiny import tiny_model
-from tests.words import EXTRA, KINDS, TEXTS, reading_model, trained_tokenizer
+from tests.words import EXTRA, KINDS, TEXTS, read_examples, reading_model, trained_tokenizer
 
 UNSEEN = ["a wonderful thunderstorm", "unbelievably sleepless and restless", "the naïve café of 1984", "unbearable B"]
-
-
-def examples_of(tokenizer, texts, name="calibration"):
-    labels = np.arange(len(texts)) % 2
-    inputs = cut(tokenizer, texts, 24)
-    return Examples(
-        name=name, inputs=inputs, labels=labels, slices={ALL: np.ones(len(texts), dtype=bool), "odd": labels == 1},
-        texts=tuple(texts), digest=name, padding=dict.fromkeys(inputs, 0) | {"input_ids": tokenizer.pad_token_id},
-        max_length=24,
-    )  # fmt: skip
 
 
 def lexicon_of(family, *, texts=None, generates=False, rows_beyond=0):
     tokenizer = trained_tokenizer(family)
     model = reading_model(family, tokenizer, generates=generates, rows_beyond=rows_beyond)
     masks = Masks(model, read_anatomy(model, 12))
-    calibration = examples_of(tokenizer, texts or list(sentences(40, seed=2)["text"]))
+    calibration = read_examples(tokenizer, texts or list(sentences(40, seed=2)["text"]))
     return Lexicon(masks=masks, tokenizer=tokenizer, calibration=calibration, barred=frozenset())
 
 
@@ -184,7 +173,7 @@ def test_what_calibration_uses_stays_and_its_rows_are_read_as_before(family):
     assert not lexicon.gone[sorted(used)].any()
     assert not lexicon.read(lexicon.calibration).changed.any()
     assert lexicon.gone.sum() > 30
-    assert lexicon.read(examples_of(lexicon.tokenizer, UNSEEN, "validation")).changed.all()
+    assert lexicon.read(read_examples(lexicon.tokenizer, UNSEEN, "validation")).changed.all()
 
 
 @pytest.mark.parametrize("family", KINDS)
@@ -239,7 +228,7 @@ def test_the_unseen_share_is_that_of_the_tokens_used_once():
     )  # fmt: skip
     model = reading_model("bert", whole)
     lexicon = Lexicon(
-        masks=Masks(model, read_anatomy(model, 12)), tokenizer=whole, calibration=examples_of(whole, drawn[:60]),
+        masks=Masks(model, read_anatomy(model, 12)), tokenizer=whole, calibration=read_examples(whole, drawn[:60]),
         barred=frozenset(),
     )  # fmt: skip
     choice = lexicon.choose(lexicon.usage(), 1)
@@ -249,7 +238,7 @@ def test_the_unseen_share_is_that_of_the_tokens_used_once():
     assert choice.unseen_share == pytest.approx(met, rel=0.3)
     rehearsed = lexicon.rehearse(choice)
     lexicon.masks.remove(f"{TOKENS}.{row}" for row in np.flatnonzero(~choice.stay))
-    changed = lexicon.read(examples_of(whole, drawn[60:], "validation")).changed.mean()
+    changed = lexicon.read(read_examples(whole, drawn[60:], "validation")).changed.mean()
     assert rehearsed.facts["changed_share"] == pytest.approx(changed, abs=0.12)
 
 
@@ -282,7 +271,7 @@ def test_masked_is_materialized(family):
     lexicon = carried_out(family, rows_beyond=3)
     masks, anatomy = lexicon.masks, lexicon.masks.anatomy
     masks.remove(["encoder.layer.1.ffn.neuron.3" if family != "gpt2" else "decoder.layer.1.ffn.neuron.3"])
-    validation = examples_of(lexicon.tokenizer, [*UNSEEN, *TEXTS[:20]], "validation")
+    validation = read_examples(lexicon.tokenizer, [*UNSEEN, *TEXTS[:20]], "validation")
     with masks:
         masked = predict(masks.model, lexicon.read(validation).examples)
         original = predict(masks.model, validation)
@@ -359,7 +348,7 @@ def test_a_manifest_of_other_tokens_is_refused(tmp_path):
 
 def test_undoing_gives_the_original_back_bit_for_bit():
     lexicon = lexicon_of("bert")
-    validation = examples_of(lexicon.tokenizer, UNSEEN, "validation")
+    validation = read_examples(lexicon.tokenizer, UNSEEN, "validation")
     before = predict(lexicon.masks.model, validation)
     plan = [edit.component for edit in plan_of(lexicon)]
     with lexicon.masks as masks:

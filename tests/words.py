@@ -6,10 +6,13 @@ import copy
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from compress_explain.encoding import cut
+from compress_explain.examples import ALL, Examples
 from tests.small_job import sentences
 from tests.tiny import MODELS
 
@@ -25,7 +28,9 @@ def trained_tokenizer(family: str) -> PreTrainedTokenizerFast:
 
 @cache
 def _trained(family: str) -> PreTrainedTokenizerFast:
-    return {"bert": _wordpiece, "gpt2": _byte_level, "t5": _unigram, "roberta": _roberta}[family]()
+    return {"bert": _wordpiece, "gpt2": _byte_level, "llama": _byte_level, "t5": _unigram, "roberta": _roberta}[
+        family
+    ]()
 
 
 def reading_model(family: str, tokenizer: Any, *, generates: bool = False, rows_beyond: int = 0) -> Any:
@@ -103,4 +108,15 @@ def _unigram() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=40,
         extra_special_tokens=["<extra_id_0>", "<extra_id_1>"], model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+def read_examples(tokenizer: Any, texts: list[str], name: str = "calibration") -> Examples:
+    """A split of texts with alternating labels, cut to 24 tokens."""
+    labels = np.arange(len(texts)) % 2
+    inputs = cut(tokenizer, texts, 24)
+    return Examples(
+        name=name, inputs=inputs, labels=labels, slices={ALL: np.ones(len(texts), dtype=bool), "odd": labels == 1},
+        texts=tuple(texts), digest=name, padding=dict.fromkeys(inputs, 0) | {"input_ids": tokenizer.pad_token_id},
+        max_length=24,
     )  # fmt: skip
