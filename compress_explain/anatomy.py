@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from compress_explain.embedding import Embedding, read_embedding
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.families import AttentionParts, FeedForwardParts, Stack, family_of
 
@@ -122,7 +123,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """Every component of one model at one number of tokens an example."""
+    """Every component of one model at one number of tokens an example; ``embedding`` is None when it reads no tokens."""
 
     family: str
     model_class: str
@@ -132,6 +133,12 @@ class Anatomy:
     linears: dict[str, Linear] = field(repr=False)
     sublayers: dict[str, Sublayer] = field(repr=False)
     layers: dict[str, Layer] = field(repr=False)
+    embedding: Embedding | None = None
+
+    @cached_property
+    def parts(self) -> Mapping[str, Group | Embedding]:
+        """Whatever has removable components, by name: the groups, and the token embedding if there is one."""
+        return {**self.groups, **({} if self.embedding is None else {self.embedding.name: self.embedding})}
 
     @property
     def flops(self) -> int:
@@ -145,34 +152,45 @@ class Anatomy:
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of removable components, e.g. ``("head", "neuron")``."""
+        """The kinds of components that meet at a site, e.g. ``("head", "neuron")``."""
         return tuple(dict.fromkeys(group.kind for group in self.groups.values()))
 
     def of_kind(self, *kinds: str) -> Iterator[Group]:
         return (group for group in self.groups.values() if group.kind in kinds)
 
     def locate(self, component: str) -> tuple[Group, int]:
-        """The group of ``component`` and its index in it.
+        """The group of ``component``, which meets others at a site, and its index in it.
+
+        Raises:
+            InputError: there is no such component.
+        """
+        part, index = self.find(component)
+        if isinstance(part, Embedding):
+            raise InputError("component", component, "a token meets no site", "give a head or a neuron")
+        return part, index
+
+    def find(self, component: str) -> tuple[Group | Embedding, int]:
+        """The group of ``component`` or the embedding that it is a row of, and its index there.
 
         Raises:
             InputError: there is no such component.
         """
         name, _, index = component.rpartition(".")
-        group = self.groups.get(name)
+        group = self.parts.get(name)
         if group is None or not index.isdecimal() or int(index) >= group.count:
             raise InputError(
                 "component",
                 component,
                 "no such component in this model",
-                f"{did_you_mean(name, self.groups)}, followed by an index from 0",
+                f"{did_you_mean(name, self.parts)}, followed by an index from 0",
             )
         return group, int(index)
 
     def saved(self, removed: dict[str, torch.Tensor]) -> tuple[int, int]:
         """Parameters and FLOPs saved when, per group, the flagged components are removed."""
         counts = {name: int(flags.sum()) for name, flags in removed.items()}
-        parameters = sum(self.groups[name].parameters * count for name, count in counts.items())
-        flops = sum(self.groups[name].flops * count for name, count in counts.items())
+        parameters = sum(self.parts[name].parameters * count for name, count in counts.items())
+        flops = sum(self.parts[name].flops * count for name, count in counts.items())
         return parameters, flops
 
 
@@ -195,6 +213,7 @@ def read_anatomy(model: PreTrainedModel, tokens: int) -> Anatomy:
         linears=reader.linears,
         sublayers=reader.sublayers,
         layers=reader.layers,
+        embedding=read_embedding(model),
     )
 
 

@@ -1,7 +1,8 @@
 """A checkpoint for models whose layers no longer have equal shapes.
 
 A folder of the model's ordinary ``config.json``, ``model.safetensors`` and a manifest that lists
-what was removed in the coordinates of the original. Loading rebuilds the original's shapes, cuts
+what was removed in the coordinates of the original. A smaller vocabulary is already that of the
+configuration; the manifest says which rows of the original are left. Loading rebuilds the original's shapes, cuts
 them as the manifest says and then takes the weights strictly: nothing is ever initialised at random.
 """
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_model, save_file
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from compress_explain.anatomy import Anatomy, Removed, read_anatomy
+from compress_explain.embedding import TOKENS
 from compress_explain.errors import InputError
 from compress_explain.ledger import file_digest
 from compress_explain.surgery import cut
@@ -46,12 +48,25 @@ def save_compressed(
         "dtype": str(model.dtype).removeprefix("torch."),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "original_parameters": base.parameters,
-        "removed": {name: flags.nonzero().flatten().tolist() for name, flags in removed.items() if flags.any()},
+        "removed": {
+            name: flags.nonzero().flatten().tolist()
+            for name, flags in removed.items()
+            if flags.any() and name != TOKENS
+        },
+        "tokens": _tokens_left(removed),
         "weights_sha256": file_digest(folder / WEIGHTS),
         "provenance": provenance,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     return manifest
+
+
+def _tokens_left(removed: Removed) -> dict[str, Any] | None:
+    """How many rows the token embedding had, and which of them are left, in their order; None while all are."""
+    flags = removed.get(TOKENS)
+    if flags is None or not flags.any():
+        return None
+    return {"original": len(flags), "left": (~flags).nonzero().flatten().tolist()}
 
 
 def load_compressed(folder: str | Path) -> PreTrainedModel:
@@ -70,6 +85,7 @@ def load_compressed(folder: str | Path) -> PreTrainedModel:
     try:
         model = _skeleton(folder, manifest)
         anatomy = read_anatomy(model, tokens=1)
+        _check_tokens(anatomy, manifest, folder)
         cut(model, anatomy, removed_flags(anatomy, manifest["removed"]))
         load_model(model, str(weights), strict=True)
     except (OSError, RuntimeError) as error:
@@ -100,8 +116,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def _check_tokens(anatomy: Anatomy, manifest: dict[str, Any], folder: Path) -> None:
+    """The configuration already has the smaller vocabulary: it must be the one that the manifest describes."""
+    tokens = manifest.get("tokens")
+    if tokens is None:
+        return
+    rows = None if anatomy.embedding is None else anatomy.embedding.count
+    if not isinstance(tokens, dict) or rows != len(tokens.get("left", ())):
+        problem = f"its configuration has {rows} tokens, its manifest another number"
+        raise InputError("checkpoint", str(folder), problem, _COPY_AGAIN)
+
+
 def removed_flags(anatomy: Anatomy, removed: dict[str, list[int]]) -> dict[str, torch.Tensor]:
     """Index lists by group, as a manifest holds them, as flags over every group of ``anatomy``.
+
+    The embedding has flags when some of its rows are in the lists.
 
     Raises:
         InputError: a component that the model does not have.
@@ -109,8 +138,8 @@ def removed_flags(anatomy: Anatomy, removed: dict[str, list[int]]) -> dict[str, 
     flags = {name: torch.zeros(group.count, dtype=torch.bool) for name, group in anatomy.groups.items()}
     for name, indices in removed.items():
         for index in indices:
-            group, position = anatomy.locate(f"{name}.{index}")
-            flags[group.name][position] = True
+            part, position = anatomy.find(f"{name}.{index}")
+            flags.setdefault(part.name, torch.zeros(part.count, dtype=torch.bool))[position] = True
     return flags
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from compress_explain.anatomy import Anatomy, Group
 from compress_explain.course import Stage, stage_facts
+from compress_explain.embedding import TOKEN, Embedding
 from compress_explain.examples import ALL
 from compress_explain.pricing import Audit, Prices
 from compress_explain.replay import Applied
@@ -42,6 +43,7 @@ ABOUT = {
     "linears.*.edits": "expected and exact loss change of weight edits, nats an example; only those that were priced",
     "sublayers, layers: expected_loss_change, exact_loss_change, linear_loss_change": "nats an example if the whole is removed: priced, measured, and by the bare linearisation, which is too small a tool for it; null when not asked",
     "sublayers, layers: parameters_removed, flops_removed": "of the components that are removed in the end",
+    "embedding": "the token embedding: rows, parameters of ONE row, and the rows, numbered as in the original, that are removed in the end or were put back; null when the model reads no tokens",
     "steps": "every step in order; expected and observed are means an example on the validation split: loss_change and kl in nats, flips and accuracy as shares, n rows",
     "steps.*.flops_removed": "share of the layer FLOPs that is gone after the step, in [0, 1]",
     "steps.*.within_tolerance": "whether the expected loss change was within 25% or 0.005 nats of the observed one; null when not observed",
@@ -86,6 +88,7 @@ def dossier(
             for name, linear in anatomy.linears.items()
         },
         "groups": groups,
+        "embedding": None if anatomy.embedding is None else _embedding(anatomy.embedding, components),
     }
 
 
@@ -133,6 +136,14 @@ def _groups(
             "exact_loss_change": _rounded([exact.get(component, np.nan) for component in group.components]),
         }
     return facts
+
+
+def _embedding(embedding: Embedding, components: pd.DataFrame) -> dict[str, Any]:
+    tokens = components[components["kind"] == TOKEN]
+    numbers = tokens["component"].str.rpartition(".")[2].astype(int) if len(tokens) else tokens["component"]
+    return asdict(embedding) | {
+        status: sorted(numbers[tokens["status"] == status].tolist()) for status in ("removed", "restored")
+    }
 
 
 def _dependencies(anatomy: Anatomy, group: Group) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
+from compress_explain.embedding import TOKEN
 from compress_explain.weight_edits import Unedited, WeightEdit, weight_edit
 
 Action = Literal["remove", "quantize", "restore"]
@@ -57,8 +58,8 @@ class Plan:
 
     @property
     def of_components(self) -> list[str]:
-        """What is removed or put back, linears aside."""
-        return [edit.component for edit in self.edits if not edit.into]
+        """What is removed or put back at a site: linears and tokens aside."""
+        return [edit.component for edit in self.edits if not edit.into and edit.kind != TOKEN]
 
     @property
     def edits_of_linears(self) -> dict[str, WeightEdit]:

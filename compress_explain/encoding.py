@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,14 +75,11 @@ def _refuse_short(examples: Examples, where: str) -> None:
 def _encode_texts(examples: Examples, texts: list[str], where: str, reading: Reading, subject: Subject) -> Examples:
     tokenizer = subject.processor
     limit = _length_limit(reading, subject)
-    inputs: dict[str, list[np.ndarray]] = {}
     too_long: list[int] = []
     for start in range(0, len(texts), _AT_ONCE):
-        some = texts[start : start + _AT_ONCE]
-        whole = tokenizer(some, add_special_tokens=True, verbose=False)["input_ids"]
+        whole = tokenizer(texts[start : start + _AT_ONCE], add_special_tokens=True, verbose=False)["input_ids"]
         too_long += [row for row, ids in enumerate(whole, start) if len(ids) > limit]
-        for key, rows in tokenizer(some, truncation=True, max_length=limit).items():
-            inputs.setdefault(key, []).extend(np.asarray(row, dtype=np.int64) for row in rows)
+    inputs = cut(tokenizer, texts, limit)
     if too_long and reading.long_text == "refuse":
         raise InputError(
             where,
@@ -97,7 +95,17 @@ def _encode_texts(examples: Examples, texts: list[str], where: str, reading: Rea
         texts=tuple(texts),
         padding=dict.fromkeys(keys, 0) | {"input_ids": _padding_id(subject)},
         truncated=len(too_long),
+        max_length=limit,
     )
+
+
+def cut(tokenizer: Any, texts: Sequence[str], limit: int) -> dict[str, list[np.ndarray]]:
+    """What ``tokenizer`` makes of each text, at most ``limit`` tokens, by model argument."""
+    inputs: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(texts), _AT_ONCE):
+        for key, rows in tokenizer(list(texts[start : start + _AT_ONCE]), truncation=True, max_length=limit).items():
+            inputs.setdefault(key, []).extend(np.asarray(row, dtype=np.int64) for row in rows)
+    return inputs
 
 
 def _padding_id(subject: Subject) -> int:

@@ -29,7 +29,8 @@ class Examples:
 
     ``inputs`` maps a model argument to one array a row; rows of different length are padded with
     ``padding`` when batched. ``slices`` always holds :data:`ALL`. ``texts`` is what a person would
-    recognise a row by. ``truncated`` counts rows that were longer than the model takes.
+    recognise a row by. ``truncated`` counts rows that were longer than the ``max_length`` tokens that
+    they are cut to; None where rows are not texts.
 
     ``tokenwise`` examples are those of a language model: position t of a row predicts the token at
     t + 1, so a row of L tokens predicts L - 1, and ``labels`` are all 0. Their ``token_slices`` hold,
@@ -44,6 +45,7 @@ class Examples:
     digest: str
     padding: dict[str, int] = field(default_factory=dict, repr=False)
     truncated: int = 0
+    max_length: int | None = None
     tokenwise: bool = False
     token_slices: dict[str, list[np.ndarray]] = field(default_factory=dict, repr=False)
 

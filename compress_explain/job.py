@@ -13,11 +13,13 @@ from compress_explain.data import Splits
 from compress_explain.errors import InputError
 from compress_explain.evaluator import Evaluator
 from compress_explain.gates import EVERY, Gate, check_gates
+from compress_explain.masks import Masks
 from compress_explain.models import Subject
 from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.strategy import Quantizing, Strategy
+from compress_explain.vocabulary import Lexicon
 
 if TYPE_CHECKING:
     from compress_explain.deployment.scheme import Scheme
@@ -64,6 +66,17 @@ class Job:
     def deploys_onnx(self) -> bool:
         """Whether an ONNX file is deployed and judged: when it is asked for, or something is quantized."""
         return self.runtime == "onnx" or self.scheme is not None
+
+    def lexicon(self, masks: Masks) -> Lexicon:
+        """The tokens of the model under ``masks``."""
+        splits = self.splits
+        return Lexicon(
+            masks=masks,
+            tokenizer=self.subject.processor,
+            calibration=splits.calibration,
+            barred=frozenset((*splits.validation.texts, *splits.test.texts)),
+            batch_size=self.batch_size,
+        )
 
     def settings(self) -> dict[str, Any]:
         """Every decision that shapes the result, as plain values."""

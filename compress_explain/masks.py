@@ -1,5 +1,6 @@
 """Reversible edits: a component is switched off by zeroing its consumer's input at the site.
 
+A token has no site: what stands for taking it out is what the tokenizer without it makes of the texts.
 No weight is ever written to, so undoing a removal gives the original back bit for bit. A linear
 that is refitted to what is left computes with other weights, and its own are kept. One that is
 quantized gives what the edit of its weight makes of its input; gradients pass as if it did not round.
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress_explain.anatomy import Anatomy, Group
+from compress_explain.embedding import TOKENS, Embedding
 from compress_explain.errors import EditError
 from compress_explain.refits import Refit, Refits, put, refittable, weights_of
 from compress_explain.weight_edits import Prepared, weight_edit
@@ -87,6 +89,12 @@ class Masks:
         self._ready.clear()
         self.fitted_to = self._flags(like=self.removed if refits else None)
 
+    @property
+    def removed_tokens(self) -> Bool[Tensor, " count"] | None:
+        """Which rows of the token embedding are gone; None while all are there."""
+        flags = self.removed.get(TOKENS)
+        return flags if flags is not None and flags.any() else None
+
     def _flags(self, like: dict[str, Bool[Tensor, " count"]] | None = None) -> dict[str, Bool[Tensor, " count"]]:
         """Flags of their own over every group: as in ``like``, or none set."""
         return {name: like[name].clone() if like else torch.zeros_like(flags) for name, flags in self.removed.items()}
@@ -111,14 +119,14 @@ class Masks:
                 self.attach()
 
     def is_removed(self, component: str) -> bool:
-        group, index = self.anatomy.locate(component)
-        return bool(self.removed[group.name][index])
+        part, index = self.anatomy.find(component)
+        return part.name in self.removed and bool(self.removed[part.name][index])
 
     @property
     def components(self) -> list[str]:
         """Every removed component, in the order of the anatomy."""
         return [
-            self.anatomy.groups[name].components[index]
+            self.anatomy.parts[name].components[index]
             for name, flags in self.removed.items()
             for index in flags.nonzero().flatten().tolist()
         ]
@@ -160,7 +168,9 @@ class Masks:
         return [component for component, group, index in located if not alive[group.name][index]]
 
     def _switch(self, components: Iterable[str], *, off: bool) -> None:
-        located = [(component, *self.anatomy.locate(component)) for component in components]
+        located = [(component, *self.anatomy.find(component)) for component in components]
+        if any(isinstance(part, Embedding) for _, part, _ in located):
+            self.removed.setdefault(TOKENS, torch.zeros(self.anatomy.parts[TOKENS].count, dtype=torch.bool))
         seen: set[tuple[str, int]] = set()
         for component, group, index in located:  # all are checked before any is switched
             if bool(self.removed[group.name][index]) is off or (group.name, index) in seen:
@@ -170,6 +180,8 @@ class Masks:
         for _, group, index in located:
             self.removed[group.name][index] = off
         for group in {group.name: group for _, group, _ in located}.values():
+            if isinstance(group, Embedding):
+                continue
             flags = self.removed[group.name]
             with torch.inference_mode(False):  # wherever it is switched, autograd must be able to use it
                 self._coordinates[group.name] = flags.repeat_interleave(group.width) if flags.any() else None

@@ -15,6 +15,8 @@ from compress_explain.anatomy import Anatomy
 from compress_explain.checkpoint import load_compressed
 from compress_explain.course import Stage, course, trust
 from compress_explain.dossier import dossier, dossier_text, shares
+from compress_explain.edits import Edit
+from compress_explain.embedding import TOKEN
 from compress_explain.errors import Exit, InputError
 from compress_explain.examples import ALL
 from compress_explain.folder import write_json, write_text
@@ -136,7 +138,7 @@ def write_report(run: Run, splits: Splits, labels: dict[int, str]) -> None:
 
 
 def component_table(session: Session) -> pd.DataFrame:
-    """What became of every removable component, with its price on the untouched model."""
+    """What became of every component that meets a site, with its price on the untouched model, and of every token that ever went."""
     prices = Prices.load(_start(session.folder))
     decision, gradient = shares(prices)
     table = prices.to_frame()
@@ -156,11 +158,29 @@ def component_table(session: Session) -> pd.DataFrame:
                 entry |= {"status": "removed", "removed_step": applied.plan.step, "removed_reason": edit.reason}
             else:
                 entry |= {"status": "restored", "restored_step": applied.plan.step, "restored_reason": edit.reason}
+    overall = pd.concat([overall, _token_rows(session)], ignore_index=True)
     columns = ("status", "removed_step", "removed_reason", "restored_step", "restored_reason")
     for column in columns:
         default = "kept" if column == "status" else None
         overall[column] = [story.get(component, {}).get(column, default) for component in overall["component"]]
     return overall
+
+
+def _token_rows(session: Session) -> pd.DataFrame:
+    """One row a token that was removed at some time; one that always stayed has no story."""
+    first: dict[str, Edit] = {}
+    for applied in applied_plans(session.ledger):
+        for edit in applied.plan.edits:
+            if edit.kind == TOKEN and edit.action == "remove" and not applied.reverted:
+                first.setdefault(edit.component, edit)
+    rows = [
+        {
+            "component": edit.component, "kind": edit.kind, "parameters_saved": edit.parameters_saved, "flops_saved": 0,
+            "bytes_saved": FLOAT_BYTES * edit.parameters_saved, "expected_loss_change": edit.expected_loss_change,
+        }
+        for edit in first.values()
+    ]  # fmt: skip
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["component"])
 
 
 def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[str, Any]:
@@ -186,7 +206,7 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
             materialized.body["parameters"] if materialized else anatomy.parameters - saved_parameters)},
         "flops": {"original": anatomy.flops, "compressed": anatomy.flops - saved_flops},
         "components": {kind: {status: int(by_status.get((kind, status), 0)) for status in ("kept", "removed", "restored")}
-                       for kind in anatomy.kinds},
+                       for kind in anatomy.kinds} | _token_counts(anatomy, by_status),
         "restored_share": {"count": len(returned) / max(1, len(once_removed)),
                            "flops": float(returned["flops_saved"].sum()) / max(1, int(once_removed["flops_saved"].sum()))},
         "first_verdicts": judged[0].body["verdicts"],
@@ -217,6 +237,14 @@ def _deployed(ledger: Ledger, anatomy: Anatomy) -> dict[str, Any] | None:
         **made.body,
         "beside_masked": compared.body,
     }
+
+
+def _token_counts(anatomy: Anatomy, by_status: pd.Series) -> dict[str, dict[str, int]]:
+    """Of tokens, if any ever went; what always stayed is in no table."""
+    gone, back = (int(by_status.get((TOKEN, status), 0)) for status in ("removed", "restored"))
+    if anatomy.embedding is None or not gone + back:
+        return {}
+    return {TOKEN: {"kept": anatomy.embedding.count - gone - back, "removed": gone, "restored": back}}
 
 
 def _known(session: Session, components: pd.DataFrame) -> dict[str, Any]:

@@ -9,8 +9,8 @@ slice that is paid for by another stops being picked as soon as the other become
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from compress_explain.anatomy import Anatomy, Group
 from compress_explain.edits import Edit
+from compress_explain.embedding import TOKEN, TOKENS
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 from compress_explain.gates import Verdict
@@ -27,6 +28,7 @@ from compress_explain.masks import Masks
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes
 from compress_explain.ranking import ordinal
+from compress_explain.replay import Applied
 from compress_explain.weight_edits import Unedited
 
 _MEMORY = 2**30  # bytes of logit moves held at once; beyond it examples are thinned evenly
@@ -108,13 +110,34 @@ def choose_restorations(
     that is removed would help.
     """
     aimed = [each for each in verdicts if math.isfinite(each.slack) and each.slice in examples.slices]
-    if not aimed or not (masks.components or masks.quantized):
+    removed = not all(part.startswith(TOKENS) for part in masks.components)
+    if not aimed or not (removed or masks.quantized):
         return ()
     moves = _collect(masks, examples, batch_size, work, advance)
     aims = _Aims(examples, aimed, moves.rows, moves.labels)
     picked = _pick(moves, aims, flops, most, reserve)
     return tuple(
         _edit(masks.anatomy, moves, aims, masks.quantized, index, place) for place, index in enumerate(picked, start=1)
+    )
+
+
+def tokens_back(plans: Iterable[Applied], masks: Masks) -> tuple[Edit, ...]:
+    """Every token that is gone, put back: the last to be planned, the likeliest to be met, first.
+
+    Calibration cannot say which of them a gate needs; which can be done without is tried afterwards.
+    """
+    planned = [edit for applied in plans for edit in applied.plan.edits if edit.kind == TOKEN]
+    gone = {edit.component: edit for edit in planned if edit.action == "remove" and masks.is_removed(edit.component)}
+    return tuple(
+        replace(
+            edit,
+            action="restore",
+            reason="nothing else that was removed would help the gates, so tokens come back, the likeliest to be met first",
+            expected_loss_change=-edit.expected_loss_change,
+            parameters_saved=-edit.parameters_saved,
+            flops_saved=0,
+        )
+        for edit in reversed(gone.values())
     )
 
 

@@ -75,8 +75,8 @@ def replay(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     indices: dict[str, list[int]] = {}
     ledger = read_ledger(Path(folder))
     for component in removed_components(ledger):
-        group, index = anatomy.locate(component)
-        indices.setdefault(group.name, []).append(index)
+        part, index = anatomy.find(component)
+        indices.setdefault(part.name, []).append(index)
     flags = removed_flags(anatomy, indices)
     file = standing_refits(ledger)
     refits = {} if file is None else load_refits(base, anatomy, flags, file)

@@ -49,11 +49,12 @@ def compress(session: Session) -> Pairs:
         author = type(strategy).__name__.lower()
         for round_number in range(strategy.rounds):
             step = f"{position}-{author}-{round_number + 1}"
-            if session.masks.components or isinstance(strategy, Quantizing):
+            sited = set(strategy.kinds) & set(session.anatomy.kinds)
+            if (session.masks.components and sited) or isinstance(strategy, Quantizing):
                 prices = session.price(step, calibration, menu_of(session.anatomy, strategy))
             situation = Situation(
                 anatomy=session.anatomy, prices=prices, removed=session.masks.removed, round=round_number,
-                quantized=session.masks.quantized,
+                quantized=session.masks.quantized, lexicon=session.lexicon,
             )  # fmt: skip
             plan = session.propose(step, author, partial(strategy.plan, situation))
             if not plan.edits:

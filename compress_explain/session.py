@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from transformers import AutoTokenizer
 
 from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.checkpoint import load_compressed, save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.edits import Edit, Plan
+from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
 from compress_explain.examples import ALL, Examples
 from compress_explain.folder import open_folder
@@ -38,13 +40,17 @@ from compress_explain.pricing import (
     expected_joint,
     observed_joint,
     price,
+    share_of,
+    together,
 )
 from compress_explain.progress import Progress
 from compress_explain.provenance import environment
 from compress_explain.refits import Refits, load_refits, save_refits
-from compress_explain.reinstate import choose_restorations
+from compress_explain.reinstate import choose_restorations, tokens_back
+from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
 from compress_explain.surgery import expected_parameters, materialize
+from compress_explain.vocabulary import Lexicon, read_by
 
 Predicts = Callable[[Examples, int, Callable[[int], None]], np.ndarray]  # logits, in batches of that size
 
@@ -95,6 +101,7 @@ class Session:
         path, record = self._table(f"prices-{step}"), self.ledger.find("priced", step)
         if record and any(plan.seq > record.seq for plan in self.ledger.of_kind("planned")):
             return Prices.load(path)  # without the moves, which only a plan that is still to be made needs
+        examples = self.read(examples)
         with self.progress.track(f"pricing ({step})", len(examples)) as advance:
             prices = price(
                 self.masks, examples, menu=menu, batch_size=self.job.batch_size, refinement=Refinement(),
@@ -132,6 +139,8 @@ class Session:
         plan.to_frame().to_parquet(path, index=False)
         body = {"author": author, "action": edits[0].action if edits else "none", "counts": plan.counts(),
                 "flops_saved": plan.flops_saved, "parameters_saved": plan.parameters_saved}  # fmt: skip
+        if self.lexicon.rehearsals:
+            body["vocabulary"] = self.lexicon.rehearsals.pop().facts
         self.ledger.append("planned", step, body, (path,))
         return plan
 
@@ -142,9 +151,12 @@ class Session:
             validation = self.job.splits.validation
             with self.progress.track(f"expected effect of the whole ({plan.step})", len(validation)) as advance:
                 joint = expected_joint(
-                    self.masks, validation, plan.of_components, before.compressed, self.job.batch_size, advance,
-                    linears=plan.edits_of_linears,
+                    self.masks, self.read(validation), plan.of_components, before.compressed, self.job.batch_size,
+                    advance, linears=plan.edits_of_linears,
                 )[ALL]  # fmt: skip
+            of_tokens = self._expected_of_tokens(plan)
+            others = plan.of_components or plan.edits_of_linears
+            joint = joint if of_tokens is None else together(joint, of_tokens) if others else of_tokens
             self._refuse_idle_edits(plan)
             self._switch(plan)
             self.ledger.append("applied", plan.step, {"expected": asdict(joint)})
@@ -165,7 +177,7 @@ class Session:
 
     def refit(self, step: str) -> None:
         """Put the weights in place that make up best for what is gone now."""
-        if self._compensator is None:
+        if self._compensator is None or self._at_no_site(step):
             return
         table, tensors = self._table(f"refits-{step}"), self.folder / "tensors" / f"refits-{step}.safetensors"
         if not self.ledger.find("refitted", step):
@@ -182,6 +194,7 @@ class Session:
 
     @cached_property
     def _compensator(self) -> Compensator | None:
+        """It reads calibration as the original cuts it, so that both can be compared token by token."""
         calibration, chosen = self.job.splits.calibration, self.job.compensation
         return None if chosen is None else Compensator(self.masks, calibration, chosen, self.job.batch_size)
 
@@ -193,17 +206,31 @@ class Session:
         self.masks.refit(self._before[plan.step])
 
     def restorations(self, step: str, verdicts: Sequence[Verdict], allowance: float, most: float) -> tuple[Edit, ...]:
-        """What to put back, worth at most ``allowance`` FLOPs (one component: ``most``), priced for every gate at once."""
-        calibration = self.job.splits.calibration
+        """What to put back, worth at most ``allowance`` FLOPs (one component: ``most``), priced for every gate at once.
+
+        Tokens come last, when nothing else would help: calibration does not use them and cannot price them.
+        """
+        calibration = self.read(self.job.splits.calibration)
         with self.progress.track(f"pricing restorations ({step})", len(calibration)) as advance:
-            return choose_restorations(
+            chosen = choose_restorations(
                 self.masks, calibration, verdicts, flops=allowance, most=most,
                 reserve=self.job.reinstatement.reserve, batch_size=self.job.batch_size, work=self.work, advance=advance,
             )  # fmt: skip
+        return chosen or tokens_back(applied_plans(self.ledger), self.masks)
 
     def observe(self, step: str) -> Pairs:
         """Predictions of the masked model on validation, beside the original's."""
-        return self._predictions(step, self.job.splits.validation, partial(predict, self.job.subject.model))
+        validation = self.job.splits.validation
+        return self._predictions(step, validation, partial(predict, self.job.subject.model), self.read(validation))
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """The model's tokens."""
+        return self.job.lexicon(self.masks)
+
+    def read(self, examples: Examples) -> Examples:
+        """``examples`` as the model reads them without the tokens that are gone now."""
+        return examples if self.masks.removed_tokens is None else self.lexicon.read(examples).examples
 
     def judge(self, step: str, pairs: Pairs) -> list[Verdict]:
         """Scores and verdicts from paired predictions."""
@@ -226,7 +253,10 @@ class Session:
     def record_effect(self, step: str, before: Pairs, after: Pairs, expected: Joint) -> None:
         """Put what a step did beside what it was expected to do."""
         if not self.ledger.find("observed", step):
-            body = {"expected": asdict(expected), "observed": asdict(observed_joint(before, after))}
+            body: dict[str, Any] = {"expected": asdict(expected), "observed": asdict(observed_joint(before, after))}
+            if self.masks.removed_tokens is not None:
+                validation = self.job.splits.validation
+                body["reading"] = self.lexicon.read(validation).facts(validation)
             self.ledger.append("observed", step, body)
 
     def untouched(self, examples: Examples) -> Pairs:
@@ -274,11 +304,13 @@ class Session:
         return folder
 
     def _processor(self) -> Any:
-        """What goes with the artifact: a tokenizer that cuts where the judged texts were cut."""
+        """What goes with the artifact: a tokenizer of the tokens that are left, that cuts where the judged texts were cut."""
+        fewer = self.masks.removed_tokens is not None
+        own = self.lexicon.without(self.lexicon.gone) if fewer else self.job.subject.processor
         spec = self.job.splits.spec
         if self.job.subject.task != "text-classification" or spec is None or spec.max_length is None:
-            return self.job.subject.processor
-        processor = copy.deepcopy(self.job.subject.processor)
+            return own
+        processor = copy.deepcopy(own)
         processor.model_max_length = spec.max_length
         return processor
 
@@ -288,10 +320,11 @@ class Session:
             return
         from compress_explain.deployment.deploy import FILE, deploy  # seconds to import
 
+        calibration, validation = self.job.splits.calibration, self.job.splits.validation
         if not self.ledger.find("deployed", "artifact"):
             self.progress.say("writing the ONNX file and checking it against the model")
             made = deploy(
-                load_compressed(artifact), self.anatomy, self.job.splits.calibration, artifact / FILE,
+                load_compressed(artifact), self.anatomy, self._read_by_artifact(calibration, artifact), artifact / FILE,
                 scheme=self.job.scheme, quantized=self.masks.quantized,
             )  # fmt: skip
             table = self._table("linears")
@@ -301,7 +334,8 @@ class Session:
                     "linears": {name: stored.count(name) for name in dict.fromkeys(stored)}}  # fmt: skip
             files = [table, *sorted(artifact.glob(f"{FILE}*"))]
             self.ledger.append("deployed", "artifact", body, tuple(files))
-        deployed = self._predictions("deployed", self.job.splits.validation, self._deployed(artifact))
+        read = self._read_by_artifact(validation, artifact)
+        deployed = self._predictions("deployed", validation, self._deployed(artifact), read)
         if not self.ledger.find("compared", "deployed"):
             same = masked.compressed.argmax(1) == deployed.compressed.argmax(1)
             body = {"split": masked.split, "agreement": float(same.mean()), "n": len(same),
@@ -310,7 +344,8 @@ class Session:
 
     def observe_artifact(self, artifact: Path) -> Pairs:
         """Predictions of what will be deployed, loaded from disk, on the test split."""
-        return self._predictions("artifact", self.job.splits.test, self._deployed(artifact))
+        test = self.job.splits.test
+        return self._predictions("artifact", test, self._deployed(artifact), self._read_by_artifact(test, artifact))
 
     def _deployed(self, artifact: Path) -> Predicts:
         if not self.job.deploys_onnx:
@@ -320,13 +355,20 @@ class Session:
 
         return partial(run_examples, OnnxRunner(path=artifact / FILE, threads=torch.get_num_threads()))
 
-    def _predictions(self, step: str, examples: Examples, predicts: Predicts) -> Pairs:
+    def _read_by_artifact(self, examples: Examples, artifact: Path) -> Examples:
+        """``examples`` as the artifact's own tokenizer cuts them, where tokens went."""
+        if self.masks.removed_tokens is None:
+            return examples
+        return read_by(examples, AutoTokenizer.from_pretrained(artifact))
+
+    def _predictions(self, step: str, examples: Examples, predicts: Predicts, read: Examples) -> Pairs:
+        """Of what ``predicts`` and reads ``examples`` as ``read``, beside the original's."""
         path = self.folder / "predictions" / f"{step}-{examples.name}.parquet"
         name = f"{step}-{examples.name}"
         if self.ledger.find("predicted", name):
             return Pairs.load(path)
         original = self.original(examples)
-        pairs = pair(examples, original, self._predict(predicts, examples, f"evaluating on {examples.name} ({step})"))
+        pairs = pair(examples, original, self._predict(predicts, read, f"evaluating on {examples.name} ({step})"))
         pairs.save(path)
         self.ledger.append("predicted", name, {"split": examples.name, "rows": len(examples)}, (path,))
         return pairs
@@ -346,13 +388,30 @@ class Session:
 
     def _refuse_idle_edits(self, plan: Plan) -> None:
         """A removal is believed only if there was something to remove (a dead part must be priced 0)."""
-        suspects = [edit.component for edit in plan.edits if edit.action == "remove" and edit.expected_loss_change != 0]
-        for batch in self.job.splits.calibration.batches(self.job.batch_size):
+        priced = [edit for edit in plan.edits if edit.action == "remove" and edit.expected_loss_change != 0]
+        suspects = [edit.component for edit in priced if edit.kind != TOKEN]
+        for batch in self.read(self.job.splits.calibration).batches(self.job.batch_size):
             if not suspects:
                 return
             suspects = self.masks.silent(suspects, batch.inputs)
         if suspects:
             raise EditError(f"{suspects[0]} has no output to remove, yet its removal was priced")
+
+    def _expected_of_tokens(self, plan: Plan) -> Joint | None:
+        """What the tokens of a plan are expected to do: what was rehearsed, or their part of it; None if it has none."""
+        change = sum(edit.expected_loss_change for edit in plan.edits if edit.kind == TOKEN)
+        rehearsed = [record for record in self.ledger.of_kind("planned") if "vocabulary" in record.body]
+        if TOKEN not in plan.counts() or not rehearsed:
+            return None
+        whole = Joint(**rehearsed[-1].body["vocabulary"]["expected"])
+        if rehearsed[-1].step == plan.step:
+            return whole
+        return share_of(whole, change / whole.loss_change if whole.loss_change else 0.0)
+
+    def _at_no_site(self, step: str) -> bool:
+        """Whether a step changed nothing that weights are fitted to."""
+        planned = self.ledger.find("planned", step)
+        return planned is not None and planned.body["counts"].keys() <= {TOKEN, "linear"}
 
     def _switch(self, plan: Plan) -> None:
         self._before[plan.step] = self.masks.refits
@@ -379,6 +438,8 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
             session.start()
+            if any(TOKEN in strategy.kinds for strategy in job.strategies):
+                _ = session.lexicon.pieces  # refused before anything is priced
             yield session
 
 

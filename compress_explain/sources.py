@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from compress_explain.errors import InputError
+from compress_explain.errors import InputError, did_you_mean
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -33,6 +33,28 @@ def read_rows(where: str, source: str, limit: int | None = None, seed: int = 0) 
     if limit is not None and limit < len(frame):
         frame = frame.sample(limit, random_state=seed)
     return frame.reset_index(drop=True)
+
+
+def read_texts(where: str, source: str, column: str) -> list[str]:
+    """The texts of ``source``: every line of a ``.txt`` file that is not empty, or a column of what :func:`read_rows` reads.
+
+    Raises:
+        InputError: the source cannot be read, has no texts, or no such column.
+    """
+    if Path(source).suffix != ".txt":
+        frame = read_rows(where, source)
+        if column not in frame.columns:
+            known = did_you_mean(column, map(str, frame.columns))
+            raise InputError(where, column, f"no such column in {source}", known)
+        return frame[column].dropna().astype(str).tolist()
+    try:
+        lines = [line.strip() for line in Path(source).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"cannot be read ({str(error).splitlines()[0]})"
+        raise InputError(where, source, problem, "give a file of UTF-8 text") from None
+    if not any(lines):
+        raise InputError(where, source, "no texts", "give a file with a text on each line")
+    return [line for line in lines if line]
 
 
 _RANGE = re.compile(r"(?P<path>.+)\[(?P<start>\d*%?):(?P<stop>\d*%?)\]")

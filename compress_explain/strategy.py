@@ -14,6 +14,7 @@ from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.edits import Edit
 from compress_explain.pricing.menu import Menu, menu_of_kinds
 from compress_explain.pricing.prices import Prices
+from compress_explain.vocabulary.lexicon import Lexicon
 from compress_explain.weight_edits import weight_edit
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Situation:
     """What a strategy decides on: the model as it is now, and what each further edit would do.
 
     ``removed`` flags the components of each group that are gone, ``quantized`` names the linears
-    that are quantized already; ``round`` counts this strategy's calls from 0.
+    that are quantized already; ``round`` counts this strategy's calls from 0. ``lexicon`` answers
+    about tokens; None where nobody asked.
     """
 
     anatomy: Anatomy
@@ -33,6 +35,7 @@ class Situation:
     removed: Mapping[str, Tensor] = field(repr=False)
     round: int
     quantized: Collection[str] = ()
+    lexicon: Lexicon | None = field(default=None, repr=False)
 
     def flops_left(self, linear: str) -> float:
         """FLOPs of a linear that is not quantized yet, of the share that is left of it; 0 of others."""

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compress_explain.anatomy import Anatomy, Group, Removed, base_prefix
+from compress_explain.embedding import TOKENS, cut_rows
 from compress_explain.emptied import EmptiedAttention
 from compress_explain.families import family_of
 from compress_explain.refits import Refits, put
@@ -29,11 +30,13 @@ def materialize(
 
 def cut(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> None:
     """Remove components from ``model`` in place; a sublayer without any adds its consumer's bias alone."""
-    touched = [anatomy.groups[name] for name, flags in removed.items() if flags.any()]
+    touched = _touched(anatomy, removed)
     own_biases = _biases_to_copy(model, touched)
     with torch.no_grad():
         for attention, weight in own_biases.items():
             _give_own_bias(model.get_submodule(attention), weight)
+        if anatomy.embedding is not None and removed.get(TOKENS, torch.zeros(1)).any():
+            cut_rows(model, removed[TOKENS])
         for group in touched:
             _cut_group(model, group, (~removed[group.name]).nonzero().flatten())
     for attention in own_biases:
@@ -43,7 +46,7 @@ def cut(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> None:
 def expected_parameters(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> int:
     """Parameters of the smaller model: what the edits save, and any position bias that had to be copied."""
     saved, _ = anatomy.saved(dict(removed))
-    touched = [anatomy.groups[name] for name, flags in removed.items() if flags.any()]
+    touched = _touched(anatomy, removed)
     copies = 0
     by_attention = {group.attention: group for group in anatomy.groups.values() if group.attention}
     for attention, weight in _biases_to_copy(model, touched).items():
@@ -64,6 +67,10 @@ def _around_heads(model: PreTrainedModel, group: Group) -> int:
         for name, parameter in model.named_parameters()
         if name.startswith(attention) and name.rpartition(".")[0] not in of_heads
     )
+
+
+def _touched(anatomy: Anatomy, removed: Removed) -> list[Group]:
+    return [group for name, group in anatomy.groups.items() if name in removed and removed[name].any()]
 
 
 def _cut_group(model: PreTrainedModel, group: Group, kept: Int[Tensor, " kept"]) -> None:

@@ -4,5 +4,6 @@ from .heads import Heads
 from .int8_dynamic import Int8Dynamic
 from .neurons import Neurons
 from .structured import Structured
+from .vocabulary import Vocabulary
 
-__all__ = ["Heads", "Int8Dynamic", "Neurons", "Structured"]
+__all__ = ["Heads", "Int8Dynamic", "Neurons", "Structured", "Vocabulary"]

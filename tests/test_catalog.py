@@ -21,7 +21,9 @@ from compress_explain.predictions import Pairs
 from compress_explain.pricing import price
 from compress_explain.scores import Score
 from compress_explain.strategy import Situation, check_strategy
+from compress_explain.vocabulary import Lexicon
 from tests.tiny import flagged, tiny_examples, tiny_model, uneven_removal
+from tests.words import TEXTS, read_examples, reading_model, trained_tokenizer
 
 OPTIONS = {"heads": {"share": 0.25}, "neurons": {"share": 0.25}, "structured": {"flops_kept": 0.8}}
 
@@ -107,13 +109,18 @@ def test_every_strategy_conforms(name):
 def test_every_strategy_decides_before_it_does(name, family):
     """A plan is a value: the same again for the same situation, and nothing has changed meanwhile."""
     strategy = STRATEGIES.build(name, OPTIONS.get(name, {}))
-    model = tiny_model(family, labels=2)
+    tokenizer = trained_tokenizer(family) if "token" in strategy.kinds else None
+    model = reading_model(family, tokenizer) if tokenizer else tiny_model(family, labels=2)
+    examples = read_examples(tokenizer, TEXTS[:40]) if tokenizer else tiny_examples(family, labels=2)
     anatomy = read_anatomy(model, 9)
     masks = Masks(model, anatomy)
     masks.remove(flagged(anatomy, uneven_removal(anatomy, 1))[::4])
     before = masks.components
-    prices = price(masks, tiny_examples(family, labels=2))
-    situation = Situation(anatomy=anatomy, prices=prices, removed=masks.removed, round=strategy.rounds - 1)
+    prices = price(masks, examples)
+    lexicon = Lexicon(masks=masks, tokenizer=tokenizer, calibration=examples, barred=frozenset())
+    situation = Situation(
+        anatomy=anatomy, prices=prices, removed=masks.removed, round=strategy.rounds - 1, lexicon=lexicon
+    )
     plan = strategy.plan(situation)
     assert plan == strategy.plan(situation)
     assert plan and masks.components == before
@@ -121,11 +128,15 @@ def test_every_strategy_decides_before_it_does(name, family):
     assert len(set(named)) == len(named)
     assert not set(named) & set(before)
     for edit in plan:
-        group, _ = anatomy.locate(edit.component)
+        group, _ = anatomy.find(edit.component)
         assert edit.kind == group.kind and edit.kind in strategy.kinds
         assert (edit.action, edit.parameters_saved, edit.flops_saved) == ("remove", group.parameters, group.flops)
-        assert edit.expected_loss_change == prices.loss_change()[prices.components.index(edit.component)]
+        if edit.kind in anatomy.kinds:
+            assert edit.expected_loss_change == prices.loss_change()[prices.components.index(edit.component)]
         assert edit.reason
+    if tokenizer:  # tokens are rehearsed together
+        rehearsed = lexicon.rehearsals[-1].expected["all"].loss_change
+        assert sum(edit.expected_loss_change for edit in plan) == pytest.approx(rehearsed)
     masks.remove(named)
     assert not any(flags.all() for flags in masks.removed.values()), "a sublayer keeps at least one component"
 

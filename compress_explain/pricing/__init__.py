@@ -2,7 +2,7 @@
 
 from compress_explain.pricing.audit import Audit, AuditPlan, Sample, audit
 from compress_explain.pricing.engine import Engine, Local, RayWorkers
-from compress_explain.pricing.joint import Joint, expected_joint, observed_joint
+from compress_explain.pricing.joint import Joint, expected_joint, observed_joint, share_of, together
 from compress_explain.pricing.menu import Candidate, Menu, read_menu
 from compress_explain.pricing.price import MOVES, price
 from compress_explain.pricing.prices import Prices
@@ -26,4 +26,6 @@ __all__ = [
     "observed_joint",
     "price",
     "read_menu",
+    "share_of",
+    "together",
 ]

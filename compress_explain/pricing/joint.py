@@ -10,7 +10,7 @@ Measured on MiniLM/SST-2: docs/measurements.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 
 import numpy as np
@@ -81,6 +81,25 @@ def expected_joint(
         name: _mean(row, int(flags.sum()))
         for row, (name, flags) in zip(totals.tolist(), examples.slices.items(), strict=True)
     }
+
+
+def share_of(whole: Joint, share: float) -> Joint:
+    """What is expected of a part of an edit; of undoing it, when ``share`` is negative."""
+    to_wrong, to_right = abs(share) * whole.flips_to_wrong, abs(share) * whole.flips_to_right
+    return Joint(
+        loss_change=share * whole.loss_change,
+        kl=abs(share) * whole.kl,
+        flips_to_wrong=to_wrong if share >= 0 else to_right,
+        flips_to_right=to_right if share >= 0 else to_wrong,
+        accuracy_change=share * whole.accuracy_change,
+        n=whole.n,
+    )
+
+
+def together(first: Joint, second: Joint) -> Joint:
+    """What two edits are expected to do that do not meet: the sum, over the rows of the first."""
+    summed = {each.name: getattr(first, each.name) + getattr(second, each.name) for each in fields(Joint)}
+    return Joint(**{**summed, "n": first.n})
 
 
 def _towards(masks: Masks, components: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -23,6 +23,7 @@ from compress_explain.report.reinstated import reinstated
 from compress_explain.report.removed import removed
 from compress_explain.report.slices import slice_section
 from compress_explain.report.steps import effects
+from compress_explain.report.tokens import tokens
 from compress_explain.report.verdict import opening
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "gates": gate_rows(run, final),
         "removed": removed(run),
         "deployed": deployed(run),
+        "tokens": tokens(run),
         "parts": parts(run),
         "audit": audited(run),
         "effects": effects(run, first),

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from compress_explain.edits import VERBS, counted
+from compress_explain.embedding import TOKENS
 from compress_explain.errors import InputError, did_you_mean
-from compress_explain.ledger import Record
+from compress_explain.ledger import Ledger, Record
 from compress_explain.replay import applied_plans, read_ledger
 from compress_explain.terminal.console import output
 
@@ -75,6 +76,10 @@ def print_component(folder: Path, component: str, console: Console | None = None
     prices = pd.concat([pd.read_parquet(folder / name) for name in tables])
     mine = prices[prices["component"] == component]
     mine = mine[~mine.duplicated("slice")]  # as it was priced first
+    if component.startswith(TOKENS):
+        if not _print_story(console, ledger, component):
+            console.print("No step removed it; a token that stays has no price.")
+        return
     if mine.empty:
         known = prices["component"].unique()
         raise InputError(
@@ -85,6 +90,12 @@ def print_component(folder: Path, component: str, console: Console | None = None
         f"[bold]{component}[/] ({first['kind']}): {first['parameters_saved']:,} parameters, {first['flops_saved']:,} FLOPs"
     )
     console.print(_price_table(mine))
+    if not _print_story(console, ledger, component):
+        console.print("It was priced and kept.")
+
+
+def _print_story(console: Console, ledger: Ledger, component: str) -> bool:
+    """Every step that switched a component, with its reason; whether there was one."""
     times = {record.step: record.time for record in ledger.of_kind("applied")}
     touched = False
     for applied in applied_plans(ledger):
@@ -95,10 +106,10 @@ def print_component(folder: Path, component: str, console: Console | None = None
                 f"{times[applied.plan.step]}  {verb} at step {applied.plan.step}: {edit.reason}",
                 highlight=False,
                 soft_wrap=True,
+                markup=False,
             )
             _print_effect(console, ledger.find("observed", applied.plan.step), len(applied.plan))
-    if not touched:
-        console.print("It was priced and kept.")
+    return touched
 
 
 def _price_table(prices: pd.DataFrame) -> Table:

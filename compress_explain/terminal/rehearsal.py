@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from compress_explain.anatomy import read_anatomy
 from compress_explain.compensation import Compensator
 from compress_explain.edits import Edit, Plan, counted
-from compress_explain.examples import ALL
+from compress_explain.examples import ALL, Examples
 from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
 from compress_explain.masks import Masks
@@ -27,34 +28,39 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     proposed: list[Edit] = []
     joints: list[dict[str, Joint]] = []
     with Masks(job.subject.model, anatomy) as masks:
+        lexicon = job.lexicon(masks)
         compensator = None
         if job.compensation is not None:
             compensator = Compensator(masks, calibration, job.compensation, job.batch_size)
-        start = _priced(job, masks, progress, "start")
+        start = _priced(job, masks, calibration, progress, "start")
         for strategy in job.strategies:
             author = type(strategy).__name__.lower()
             for round_number in range(strategy.rounds):
-                prices = start
-                if proposed or isinstance(strategy, Quantizing):
-                    prices = _priced(job, masks, progress, f"{author} {round_number + 1}", menu_of(anatomy, strategy))
-                edits = strategy.plan(
-                    Situation(
-                        anatomy=anatomy,
-                        prices=prices,
-                        removed=masks.removed,
-                        round=round_number,
-                        quantized=masks.quantized,
-                    )
+                sited = set(strategy.kinds) & set(anatomy.kinds)
+                read = calibration if masks.removed_tokens is None else lexicon.read(calibration).examples
+                label, prices = f"{author} {round_number + 1}", start
+                if (proposed and sited) or isinstance(strategy, Quantizing):
+                    prices = _priced(job, masks, read, progress, label, menu_of(anatomy, strategy))
+                situation = Situation(
+                    anatomy=anatomy,
+                    prices=prices,
+                    removed=masks.removed,
+                    round=round_number,
+                    quantized=masks.quantized,
+                    lexicon=lexicon,
                 )
+                edits = strategy.plan(situation)
                 if not edits:
                     continue
-                plan = Plan(step=f"{author} {round_number + 1}", author=author, edits=edits)
-                present = predict(job.subject.model, calibration, job.batch_size)
-                joints.append(
-                    expected_joint(
-                        masks, calibration, plan.of_components, present, job.batch_size, linears=plan.edits_of_linears
+                plan = Plan(step=label, author=author, edits=edits)
+                if lexicon.rehearsals:
+                    joints.append(lexicon.rehearsals.pop().expected)
+                else:
+                    present = predict(job.subject.model, read, job.batch_size)
+                    expected = expected_joint(
+                        masks, read, plan.of_components, present, job.batch_size, linears=plan.edits_of_linears
                     )
-                )
+                    joints.append(expected)
                 _print_step(console, f"{author}, round {round_number + 1}", plan, joints[-1][ALL])
                 masks.remove(plan.of("remove"))
                 masks.quantize(plan.quantized)
@@ -67,11 +73,13 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     return proposed
 
 
-def _priced(job: Job, masks: Masks, progress: Progress, label: str, menu: Menu | None = None) -> Prices:
-    with progress.track(f"pricing ({label})", len(job.splits.calibration)) as advance:
+def _priced(
+    job: Job, masks: Masks, examples: Examples, progress: Progress, label: str, menu: Menu | None = None
+) -> Prices:
+    with progress.track(f"pricing ({label})", len(examples)) as advance:
         return price(
             masks,
-            job.splits.calibration,
+            examples,
             menu=menu,
             batch_size=job.batch_size,
             refinement=Refinement(),
@@ -88,7 +96,7 @@ def _print_step(console: Console, title: str, plan: Plan, joint: Joint) -> None:
     table.add_column("component")
     table.add_column("why")
     for edit in edits[:5]:
-        table.add_row(edit.component, edit.reason)
+        table.add_row(edit.component, escape(edit.reason))
     if len(edits) > 5:
         table.add_row("…", f"and {len(edits) - 5:,} more")
     console.print(table)

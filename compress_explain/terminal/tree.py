@@ -28,9 +28,14 @@ def print_anatomy(anatomy: Anatomy, console: Console | None = None) -> None:
             for linear in (anatomy.linears[each] for each in sublayer.linears):
                 twig.add(f"[dim]{linear.name}  {linear.inputs} → {linear.outputs}, {linear.parameters:,} parameters[/]")
     elsewhere = anatomy.parameters_elsewhere
-    tree.add(
+    branch = tree.add(
         f"elsewhere (embeddings, final norms, task head)  {elsewhere:,} parameters, {elsewhere / anatomy.parameters:.1%}"
     )
+    if anatomy.embedding is not None:
+        tokens = anatomy.embedding
+        branch.add(
+            f"{tokens.name}.0 … {tokens.count - 1}  {tokens.count:,} tokens, each {tokens.parameters:,} parameters"
+        )
     (console or output()).print(tree, highlight=False, soft_wrap=True)
 
 
