@@ -17,26 +17,25 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import peers
-import torch
-from figures import Report, Row, setup
+from figures import Row, begin
 from options import names
+from subjects import columns, texts
+from transformers import PreTrainedModel
 
 from compress_explain.anatomy import read_anatomy
 from compress_explain.compensation import Compensation, Compensator
-from compress_explain.data import load_examples
 from compress_explain.examples import ALL, Examples
 from compress_explain.inquiry import tokens_of
 from compress_explain.masks import Masks
-from compress_explain.models import Subject, load_subject, quieten
+from compress_explain.models import load_subject
 from compress_explain.predictions import Pairs, pair, predict
-from compress_explain.pricing import MOVES, price
-from compress_explain.slices import SliceRule
-from compress_explain.stats import paired_accuracy_interval
+from compress_explain.pricing import MOVES, observed_joint, price
+from compress_explain.scores import METRICS, score
 from compress_explain.strategies import Structured
 from compress_explain.strategy import Situation
 
@@ -47,37 +46,14 @@ ROWS = 1024  # that prices and refits see
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subjected:
-    """A model, the training rows that it may be compressed with, and rows to judge it on."""
-
-    name: str
-    subject: Subject = field(repr=False)
-    training: Examples = field(repr=False)
-    judging: dict[str, Examples] = field(repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a subject comes from."""
+    """A model, the training rows that it may be compressed with, and rows to judge it on."""
 
     model: str
     training: str
     judging: dict[str, str]
     slices: tuple[str, ...]
     max_length: int
-
-    def load(self, name: str, models: Path, data: Path, rows: int) -> Subjected:
-        subject = load_subject(str(models / self.model), "text-classification")
-        rules = [SliceRule(name=column, column=column) for column in self.slices]
-        return Subjected(
-            name=name,
-            subject=subject,
-            training=load_examples(str(data / self.training), [], subject, rows=rows, max_length=self.max_length),
-            judging={
-                split: load_examples(str(data / file), rules, subject, max_length=self.max_length)
-                for split, file in self.judging.items()
-            },
-        )
 
 
 SOURCES = {
@@ -92,42 +68,72 @@ SOURCES = {
 }  # fmt: skip
 
 
+@dataclass(kw_only=True)
+class Trials:
+    """One model, made smaller in several ways; ``ours`` is what it then said, compensated, by FLOPs and split."""
+
+    name: str
+    model: PreTrainedModel = field(repr=False)
+    training: Examples = field(repr=False)
+    judging: dict[str, Examples] = field(repr=False)
+    originals: dict[str, np.ndarray] = field(repr=False)
+    tokens: int
+    ours: dict[tuple[float, str], np.ndarray] = field(default_factory=dict, repr=False)
+
+    def point(self, method: str, kept: float, options: argparse.Namespace) -> Iterator[Row]:
+        """With ``kept`` of its layer FLOPs, made from the original and judged on every split."""
+        with Masks(self.model, read_anatomy(self.model, self.tokens)) as masks:
+            start = time.perf_counter()
+            _compress(masks, self.training, method, kept, options)
+            seconds = time.perf_counter() - start
+            left = 1 - masks.anatomy.saved(masks.removed)[1] / masks.anatomy.flops
+            for split, rows in self.judging.items():
+                logits = predict(masks.model, rows, BATCH)
+                if method == METHODS[0]:
+                    self.ours[kept, split] = logits
+                yield {
+                    "case": self.name,
+                    "method": method,
+                    "FLOPs": f"{left:.3f}",
+                    "fewer": f"{1 / left:.2f} ×",
+                    "split": split,
+                    **_judged(pair(rows, self.originals[split], logits)),
+                    "ours better by, points (95%)": self._ours_better(rows, kept, split, logits),
+                    "seconds": f"{seconds:.0f}",
+                }
+
+    def _ours_better(self, rows: Examples, kept: float, split: str, logits: np.ndarray) -> str:
+        """Ours less the method at hand, on the same rows at the same FLOPs."""
+        ours = self.ours.get((kept, split))
+        return "" if ours is None else _difference(pair(rows, logits, ours))
+
+
+def _trials(name: str, options: argparse.Namespace) -> Trials:
+    source, data = SOURCES[name], options.data
+    subject, length = load_subject(str(options.models / source.model), "text-classification"), source.max_length
+    training = texts(data / source.training, (), subject, options.rows, max_length=length)
+    judging = {
+        split: texts(data / file, columns(*source.slices), subject, None, max_length=length)
+        for split, file in source.judging.items()
+    }
+    return Trials(
+        name=name,
+        model=subject.model,
+        training=training,
+        judging=judging,
+        originals={split: predict(subject.model, rows, BATCH) for split, rows in judging.items()},
+        tokens=tokens_of(subject, training),
+    )
+
+
 def main() -> None:
     options = _options()
-    quieten()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    report = Report(path=options.out)
-    print(", ".join(f"{name} {value}" for name, value in setup().items()), flush=True)
+    report = begin(options.out, options.threads)
     for name in options.cases:
-        case = SOURCES[name].load(name, options.models, options.data, options.rows)
-        originals = {split: predict(case.subject.model, rows, BATCH) for split, rows in case.judging.items()}
-        for method in options.methods:
+        trials = _trials(name, options)
+        for method in sorted(options.methods, key=METHODS.index):
             for kept in options.kept:
-                report.add("Frontier", list(_point(case, method, kept, originals, options)))
-
-
-def _point(
-    case: Subjected, method: str, kept: float, originals: dict[str, np.ndarray], options: argparse.Namespace
-) -> Iterator[Row]:
-    """One model with ``kept`` of its layer FLOPs, made from the original and judged on every split."""
-    masks = Masks(case.subject.model, read_anatomy(case.subject.model, tokens_of(case.subject, case.training)))
-    with masks:
-        start = time.perf_counter()
-        _compress(masks, case.training, method, kept, options)
-        seconds = time.perf_counter() - start
-        left = 1 - masks.anatomy.saved(masks.removed)[1] / masks.anatomy.flops
-        for split, rows in case.judging.items():
-            pairs = pair(rows, originals[split], predict(masks.model, rows, BATCH))
-            yield {
-                "case": case.name,
-                "method": method,
-                "FLOPs": f"{left:.3f}",
-                "fewer": f"{1 / left:.2f} ×",
-                "split": split,
-                **_judged(pairs),
-                "seconds": f"{seconds:.0f}",
-            }
+                report.add("Frontier", list(trials.point(method, kept, options)))
 
 
 def _compress(masks: Masks, training: Examples, method: str, kept: float, options: argparse.Namespace) -> None:
@@ -162,8 +168,6 @@ def _take(masks: Masks, order: Sequence[str], kept: float) -> None:
 
 
 def _judged(pairs: Pairs) -> Row:
-    lost, won = _flips(pairs)
-    low, high = paired_accuracy_interval(lost, won, len(pairs))
     parts = {name: pairs.only(name) for name, rows in pairs.slices.items() if name != ALL and rows.sum() >= FEWEST}
     drops = {name: part.compressed_right.mean() - part.original_right.mean() for name, part in parts.items()}
     worst = min(drops, key=lambda name: drops[name])
@@ -171,15 +175,17 @@ def _judged(pairs: Pairs) -> Row:
         "n": len(pairs),
         "original": f"{pairs.original_right.mean():.4f}",
         "accuracy": f"{pairs.compressed_right.mean():.4f}",
-        "points (95%)": f"{100 * (won - lost) / len(pairs):+.2f} ({100 * low:+.2f} to {100 * high:+.2f})",
+        "points (95%)": _difference(pairs),
+        "KL": observed_joint(replace(pairs, compressed=pairs.original), pairs).kl,
         "agreement": f"{(pairs.original.argmax(1) == pairs.compressed.argmax(1)).mean():.4f}",
         "worst slice, points": f"{worst} {100 * drops[worst]:+.1f}",
     }
 
 
-def _flips(pairs: Pairs) -> tuple[int, int]:
-    lost = int((pairs.original_right & ~pairs.compressed_right).sum())
-    return lost, int((~pairs.original_right & pairs.compressed_right).sum())
+def _difference(pairs: Pairs) -> str:
+    """Of the accuracies, in points, with its interval."""
+    found = score(pairs, METRICS["accuracy"], ALL, confidence=0.95)
+    return f"{100 * found.difference:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
 
 
 def _options() -> argparse.Namespace:

@@ -27,7 +27,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnxruntime
 import torch
-from figures import Report, Row, setup
+from figures import Row, begin
 from transformers import PreTrainedModel
 
 from compress_explain.anatomy import read_anatomy
@@ -50,7 +50,7 @@ from compress_explain.deployment import (
     text_inputs,
 )
 from compress_explain.examples import Examples
-from compress_explain.models import load_subject, quieten
+from compress_explain.models import load_subject
 
 TASK = "text-classification"
 FORMAT = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8", "int8, plain": "int8"}
@@ -91,12 +91,9 @@ class Plain:
 
 def main() -> None:
     options = _options()
-    quieten()
     torch._dynamo.config.recompile_limit = 64  # counted over all models together
-    torch.set_num_threads(options.threads)
-    report = Report(path=options.out)
-    about = {**setup(), "onnxruntime": onnxruntime.__version__, "processor": torch.cpu.get_capabilities()["cpu_name"]}
-    print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+    about = {"onnxruntime": onnxruntime.__version__, "processor": torch.cpu.get_capabilities()["cpu_name"]}
+    report = begin(options.out, options.threads, about)
     subject = load_subject(options.model, TASK)
     examples = load_examples(options.data, [], subject, rows=options.rows, max_length=options.max_length)
     models = {"original": subject.model}

@@ -16,8 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-from figures import Report, Row, setup
+from figures import Report, Row, begin
 from options import names
 from price_classes import classes
 from price_cost import cost
@@ -28,7 +27,6 @@ from price_quality import audited, margins, rankings, removals
 from subjects import CASES, Case, Places
 
 from compress_explain.examples import ALL
-from compress_explain.models import quieten
 from compress_explain.predictions import predict
 
 PARTS = ("cost", "quality", "joint", "classes")
@@ -36,11 +34,7 @@ PARTS = ("cost", "quality", "joint", "classes")
 
 def main() -> None:
     options = _options()
-    quieten()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    report = Report(path=options.out)
-    print(", ".join(f"{name} {value}" for name, value in setup().items()), flush=True)
+    report = begin(options.out, options.threads)
     places = Places(models=options.models, data=options.data, cache=options.cache)
     for name in options.cases:
         case = CASES[name](places, options.rows)

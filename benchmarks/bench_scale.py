@@ -17,14 +17,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from figures import Report, setup
+from figures import Report, begin
 from options import names
 from scale_dtype import dtypes
 from scale_sizes import components, examples
 from scale_workers import workers
-
-from compress_explain.models import quieten
 
 PARTS: dict[str, Callable[[argparse.Namespace, Report], None]] = {
     "examples": lambda options, report: report.add(
@@ -49,10 +46,7 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=1_000_000, help="components of the largest encoder")
     parser.add_argument("--out", type=Path, help="a JSON file for all tables")
     options = parser.parse_args()
-    quieten()
-    torch.set_num_threads(1)
-    report = Report(path=options.out)
-    print(", ".join(f"{name} {value}" for name, value in setup().items()), flush=True)
+    report = begin(options.out, threads=1)
     for part in options.parts:
         PARTS[part](options, report)
 

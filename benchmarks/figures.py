@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import transformers
 
+from compress_explain.models import quieten
+
 Row = dict[str, Any]
 
 
@@ -53,6 +55,15 @@ class Report:
         if self.path is not None:
             document = {"setup": setup(), "tables": self.tables}
             self.path.write_text(json.dumps(document, indent=1, default=float) + "\n")
+
+
+def begin(path: Path | None, threads: int | None, about: Row | None = None) -> Report:
+    """Set the threads that torch computes with, keep libraries quiet, and print ``about`` and where this runs."""
+    quieten()
+    if threads:
+        torch.set_num_threads(threads)
+    print(", ".join(f"{name} {value}" for name, value in (setup() | (about or {})).items()), flush=True)
+    return Report(path=path)
 
 
 def setup() -> Row:

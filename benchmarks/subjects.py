@@ -81,12 +81,12 @@ def sst2(places: Places, rows: int | None = None) -> Case:
     """Sentiment of film reviews: ``minilm-sst2`` on the 872 rows of ``sst2/dev.csv``."""
     subject = load_subject(str(places.models / "minilm-sst2"), "text-classification")
     folder = places.data / "sst2"
-    rules = _columns("label", "negation", "contrast", "len_bin")
+    rules = columns("label", "negation", "contrast", "len_bin")
     return Case(
         name="sst2",
         subject=subject,
-        examples=_texts(folder / "dev.csv", rules, subject, rows, max_length=64),
-        calibration=_texts(folder / "train_sentences.csv", (), subject, rows or CALIBRATION_ROWS, max_length=64),
+        examples=texts(folder / "dev.csv", rules, subject, rows, max_length=64),
+        calibration=texts(folder / "train_sentences.csv", (), subject, rows or CALIBRATION_ROWS, max_length=64),
     )
 
 
@@ -97,8 +97,8 @@ def agnews(places: Places, rows: int | None = None) -> Case:
     return Case(
         name="agnews",
         subject=subject,
-        examples=_texts(folder / "test.csv", _columns("label", "wire"), subject, rows or 1000, max_length=96),
-        calibration=_texts(folder / "train.csv", (), subject, rows or CALIBRATION_ROWS, max_length=96),
+        examples=texts(folder / "test.csv", columns("label", "wire"), subject, rows or 1000, max_length=96),
+        calibration=texts(folder / "train.csv", (), subject, rows or CALIBRATION_ROWS, max_length=96),
     )
 
 
@@ -117,7 +117,7 @@ def docstrings(places: Places, rows: int | None = None) -> Case:
     trained = docstrings_model(places.cache)
     subject = load_subject(str(trained.model), "text-generation")
     tokens = [SliceRule(name=name, token=name, quantiles=3) for name in ("position", "frequency")]
-    examples = _texts(trained.data, [*_columns("domain"), *tokens], subject, rows or 128)
+    examples = texts(trained.data, [*columns("domain"), *tokens], subject, rows or 128)
     return Case(name="docstrings", subject=subject, examples=examples)
 
 
@@ -125,7 +125,7 @@ def trec(places: Places, rows: int | None = None) -> Case:
     """Types of questions, 50 of them: the encoder of ``minilm-sst2`` on the 500 rows of ``trec/test.csv``."""
     folder = trec_model(places.models / "minilm-sst2", places.data / "trec" / "train.csv", places.cache)
     subject = load_subject(str(folder), "text-classification")
-    examples = _texts(places.data / "trec" / "test.csv", _columns("label_name"), subject, rows, label="fine")
+    examples = texts(places.data / "trec" / "test.csv", columns("label_name"), subject, rows, label="fine")
     return Case(name="trec", subject=subject, examples=examples)
 
 
@@ -134,11 +134,12 @@ CASES: MappingProxyType[str, Callable[..., Case]] = MappingProxyType(
 )
 
 
-def _columns(*names: str) -> list[SliceRule]:
+def columns(*names: str) -> list[SliceRule]:
+    """A slice a value of each column."""
     return [SliceRule(name=name, column=name) for name in names]
 
 
-def _texts(
+def texts(
     path: Path,
     rules: Sequence[SliceRule],
     subject: Subject,
@@ -147,4 +148,5 @@ def _texts(
     label: str = "label",
     max_length: int | None = None,
 ) -> Examples:
+    """``rows`` rows of a table of texts, all of them when None."""
     return load_examples(str(path), rules, subject, label=label, rows=rows, seed=SEED, max_length=max_length)
