@@ -113,7 +113,7 @@ def test_groups_are_named_and_sized_after_the_model(family):
         assert linear_shape(model.get_submodule(group.site))[0] == group.count * group.width
         for producer in group.producers:
             outputs = linear_shape(model.get_submodule(producer.module))[1]
-            assert outputs == group.count * producer.width * producer.blocks
+            assert outputs == group.count * producer.width
         assert group.layer in anatomy.layers
         assert all(anatomy.locate(name) == (group, index) for index, name in enumerate(group.components))
 
@@ -208,7 +208,7 @@ def electra():
     )
     families.register(row)
     yield row
-    del families._FAMILIES["electra"]
+    del families.table._FAMILIES["electra"]
 
 
 def _electra_config():
