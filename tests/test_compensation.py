@@ -15,7 +15,7 @@ from compress_explain.errors import InputError
 from compress_explain.masks import Masks
 from compress_explain.refits import load_refits, save_refits
 from compress_explain.surgery import materialize
-from tests.tiny import FAMILIES, flagged, tiny_examples, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
+from tests.tiny import FAMILIES, flagged, logits_of, tiny_examples, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 
 TOLERANCE = 1e-5  # of logits of order 1 to 5
 
@@ -27,11 +27,6 @@ def refitted(family, *, rows=48, ridge=0.01):
     masks.attach()
     masks.remove(flagged(masks.anatomy, uneven_removal(masks.anatomy)))
     return model, examples, masks, Compensator(masks, examples, Compensation(ridge=ridge), batch_size=16)
-
-
-def logits_of(model, inputs):
-    with torch.inference_mode():
-        return model(**inputs).logits
 
 
 # The regression

@@ -12,7 +12,7 @@ from compress_explain.pricing.impact import with_first
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes
 from tests.states import random_state
-from tests.tiny import FAMILIES, tiny_examples
+from tests.tiny import CLASSIFIERS, tiny_examples
 
 ROWS, EDITS = 200, 12
 
@@ -91,7 +91,7 @@ def test_chance_is_not_taken_for_a_shrinking():
     assert np.mean(sizes) < 0.1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CLASSIFIERS)
 def test_reach_is_the_size_of_what_is_added_times_the_steepness_there(family):
     """Squared, token by token, over the differences of the logits from the first."""
     masks, examples = random_state(family, 3, remove=False), tiny_examples(family, labels=3, rows=6)

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from compress_explain.anatomy import read_anatomy
-from tests.tiny import FAMILIES, tiny_inputs, tiny_model, tiny_tokens
+from tests.tiny import FAMILIES, answer, tiny_inputs, tiny_model, tiny_tokens
 
 tp = pytest.importorskip("torch_pruning")
 
@@ -27,7 +27,7 @@ def traced(family):
         model,
         example_inputs=dict(tiny_inputs(family, batch=2, padded=False)),
         forward_fn=lambda subject, example: subject(**example),
-        output_transform=lambda output: output.logits.sum(),
+        output_transform=lambda output: answer(output).sum(),
         unwrapped_parameters=None,
         customized_pruners={},
         verbose=False,

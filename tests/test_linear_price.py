@@ -14,7 +14,7 @@ from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes
 from compress_explain.weight_edits import weight_edit
 from tests.states import random_state
-from tests.tiny import FAMILIES, tiny_examples
+from tests.tiny import CLASSIFIERS, tiny_examples
 
 
 def collect(masks, examples, batch_size=8):
@@ -67,7 +67,7 @@ def relative(moves: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("remove", [False, True])
 @pytest.mark.parametrize("labels", [2, 5])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CLASSIFIERS)
 def test_moves_are_the_derivatives_of_the_logits(family, labels, remove):
     """Minus the derivative for what is there (to be removed), plus it for what is not (to be restored)."""
     masks = random_state(family, labels, remove=remove)

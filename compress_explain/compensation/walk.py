@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from compress_explain.anatomy import Layer
 from compress_explain.pricing.prefix import always, answering
+from compress_explain.pricing.rows import by_row
 
 
 class _Arrived(Exception):  # noqa: N818 (it is no error)
@@ -50,8 +51,8 @@ class Walk:
         """Batch by batch, what comes into modules ``into`` and out of ``out_of``, up to the last of ``into``."""
         for index in range(len(self.batches)):
             visit = Visit()
-            hooks = [self._at_output(name, visit) for name in out_of]
-            hooks += [self._at_input(name, visit, stop=name == into[-1]) for name in into]
+            hooks = [self._at_output(name, visit, self._rows(index)) for name in out_of]
+            hooks += [self._at_input(name, visit, self._rows(index), stop=name == into[-1]) for name in into]
             self._run(index, hooks)
             yield visit
 
@@ -65,8 +66,8 @@ class Walk:
 
         for index in range(len(self.batches)):
             visit = Visit()
-            hooks = [self._at_output(name, visit) for name in out_of]
-            hooks += [self._at_input(name, visit, stop=False) for name in into]
+            hooks = [self._at_output(name, visit, self._rows(index)) for name in out_of]
+            hooks += [self._at_input(name, visit, self._rows(index), stop=False) for name in into]
             hooks.append(self.model.get_submodule(layer.module).register_forward_hook(leave))
             self._run(index, hooks)
             self._within[index].clear()
@@ -98,17 +99,21 @@ class Walk:
                 return
         raise AssertionError("the model never came to the module that it was sent to")
 
-    def _at_input(self, name: str, visit: Visit, *, stop: bool) -> torch.utils.hooks.RemovableHandle:
+    def _rows(self, index: int) -> int:
+        return len(next(iter(self.batches[index].values())))
+
+    def _at_input(self, name: str, visit: Visit, rows: int, *, stop: bool) -> torch.utils.hooks.RemovableHandle:
         def enter(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-            visit.inputs[name] = arguments[0] if arguments else options["hidden_states"]
+            value = arguments[0] if arguments else options["hidden_states"]
+            visit.inputs.setdefault(name, by_row(value, rows))  # the tokens come first, a table after them
             if stop:
                 raise _Arrived
 
         return self.model.get_submodule(name).register_forward_pre_hook(enter, with_kwargs=True)
 
-    def _at_output(self, name: str, visit: Visit) -> torch.utils.hooks.RemovableHandle:
+    def _at_output(self, name: str, visit: Visit, rows: int) -> torch.utils.hooks.RemovableHandle:
         def leave(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            visit.outputs[name] = output
+            visit.outputs[name] = by_row(output, rows)
 
         return self.model.get_submodule(name).register_forward_hook(leave)
 
