@@ -49,7 +49,18 @@ def test_the_fit_is_ridge_regression_towards_the_start(intercept):
     assert moments.missing(torch.from_numpy(fitted)) == pytest.approx(error, rel=1e-9)
 
 
-@pytest.mark.parametrize(("family", "norms"), [("bert", "output.LayerNorm"), ("vit", None), ("llama", None)])
+@pytest.mark.parametrize(
+    ("family", "norms"),
+    [
+        ("bert", "output.LayerNorm"),
+        ("deberta-v2", "output.LayerNorm"),
+        ("vit", None),
+        ("llama", None),
+        ("gpt_neox", None),
+        ("phi3", None),
+        ("dinov2", None),
+    ],
+)
 def test_each_consumer_brings_the_stream_closest_to_the_originals(family, norms):
     """The normal equations hold for what plain hooks see in whole passes of both models."""
     model, examples, masks, compensator = refitted(family)
@@ -63,7 +74,8 @@ def test_each_consumer_brings_the_stream_closest_to_the_originals(family, norms)
         with masks.untouched():
             wanted = seen(model, inputs, group.site, end, before=bool(norms))[2]
         columns = group.columns((~masks.removed[group.name]).nonzero().flatten())
-        target = (wanted - (stream - added))[live].flatten(0, -2).double()
+        scale_of = model.get_parameter(group.scale).detach() if group.scale else 1.0
+        target = ((wanted - (stream - scale_of * added)) / scale_of)[live].flatten(0, -2).double()
         x = x[live].flatten(0, -2)[:, columns].double()
         own, now = masks.own_weights(group.site), masks.refits.get(group.site, masks.own_weights(group.site))
         moved = (now.weight - own.weight)[:, columns].double()

@@ -124,6 +124,43 @@ def test_head_dimensions_follow_the_weights_not_the_hidden_size():
     assert [producer.width for producer in group.producers] == [12, 6, 6]
 
 
+def test_the_rows_of_fused_linears():
+    """Phi-3 with heads of width 4, two a group, the others of width 8: blocks of unequal size, blocks of one head each, a gate beside its neuron."""
+    kept = torch.tensor([1])
+
+    def rows(family, name):
+        group = read_anatomy(tiny_model(family), 9).groups[name]
+        return group.rows(group.producers[0], kept).tolist()
+
+    assert rows("phi3", "decoder.layer.0.attention.group") == [*range(8, 16), *range(36, 40), *range(52, 56)]
+    assert rows("gpt_neox", "decoder.layer.0.attention.head") == [*range(24, 48)]
+    assert rows("modernbert", "encoder.layer.0.attention.head") == [*range(8, 16), *range(40, 48), *range(72, 80)]
+    assert rows("modernbert", "encoder.layer.0.ffn.neuron") == [1, 25]
+
+
+def test_what_is_given_a_table_as_well_is_no_reader_of_the_stream():
+    shared, own = (read_anatomy(tiny_model(name), 9) for name in ("deberta-v2", "deberta-v2-own"))
+    name = "encoder.layer.0.attention"
+    assert [each.module.rpartition(".")[2] for each in shared.groups[f"{name}.head"].readers[0]] == ["value_proj"]
+    assert len(own.groups[f"{name}.head"].readers[0]) == 3 and len(own.groups[f"{name}.head"].producers) == 5
+    assert [each.name.rpartition(".")[2] for each in shared.linears.values() if each.shared][:2] == ["query", "key"]
+    assert own.linears[f"{name}.position_key"].shared and not own.linears[f"{name}.key"].shared
+
+
+def test_norms_stand_where_the_configuration_says():
+    assert {layer.norm for layer in read_anatomy(tiny_model("opt"), 9).layers.values()} == {"before"}
+    assert {layer.norm for layer in read_anatomy(tiny_model("opt-after"), 9).layers.values()} == {"after"}
+
+
+def test_towers_are_counted_with_their_own_tokens():
+    both = read_anatomy(tiny_model("clip-pair"), 9)
+    assert {each.tokens for each in both.linears.values() if each.name.startswith("vision")} == {5}
+    assert {each.tokens for each in both.linears.values() if each.name.startswith("text")} == {9}
+    cross = read_anatomy(tiny_model("whisper", generates=True), 9)
+    names = ("query", "key", "value", "output")
+    assert [cross.linears[f"decoder.layer.0.cross_attention.{each}"].tokens for each in names] == [9, 7, 7, 9]
+
+
 def test_cross_attention_has_its_own_components():
     names = set(read_anatomy(tiny_model("t5"), 9).groups)
     assert {"decoder.layer.1.attention.head", "decoder.layer.1.cross_attention.head"} <= names
@@ -146,6 +183,25 @@ def test_the_bare_model_has_the_same_components(family):
 def test_a_near_miss_is_pointed_out():
     with pytest.raises(InputError, match=r"did you mean 'encoder\.layer\.0\.ffn\.neuron'"):
         read_anatomy(tiny_model("bert"), 9).locate("encoder.layer.0.ffn.neurn.3")
+
+
+def test_a_family_whose_layers_share_their_weights_is_refused_with_the_reason():
+    model = hf.AlbertModel(hf.AlbertConfig(hidden_size=32, num_attention_heads=4, intermediate_size=24, vocab_size=60))
+    with pytest.raises(InputError, match="'albert': its layers share one set of weights"):
+        read_anatomy(model, 9)
+    assert "albert" in families.refused() and "albert" not in families.families()
+
+
+def test_a_model_whose_layers_lie_elsewhere_is_refused():
+    model = tiny_model("vit")
+    model.vit.blocks = model.vit._modules.pop("layers")
+    with pytest.raises(InputError, match="no layers where the family 'vit' has them.*layers of model.base_model"):
+        read_anatomy(model, 5)
+
+
+def test_what_is_refused_is_not_registered():
+    with pytest.raises(ValueError, match="'albert' is already registered"):
+        families.refuse("albert", "again")
 
 
 def test_an_unknown_family_is_told_which_are_known_and_how_to_add_one():

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from compress_explain.pricing import price, read_menu
 from compress_explain.pricing.linear import linearised
+from compress_explain.pricing.rows import by_row
 from compress_explain.pricing.slopes import Slopes
 from compress_explain.weight_edits import weight_edit
 from tests.states import random_state
@@ -42,7 +43,8 @@ def derivative_in_multipliers(model, anatomy, removed, inputs):
         multipliers[name] = here
 
         def multiply(module, arguments, here=here, width=group.width):
-            return (arguments[0] * here.repeat_interleave(width, dim=1)[:, None], *arguments[1:])
+            value = by_row(arguments[0], len(here)) * here.repeat_interleave(width, dim=1)[:, None]
+            return (value.view(arguments[0].shape), *arguments[1:])
 
         hooks.append(model.get_submodule(group.site).register_forward_pre_hook(multiply))
     try:
