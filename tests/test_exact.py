@@ -23,7 +23,20 @@ from tests.states import CAUSAL, language_examples, random_state, sliced_example
 from tests.tiny import CLASSIFIERS, tiny_examples, tiny_inputs, tiny_model
 
 EVERYTHING = "heads,neurons,sublayers,layers,linears:int8,linears:int4,linears:rank2"
-SHAPES = ("bert", "gpt2", "llama", "t5", "vit")  # every way of being built
+SHAPES = (
+    "bert",
+    "gpt2",
+    "llama",
+    "t5",
+    "vit",
+    "opt",
+    "deberta-v2",
+    "mpnet",
+    "dinov2",
+    "bart",
+    "whisper",
+    "phi3",
+)  # every way of being built
 LABELLED = [(family, False, True) for family in CLASSIFIERS]
 GENERATORS = [(family, True, True) for family in CAUSAL]
 
