@@ -28,6 +28,7 @@ ABOUT = {
     "groups.*.site": "module whose input the components are: removing one zeroes `width` consecutive input coordinates there",
     "groups.*.producers": "modules that compute the components: in consecutive blocks of outputs, `widths` of them a component; `reader` where the residual stream is all that it reads",
     "groups.*.scale": "vector that multiplies what the site gives before it is added to the residual stream; null when nothing does",
+    "groups.*.lent_bias": "argument through which the attention is given a position bias of one column a component; null when it is not",
     "groups.*.sizes": "numbers that the attention module remembers, and how much of each belongs to ONE component",
     "linears.*.tokens, shared": "rows that one example sends through it, and whether all examples of a batch share some of them",
     "groups.*.produced_by, consumed_by": "the same dependencies as ids of linears",
