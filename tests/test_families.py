@@ -11,13 +11,18 @@ from compress_explain import families
 from compress_explain.anatomy import linear_shape, read_anatomy
 from compress_explain.errors import InputError
 from compress_explain.families import AttentionParts, Family, FeedForwardParts, Stack
+from compress_explain.inquiry import tokens_of
 from compress_explain.masks import Masks
+from compress_explain.models import Subject
 from compress_explain.surgery import expected_parameters, materialize
 from tests.tiny import (
+    CLASSIFIERS,
     FAMILIES,
+    MODELS,
     WITH_AND_WITHOUT_GENERATION,
     flagged,
     generator_inputs,
+    tiny_examples,
     tiny_inputs,
     tiny_model,
     tiny_tokens,
@@ -271,3 +276,11 @@ def _camembert_config():
         vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=24, max_position_embeddings=40,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("family", [name for name in CLASSIFIERS if MODELS[name].reads == ("image",)])
+def test_the_tokens_of_an_image_are_those_that_reach_the_layers(family):
+    """Class tokens differ from family to family."""
+    model = tiny_model(family)
+    subject = Subject(model=model, processor=None, task="image-classification", source="", digest="")
+    assert tokens_of(subject, tiny_examples(family)) == tiny_tokens(family)
