@@ -1,124 +1,36 @@
-"""The catalogue of a model's components: ids, sites, parameters, FLOPs, dependencies.
-
-Components that meet the residual stream at one site form a :class:`Group`; a component is one
-member of a group and is named ``<group>.<index>``, always in the coordinates of the original
-model. FLOPs are two per multiply-add, for one example of a given number of tokens.
-"""
+"""The catalogue of a model's components, read from its family's row and its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from compress_explain.components import Group, Layer, Linear, Producer, Sublayer
 from compress_explain.embedding import Embedding, read_embedding
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.families import AttentionParts, FeedForwardParts, Stack, family_of
 
+__all__ = [
+    "Anatomy",
+    "Group",
+    "Layer",
+    "Linear",
+    "Producer",
+    "Removed",
+    "Sublayer",
+    "base_prefix",
+    "linear_shape",
+    "read_anatomy",
+]
+
 Removed = Mapping[str, Bool[Tensor, " count"]]  # by group: which components are gone
-
-
-@dataclass(frozen=True, kw_only=True)
-class Producer:
-    """A linear whose outputs belong to a group: ``blocks`` equal blocks, ``width`` rows a component."""
-
-    module: str
-    width: int
-    blocks: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Components of one kind that meet at one site.
-
-    ``width`` input coordinates of the ``site`` linear belong to each component, consecutively.
-    ``parameters`` and ``flops`` are what removing one component saves.
-    """
-
-    name: str
-    kind: str
-    count: int
-    width: int
-    site: str
-    producers: tuple[Producer, ...]
-    parameters: int
-    flops: int
-    position_bias: str | None = None
-    attention: str | None = None
-
-    @cached_property
-    def components(self) -> tuple[str, ...]:
-        return tuple(f"{self.name}.{index}" for index in range(self.count))
-
-    @property
-    def readers(self) -> tuple[tuple[Producer, ...], ...]:
-        """Its producers, those that read the same input together: a cross-attention's query reads another than the rest."""
-        if ".cross_attention." in self.name:
-            return self.producers[:1], self.producers[1:]
-        return (self.producers,)
-
-    def rows(self, producer: Producer, kept: Int[Tensor, " kept"]) -> Int[Tensor, " rows"]:
-        """The outputs of ``producer`` that belong to the members ``kept``."""
-        return _coordinates(kept, producer.width, producer.blocks, self.count)
-
-    def columns(self, kept: Int[Tensor, " kept"]) -> Int[Tensor, " columns"]:
-        """The inputs of the site that belong to the members ``kept``."""
-        return _coordinates(kept, self.width, 1, self.count)
-
-    @property
-    def layer(self) -> str:
-        """``encoder.layer.3`` of ``encoder.layer.3.attention.head``."""
-        return ".".join(self.name.split(".")[:3])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Linear:
-    """One weight matrix, a component for quantization and low rank: ``encoder.layer.2.attention.query``."""
-
-    name: str
-    module: str
-    inputs: int
-    outputs: int
-    parameters: int
-    flops: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sublayer:
-    """An attention or feed-forward sublayer: the components that it is made of."""
-
-    name: str
-    groups: tuple[str, ...]
-    linears: tuple[str, ...]
-    parameters: int
-    flops: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One layer of a stack and its sublayers; ``module`` is its path in the model.
-
-    ``norm`` is that of :class:`~compress_explain.families.Stack`.
-    """
-
-    name: str
-    module: str
-    norm: Literal["before", "after"]
-    sublayers: tuple[str, ...]
-    parameters: int
-    flops: int
-
-    @property
-    def stack(self) -> str:
-        """``encoder`` of ``encoder.layer.3``."""
-        return self.name.split(".")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,12 +110,19 @@ def read_anatomy(model: PreTrainedModel, tokens: int) -> Anatomy:
     """Catalogue ``model`` for examples of ``tokens`` tokens.
 
     Raises:
-        InputError: the model's family is unknown.
+        InputError: the model's family is unknown, or the model has no layers where its family has them.
     """
     family = family_of(model.config.model_type)
     reader = _Reader(model, tokens)
     for stack in family.stacks:
         reader.read_stack(stack)
+    if not reader.layers:
+        raise InputError(
+            "model",
+            type(model).__name__,
+            f"has no layers where the family {family.model_type!r} has them",
+            f"they are looked for in {' and '.join(stack.layers for stack in family.stacks)} of model.base_model",
+        )
     return Anatomy(
         family=family.model_type,
         model_class=type(model).__name__,
@@ -215,12 +134,6 @@ def read_anatomy(model: PreTrainedModel, tokens: int) -> Anatomy:
         layers=reader.layers,
         embedding=read_embedding(model),
     )
-
-
-def _coordinates(kept: Int[Tensor, " kept"], width: int, blocks: int, count: int) -> Int[Tensor, " coordinates"]:
-    """Coordinates of the kept components, ``width`` each, repeated over ``blocks`` blocks."""
-    within = (kept[:, None] * width + torch.arange(width)).flatten()
-    return (torch.arange(blocks)[:, None] * (count * width) + within).flatten()
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
@@ -235,12 +148,37 @@ def base_prefix(model: PreTrainedModel) -> str:
     return next((name + "." for name, module in model.named_modules() if module is base and name), "")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """What the layers of one stack have in common: its configuration, its heads, and tokens.
+
+    ``memory`` is how many tokens a cross-attention reads its keys and values from.
+    """
+
+    config: PreTrainedConfig
+    heads: int
+    groups: int
+    tokens: int
+    memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Positions:
+    """Relative positions of one attention: rows of their table, their own projections, products that are scored."""
+
+    rows: int = 0
+    shared: bool = False
+    projections: Mapping[str, str] = field(default_factory=dict)
+    terms: int = 0
+
+
 class _Reader:
     """Walks the stacks of one model and fills the catalogue."""
 
     def __init__(self, model: PreTrainedModel, tokens: int) -> None:
         self.model, self.tokens = model, tokens
         self.prefix = base_prefix(model)
+        self.stacks: dict[str, int] = {}  # tokens of each
         self.groups: dict[str, Group] = {}
         self.linears: dict[str, Linear] = {}
         self.sublayers: dict[str, Sublayer] = {}
@@ -252,44 +190,49 @@ class _Reader:
             blocks = self.model.get_submodule(path)
         except AttributeError:
             return  # e.g. an encoder-only use of an encoder-decoder family
+        setting = self._setting(stack)
+        self.stacks[stack.name] = setting.tokens
         for index, block in enumerate(blocks.children()):
-            self._read_layer(stack, f"{stack.name}.layer.{index}", f"{path}.{index}", block)
+            self._read_layer(stack, setting, f"{stack.name}.layer.{index}", f"{path}.{index}", block)
 
-    def _read_layer(self, stack: Stack, name: str, path: str, block: nn.Module) -> None:
-        sublayers = [self._read_attention(name, path, parts) for parts in stack.attention]
-        sublayers.append(self._read_feed_forward(name, path, _present(block, stack.feed_forward)))
+    def _setting(self, stack: Stack) -> _Setting:
+        config = getattr(self.model.config, stack.config) if stack.config else self.model.config
+        heads = getattr(config, stack.heads)
+        tokens = self.model.get_parameter(self.prefix + stack.tokens).shape[-2] if stack.tokens else self.tokens
+        return _Setting(
+            config=config,
+            heads=heads,
+            groups=getattr(config, stack.groups, None) or heads,
+            tokens=tokens,
+            memory=self.stacks.get("encoder", tokens),
+        )
+
+    def _read_layer(self, stack: Stack, setting: _Setting, name: str, path: str, block: nn.Module) -> None:
+        sublayers = [self._read_attention(setting, name, path, parts) for parts in stack.attention]
+        sublayers.append(self._read_feed_forward(setting, name, path, _present(block, stack.feed_forward)))
         self.sublayers.update({sublayer.name: sublayer for sublayer in sublayers})
+        before = stack.norm_before is None or getattr(setting.config, stack.norm_before)
         self.layers[name] = Layer(
             name=name,
             module=path,
-            norm=stack.norm,
+            norm=stack.norm if before else "after",
             sublayers=tuple(sublayer.name for sublayer in sublayers),
             parameters=sum(parameter.numel() for parameter in block.parameters()),
             flops=sum(sublayer.flops for sublayer in sublayers),
         )
 
-    def _read_attention(self, layer: str, path: str, parts: AttentionParts) -> Sublayer:
+    def _read_attention(self, setting: _Setting, layer: str, path: str, parts: AttentionParts) -> Sublayer:
         sublayer = f"{layer}.{'cross_attention' if parts.cross else 'attention'}"
-        config = self.model.config
-        heads = config.num_attention_heads
-        groups = getattr(config, "num_key_value_heads", None) or heads
+        heads, groups = setting.heads, setting.groups
         site = f"{path}.{parts.output}"
         head_dim = linear_shape(self.model.get_submodule(site))[0] // heads
         width = head_dim * heads // groups
-        names = ("qkv", "output") if parts.fused else ("query", "key", "value", "output")
-        paths = (parts.query, parts.output) if parts.fused else (parts.query, parts.key, parts.value, parts.output)
-        linears = self._read_linears(sublayer, path, dict(zip(names, paths, strict=True)))
-        producers = (
-            (Producer(module=f"{path}.{parts.query}", width=head_dim, blocks=3),)
-            if parts.fused
-            else (
-                Producer(module=f"{path}.{parts.query}", width=width),
-                Producer(module=f"{path}.{parts.key}", width=head_dim),
-                Producer(module=f"{path}.{parts.value}", width=head_dim),
-            )
-        )
+        positions = self._positions(setting, path, parts)
+        linears = self._attention_linears(setting, sublayer, path, parts, positions)
+        producers = _attention_producers(path, parts, positions, width, head_dim)
         bias = f"{path}.{parts.module}.{parts.position_bias}" if parts.position_bias else None
-        scores = 2 * 2 * self.tokens * self.tokens * width  # queries × keys, then weights × values
+        keys = setting.memory if parts.cross else setting.tokens
+        scores = 2 * setting.tokens * width * (2 * keys + positions.terms * positions.rows)  # products with q, k and v
         kind = "head" if groups == heads else "kv_group"
         group = Group(
             name=f"{sublayer}.{'head' if groups == heads else 'group'}",
@@ -299,18 +242,60 @@ class _Reader:
             site=site,
             producers=producers,
             parameters=self._parameters(producers, site, width) + self._bias_rows(bias),
-            flops=self._flops(producers, site, width) + scores,
-            position_bias=bias,
+            flops=_flops(producers, site, width, linears) + scores,
+            scale=f"{path}.{parts.scale}" if parts.scale else None,
             attention=f"{path}.{parts.module}",
+            sizes={
+                name: {"heads": heads // groups, "groups": 1, "width": width}[of] for name, of in parts.sizes.items()
+            },
+            position_bias=bias,
+            lent_bias=parts.lent_bias,
         )
-        return self._sublayer(sublayer, group, linears, path + "." + parts.module, scores * groups)
+        return self._sublayer(sublayer, group, linears, self._bias_rows(bias) * groups, scores * groups)
 
-    def _read_feed_forward(self, layer: str, path: str, parts: FeedForwardParts) -> Sublayer:
+    def _positions(self, setting: _Setting, path: str, parts: AttentionParts) -> _Positions:
+        found = parts.positions
+        if found is None or not self._has(self.prefix + found.table):
+            return _Positions()
+        own = {"position_query": found.query, "position_key": found.key}
+        return _Positions(
+            rows=self.model.get_submodule(self.prefix + found.table).num_embeddings,  # type: ignore[arg-type]
+            shared=bool(getattr(setting.config, found.shared, False)),
+            projections={name: part for name, part in own.items() if self._has(f"{path}.{part}")},
+            terms=sum(term in (getattr(setting.config, found.terms) or ()) for term in found.known),
+        )
+
+    def _attention_linears(
+        self, setting: _Setting, sublayer: str, path: str, parts: AttentionParts, positions: _Positions
+    ) -> list[Linear]:
+        tokens, keys = setting.tokens, setting.memory if parts.cross else setting.tokens
+        if parts.fused:
+            linears = [self._linear(f"{sublayer}.qkv", f"{path}.{parts.query}", tokens)]
+        else:
+            more = positions.rows if positions.shared else 0
+            linears = [
+                self._linear(f"{sublayer}.query", f"{path}.{parts.query}", tokens + more, shared=positions.shared),
+                self._linear(f"{sublayer}.key", f"{path}.{parts.key}", keys + more, shared=positions.shared),
+                self._linear(f"{sublayer}.value", f"{path}.{parts.value}", keys),
+            ]
+        linears += [
+            self._linear(f"{sublayer}.{name}", f"{path}.{part}", positions.rows, shared=True)
+            for name, part in positions.projections.items()
+        ]
+        return [*linears, self._linear(f"{sublayer}.output", f"{path}.{parts.output}", tokens)]
+
+    def _read_feed_forward(self, setting: _Setting, layer: str, path: str, parts: FeedForwardParts) -> Sublayer:
         sublayer = f"{layer}.ffn"
-        named = {"gate": parts.gate, "up": parts.up, "down": parts.down}
-        linears = self._read_linears(sublayer, path, {name: part for name, part in named.items() if part})
+        named = {"gate_up": parts.up} if parts.fused else {"gate": parts.gate, "up": parts.up}
+        linears = [
+            self._linear(f"{sublayer}.{name}", f"{path}.{part}", setting.tokens)
+            for name, part in {**named, "down": parts.down}.items()
+            if part
+        ]
         site = f"{path}.{parts.down}"
-        producers = tuple(Producer(module=f"{path}.{part}", width=1) for part in (parts.gate, parts.up) if part)
+        producers = tuple(
+            Producer(module=linear.module, widths=(1, 1) if parts.fused else (1,)) for linear in linears[:-1]
+        )
         group = Group(
             name=f"{sublayer}.neuron",
             kind="neuron",
@@ -319,16 +304,15 @@ class _Reader:
             site=site,
             producers=producers,
             parameters=self._parameters(producers, site, 1),
-            flops=self._flops(producers, site, 1),
+            flops=_flops(producers, site, 1, linears),
+            scale=f"{path}.{parts.scale}" if parts.scale else None,
         )
-        return self._sublayer(sublayer, group, linears, None, 0)
+        return self._sublayer(sublayer, group, linears, 0, 0)
 
-    def _sublayer(self, name: str, group: Group, linears: list[Linear], attention: str | None, scores: int) -> Sublayer:
+    def _sublayer(self, name: str, group: Group, linears: list[Linear], own: int, scores: int) -> Sublayer:
+        """``own`` parameters and the FLOPs of ``scores`` are in none of the linears."""
         self.groups[group.name] = group
         self.linears.update({linear.name: linear for linear in linears})
-        own = 0
-        if attention is not None:
-            own = self._bias_rows(group.position_bias) * group.count
         return Sublayer(
             name=name,
             groups=(group.name,),
@@ -337,38 +321,27 @@ class _Reader:
             flops=sum(linear.flops for linear in linears) + scores,
         )
 
-    def _read_linears(self, sublayer: str, path: str, parts: dict[str, str]) -> list[Linear]:
-        linears = []
-        for name, part in parts.items():
-            module = self.model.get_submodule(f"{path}.{part}")
-            inputs, outputs = linear_shape(module)
-            linears.append(
-                Linear(
-                    name=f"{sublayer}.{name}",
-                    module=f"{path}.{part}",
-                    inputs=inputs,
-                    outputs=outputs,
-                    parameters=sum(parameter.numel() for parameter in module.parameters()),
-                    flops=2 * self.tokens * inputs * outputs,
-                )
-            )
-        return linears
+    def _linear(self, name: str, path: str, tokens: int, *, shared: bool = False) -> Linear:
+        module = self.model.get_submodule(path)
+        inputs, outputs = linear_shape(module)
+        return Linear(
+            name=name,
+            module=path,
+            inputs=inputs,
+            outputs=outputs,
+            tokens=tokens,
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            flops=2 * tokens * inputs * outputs,
+            shared=shared,
+        )
 
     def _parameters(self, producers: tuple[Producer, ...], site: str, width: int) -> int:
         """Weights and biases of one component: its producers' rows and its consumer's columns."""
         total = linear_shape(self.model.get_submodule(site))[1] * width
         for producer in producers:
             module = self.model.get_submodule(producer.module)
-            rows = producer.width * producer.blocks
-            total += rows * (linear_shape(module)[0] + (module.bias is not None))
+            total += producer.width * (linear_shape(module)[0] + (module.bias is not None))
         return total
-
-    def _flops(self, producers: tuple[Producer, ...], site: str, width: int) -> int:
-        multiply_adds = linear_shape(self.model.get_submodule(site))[1] * width
-        for producer in producers:
-            inputs = linear_shape(self.model.get_submodule(producer.module))[0]
-            multiply_adds += inputs * producer.width * producer.blocks
-        return 2 * self.tokens * multiply_adds
 
     def _bias_rows(self, path: str | None) -> int:
         """Parameters of one head in this layer's own position bias, 0 when another layer owns it."""
@@ -377,6 +350,34 @@ class _Reader:
         owner, _, name = path.rpartition(".")
         embedding = getattr(self.model.get_submodule(owner), name, None)
         return 0 if embedding is None else embedding.num_embeddings
+
+    def _has(self, path: str) -> bool:
+        try:
+            self.model.get_submodule(path)
+        except AttributeError:
+            return False
+        return True
+
+
+def _attention_producers(
+    path: str, parts: AttentionParts, positions: _Positions, width: int, head_dim: int
+) -> tuple[Producer, ...]:
+    if parts.fused:
+        blocks = (width, head_dim, head_dim)
+        return (Producer(module=f"{path}.{parts.query}", widths=(sum(blocks),) if parts.interleaved else blocks),)
+    return (
+        Producer(module=f"{path}.{parts.query}", widths=(width,), reader=not positions.shared),
+        Producer(module=f"{path}.{parts.key}", widths=(head_dim,), reader=not positions.shared),
+        Producer(module=f"{path}.{parts.value}", widths=(head_dim,)),
+        *(Producer(module=f"{path}.{part}", widths=(width,), reader=False) for part in positions.projections.values()),
+    )
+
+
+def _flops(producers: tuple[Producer, ...], site: str, width: int, linears: Iterable[Linear]) -> int:
+    """FLOPs of one component in the linears: its producers' rows and its consumer's columns."""
+    by_module = {linear.module: linear for linear in linears}
+    rows = sum(by_module[each.module].tokens * by_module[each.module].inputs * each.width for each in producers)
+    return 2 * (rows + by_module[site].tokens * by_module[site].outputs * width)
 
 
 def _present(block: nn.Module, forms: tuple[FeedForwardParts, ...]) -> FeedForwardParts:

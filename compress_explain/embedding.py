@@ -45,16 +45,23 @@ class Embedding:
 
 def read_embedding(model: PreTrainedModel) -> Embedding | None:
     """The token embedding of ``model``; None when it reads no tokens."""
-    table = model.get_input_embeddings()
+    table = _table(model)
     if not isinstance(table, nn.Embedding):
         return None
     rows = table.num_embeddings
     return Embedding(count=rows, parameters=sum(each.numel() // rows for each in _by_token(model).values()))
 
 
+def _table(model: PreTrainedModel) -> nn.Module | None:
+    try:
+        return model.get_input_embeddings()
+    except NotImplementedError:  # so says transformers of a model with two towers
+        return None
+
+
 def check_rows(model: PreTrainedModel) -> None:
     """Raises InputError when the model reads no tokens, or something else depends on their numbers."""
-    table = model.get_input_embeddings()
+    table = _table(model)
     source = model.config.model_type
     if not isinstance(table, nn.Embedding):
         raise InputError(

@@ -22,7 +22,9 @@ class EmptiedAttention(nn.Module):
         if inside is not None:
             self.add_module(inside, attention.get_submodule(inside))
 
-    def forward(self, hidden_states: Tensor, past_key_values: Any = None, **options: Any) -> tuple[Any, ...]:
+    def forward(
+        self, hidden_states: Tensor, *others: Any, past_key_values: Any = None, **options: Any
+    ) -> tuple[Any, ...]:
         if past_key_values is not None and self.layer_idx is not None and options.get("key_value_states") is None:
             told = hidden_states[:, None, :, :1]  # one head of width one, so that it counts as filled
             getattr(past_key_values, "self_attention_cache", past_key_values).update(told, told, self.layer_idx)

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from compress_explain.anatomy import read_anatomy
 from compress_explain.data import load_examples
 from compress_explain.errors import InputError
@@ -99,11 +101,20 @@ class Subjects:
 
 
 def tokens_of(subject: Subject, examples: Examples) -> int:
-    """Tokens an example, for FLOPs: what the data holds, or patches and class token of an image."""
-    config = subject.model.config
-    if subject.task == "image-classification":
-        return int((config.image_size // config.patch_size) ** 2 + 1)
-    return examples.tokens
+    """Tokens an example, for FLOPs: what the data holds, or what an image becomes on its way to the first layer."""
+    if subject.task != "image-classification":
+        return examples.tokens
+    first = next(iter(read_anatomy(subject.model, tokens=1).layers.values()))
+    inputs = next(examples.batches(1)).inputs
+    seen: list[int] = []
+    layer = subject.model.get_submodule(first.module)
+    hook = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[1]))
+    try:
+        with torch.inference_mode():
+            subject.model(**inputs)
+    finally:
+        hook.remove()
+    return seen[0]
 
 
 def usual_batch(examples: Examples, tokens: int) -> int:

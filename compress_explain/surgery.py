@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -114,14 +119,48 @@ def _sliced(parameter: nn.Parameter, dimension: int, index: Int[Tensor, " index"
 
 def _resize_attention(model: PreTrainedModel, group: Group, kept: Int[Tensor, " kept"]) -> None:
     module = model.get_submodule(group.attention or "")
-    for parts in (parts for stack in family_of(model.config.model_type).stacks for parts in stack.attention):
-        if parts.split and hasattr(module, parts.split):
-            setattr(module, parts.split, len(kept) * group.width)
-    if group.position_bias:
-        module.n_heads = len(kept)  # type: ignore[assignment]
-        if _has_bias(module):
-            module.relative_attention_bias.weight = _sliced(module.relative_attention_bias.weight, 1, kept)  # type: ignore[union-attr,arg-type]
-            module.relative_attention_bias.embedding_dim = len(kept)  # type: ignore[union-attr,assignment]
+    for name, each in group.sizes.items():
+        shared = name.removeprefix("config.")
+        if shared == name:
+            setattr(module, name, len(kept) * each)
+        else:
+            module.config = OwnSizes(module.config, {shared: len(kept) * each})  # type: ignore[assignment]
+    if group.position_bias and _has_bias(module):
+        module.relative_attention_bias.weight = _sliced(module.relative_attention_bias.weight, 1, kept)  # type: ignore[union-attr,arg-type]
+        module.relative_attention_bias.embedding_dim = len(kept)  # type: ignore[union-attr,assignment]
+    if group.lent_bias:
+        module.register_forward_pre_hook(partial(_with_own_columns, group.lent_bias, kept), with_kwargs=True)
+
+
+@dataclass(frozen=True)
+class OwnSizes:
+    """A model's configuration as one of its modules sees it: some numbers are the module's own, the rest is shared."""
+
+    shared: Any
+    own: Mapping[str, int]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked for by what copies an object, before it has any fields
+            raise AttributeError(name)
+        return self.own[name] if name in self.own else getattr(self.shared, name)
+
+
+# MPNet's encoder computes one position bias, a column a head, and hands it to every layer: a layer
+# takes the columns of the heads that it kept.
+
+
+def _with_own_columns(
+    name: str,
+    kept: Int[Tensor, " kept"],
+    module: nn.Module,
+    arguments: tuple[object, ...],
+    options: dict[str, object],
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    call = inspect.signature(module.forward).bind(*arguments, **options)
+    bias = call.arguments.get(name)
+    if isinstance(bias, Tensor):
+        call.arguments[name] = bias.index_select(1, kept.to(bias.device))  # (batch, heads, queries, keys)
+    return call.args, call.kwargs
 
 
 def _empty_attention(model: PreTrainedModel, attention: str, group: Group) -> None:

@@ -10,7 +10,7 @@ from compress_explain.examples import ALL, Examples
 from compress_explain.masks import Masks
 from tests.tiny import EOS, PAD, VOCABULARY, flagged, tiny_examples, tiny_model, tiny_tokens, uneven_removal
 
-CAUSAL = ("gpt2", "llama", "qwen3")
+CAUSAL = ("gpt2", "llama", "qwen3", "opt", "gpt_neox", "phi3")
 
 
 def random_state(family, labels=3, *, remove=True, dtype=torch.float32, generates=False):

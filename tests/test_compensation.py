@@ -15,7 +15,7 @@ from compress_explain.errors import InputError
 from compress_explain.masks import Masks
 from compress_explain.refits import load_refits, save_refits
 from compress_explain.surgery import materialize
-from tests.tiny import FAMILIES, flagged, tiny_examples, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
+from tests.tiny import FAMILIES, flagged, logits_of, tiny_examples, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 
 TOLERANCE = 1e-5  # of logits of order 1 to 5
 
@@ -27,11 +27,6 @@ def refitted(family, *, rows=48, ridge=0.01):
     masks.attach()
     masks.remove(flagged(masks.anatomy, uneven_removal(masks.anatomy)))
     return model, examples, masks, Compensator(masks, examples, Compensation(ridge=ridge), batch_size=16)
-
-
-def logits_of(model, inputs):
-    with torch.inference_mode():
-        return model(**inputs).logits
 
 
 # The regression
@@ -54,7 +49,18 @@ def test_the_fit_is_ridge_regression_towards_the_start(intercept):
     assert moments.missing(torch.from_numpy(fitted)) == pytest.approx(error, rel=1e-9)
 
 
-@pytest.mark.parametrize(("family", "norms"), [("bert", "output.LayerNorm"), ("vit", None), ("llama", None)])
+@pytest.mark.parametrize(
+    ("family", "norms"),
+    [
+        ("bert", "output.LayerNorm"),
+        ("deberta-v2", "output.LayerNorm"),
+        ("vit", None),
+        ("llama", None),
+        ("gpt_neox", None),
+        ("phi3", None),
+        ("dinov2", None),
+    ],
+)
 def test_each_consumer_brings_the_stream_closest_to_the_originals(family, norms):
     """The normal equations hold for what plain hooks see in whole passes of both models."""
     model, examples, masks, compensator = refitted(family)
@@ -68,7 +74,8 @@ def test_each_consumer_brings_the_stream_closest_to_the_originals(family, norms)
         with masks.untouched():
             wanted = seen(model, inputs, group.site, end, before=bool(norms))[2]
         columns = group.columns((~masks.removed[group.name]).nonzero().flatten())
-        target = (wanted - (stream - added))[live].flatten(0, -2).double()
+        scale_of = model.get_parameter(group.scale).detach() if group.scale else 1.0
+        target = ((wanted - (stream - scale_of * added)) / scale_of)[live].flatten(0, -2).double()
         x = x[live].flatten(0, -2)[:, columns].double()
         own, now = masks.own_weights(group.site), masks.refits.get(group.site, masks.own_weights(group.site))
         moved = (now.weight - own.weight)[:, columns].double()

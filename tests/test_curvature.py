@@ -10,9 +10,10 @@ from compress_explain.pricing import Refinement, price, refine
 from compress_explain.pricing.curvature import bent
 from compress_explain.pricing.impact import with_first
 from compress_explain.pricing.linear import linearised
+from compress_explain.pricing.rows import by_row
 from compress_explain.pricing.slopes import Slopes
 from tests.states import random_state
-from tests.tiny import FAMILIES, tiny_examples
+from tests.tiny import CLASSIFIERS, tiny_examples
 
 ROWS, EDITS = 200, 12
 
@@ -91,7 +92,7 @@ def test_chance_is_not_taken_for_a_shrinking():
     assert np.mean(sizes) < 0.1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CLASSIFIERS)
 def test_reach_is_the_size_of_what_is_added_times_the_steepness_there(family):
     """Squared, token by token, over the differences of the logits from the first."""
     masks, examples = random_state(family, 3, remove=False), tiny_examples(family, labels=3, rows=6)
@@ -103,10 +104,13 @@ def test_reach_is_the_size_of_what_is_added_times_the_steepness_there(family):
         site.register_forward_pre_hook(lambda _, inputs, name=group.name: seen.update({name: inputs[0]}))
     logits = masks.model(**each.batch.inputs).logits
     for index, group in enumerate(groups):
-        x, weight = seen[group.name], masks.model.get_submodule(group.site).weight.detach()
+        x, weight = by_row(seen[group.name], 6), masks.model.get_submodule(group.site).weight.detach()
         weight = weight.T if family == "gpt2" else weight  # Conv1D keeps it the other way round
-        steep = [torch.autograd.grad((logits[:, k] - logits[:, 0]).sum(), x, retain_graph=True)[0] for k in (1, 2)]
-        steep = sum(slope.square().sum(-1) for slope in steep)
+        steep = [
+            torch.autograd.grad((logits[:, k] - logits[:, 0]).sum(), seen[group.name], retain_graph=True)[0]
+            for k in (1, 2)
+        ]
+        steep = sum(by_row(slope, 6).square().sum(-1) for slope in steep)
         for member in range(group.count):
             mine = slice(member * group.width, (member + 1) * group.width)
             added = (x[..., mine] @ weight[:, mine].T).square().sum(-1)

@@ -20,11 +20,24 @@ from compress_explain.pricing.impact import IMPACTS
 from compress_explain.pricing.prefix import Prefix
 from compress_explain.weight_edits import weight_edit
 from tests.states import CAUSAL, language_examples, random_state, sliced_examples, traces
-from tests.tiny import FAMILIES, tiny_examples, tiny_inputs, tiny_model
+from tests.tiny import CLASSIFIERS, tiny_examples, tiny_inputs, tiny_model
 
 EVERYTHING = "heads,neurons,sublayers,layers,linears:int8,linears:int4,linears:rank2"
-SHAPES = ("bert", "gpt2", "llama", "t5", "vit")  # every way of being built
-CLASSIFIERS = [(family, False, True) for family in FAMILIES]
+SHAPES = (
+    "bert",
+    "gpt2",
+    "llama",
+    "t5",
+    "vit",
+    "opt",
+    "deberta-v2",
+    "mpnet",
+    "dinov2",
+    "bart",
+    "whisper",
+    "phi3",
+)  # every way of being built
+LABELLED = [(family, False, True) for family in CLASSIFIERS]
 GENERATORS = [(family, True, True) for family in CAUSAL]
 
 
@@ -65,7 +78,7 @@ def recorded(masks, inputs):
 
 
 @pytest.mark.parametrize(
-    ("family", "generates", "remove"), [*CLASSIFIERS, *GENERATORS, ("bert", False, False), ("gpt2", True, False)]
+    ("family", "generates", "remove"), [*LABELLED, *GENERATORS, ("bert", False, False), ("gpt2", True, False)]
 )
 def test_what_is_reused_changes_no_bit_of_any_sum(family, generates, remove):
     """Every kind of edit, restorations among them, against a whole pass for each."""

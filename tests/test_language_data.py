@@ -327,7 +327,10 @@ def test_weights_are_of_the_type_that_was_asked_for(tmp_path):
 @pytest.mark.parametrize("family", ["bert", "t5"])
 def test_a_model_that_reads_both_ways_is_no_language_model(family, tmp_path):
     folder = saved(tmp_path, family, generates=False)
-    with pytest.raises(InputError, match=f"{family} is no causal language model.*gpt2, llama, qwen3"):
+    with pytest.raises(
+        InputError,
+        match=f"{family} is no causal language model.*gemma, gpt2, gpt_neox, llama, mistral, opt, phi3, qwen2, qwen3",
+    ):
         load_subject(folder, "text-generation")
 
 

@@ -10,11 +10,13 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from compress_explain.pricing import price, read_menu
+from compress_explain.pricing.exact import Trials, exact_sums
 from compress_explain.pricing.linear import linearised
+from compress_explain.pricing.rows import by_row
 from compress_explain.pricing.slopes import Slopes
 from compress_explain.weight_edits import weight_edit
 from tests.states import random_state
-from tests.tiny import FAMILIES, tiny_examples
+from tests.tiny import CLASSIFIERS, tiny_examples
 
 
 def collect(masks, examples, batch_size=8):
@@ -42,7 +44,8 @@ def derivative_in_multipliers(model, anatomy, removed, inputs):
         multipliers[name] = here
 
         def multiply(module, arguments, here=here, width=group.width):
-            return (arguments[0] * here.repeat_interleave(width, dim=1)[:, None], *arguments[1:])
+            value = by_row(arguments[0], len(here)) * here.repeat_interleave(width, dim=1)[:, None]
+            return (value.view(arguments[0].shape), *arguments[1:])
 
         hooks.append(model.get_submodule(group.site).register_forward_pre_hook(multiply))
     try:
@@ -67,7 +70,7 @@ def relative(moves: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("remove", [False, True])
 @pytest.mark.parametrize("labels", [2, 5])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CLASSIFIERS)
 def test_moves_are_the_derivatives_of_the_logits(family, labels, remove):
     """Minus the derivative for what is there (to be removed), plus it for what is not (to be restored)."""
     masks = random_state(family, labels, remove=remove)
@@ -293,3 +296,19 @@ def test_flow_is_the_mean_squared_gradient_of_each_examples_loss(family, labels)
     assert np.allclose(flow, expected.numpy(), rtol=1e-4, atol=1e-9) and flow.max() > 1e-4
     assert np.isnan(prices.flow[len(expected) :]).all()
     assert np.isnan(price(masks, examples).flow).all(), "not asked for"
+
+
+def test_linears_that_all_rows_share_a_part_of_are_priced_exactly():
+    """DeBERTa's queries and keys are also given the table of positions: no example owns what they make of it."""
+    masks, examples = random_state("deberta-v2", remove=False), tiny_examples("deberta-v2", rows=8)
+    menu = read_menu(masks.anatomy, "linears:int4")
+    prices = price(masks, examples, menu=menu)
+    methods = dict(zip(prices.components, prices.methods, strict=True))
+    shared = {each.name for each in masks.anatomy.linears.values() if each.shared}
+    assert len(shared) == 2 * 3 and {name for name, method in methods.items() if method == "exact"} == shared
+    assert set(methods) == set(masks.anatomy.linears)
+    trials = Trials(masks, menu.wholes)
+    observed = exact_sums(trials, examples, examples.batches(8), reuse=False).means()["loss_change"]
+    columns = [prices.components.index(candidate.component) for candidate in trials.candidates]
+    np.testing.assert_allclose(prices.values["loss_change"][:, columns], observed, rtol=1e-6)
+    assert np.abs(observed).min() > 0

@@ -80,7 +80,9 @@ class Compensator:
         self.masks, self.compensation = masks, compensation
         self.examples = _thinned(masks.anatomy, examples)
         self._batches = [batch.inputs for batch in self.examples.batches(batch_size)]
-        self._settled = [each.module for group in masks.anatomy.groups.values() for each in group.producers]
+        self._settled = [
+            each.module for group in masks.anatomy.groups.values() for readers in group.readers for each in readers
+        ]
         self._names = {linear.module: linear.name for linear in masks.anatomy.linears.values()}
         self._original: dict[str, list[Tensor]] = {}  # by module: what readers read, and the stream after a site
 
@@ -116,13 +118,14 @@ class Compensator:
         for layer in self.masks.anatomy.layers.values():
             groups = _groups(self.masks.anatomy, layer)
             first = [readers[0].module for group in groups for readers in group.readers]
-            sites = [group.site for group in groups]
-            self._original |= {module: [] for module in first + sites}
-            for index, visit in enumerate(walk.finish(layer, [layer.module, *first], sites)):
+            reading = [group.producers[0].module for group in groups]
+            self._original |= {module: [] for module in [*first, *(group.site for group in groups)]}
+            visits = walk.finish(layer, [layer.module, *first, *reading], [group.adds for group in groups])
+            for index, visit in enumerate(visits):
                 for module in first:
                     self._original[module].append(self._tokens(index, visit.inputs[module]))
                 for place, group in enumerate(groups):
-                    stream = _stream(visit, layer, groups, place) + visit.outputs[group.site]
+                    stream = _stream(visit, layer, groups, place) + visit.outputs[group.adds]
                     self._original[group.site].append(self._tokens(index, stream))
 
     def _fit_readers(self, walk: Walk, readers: Sequence[Producer]) -> Iterator[Repair]:
@@ -151,17 +154,25 @@ class Compensator:
         )
         moments = Moments(intercept=own.bias is not None)
         readers = [each.producers[0].module for each in groups[: place + 1]]
-        earlier = [each.site for each in groups[:place]]
+        earlier = [each.adds for each in groups[:place]]
+        scale = self._scale(group)
         for index, visit in enumerate(walk.look([layer.module, *readers, site], earlier)):
             wanted = self._original[site][index] - self._tokens(index, _stream(visit, layer, groups, place))
             moments.add(self._tokens(index, visit.inputs[site])[:, columns], wanted)
-        start = _stacked(own, columns)
+        start = _stacked(own, columns) * scale
         missing = moments.missing(start)
         if missing <= _NOTHING or not len(start):
             yield self._put(site, "consumer", None, missing, missing)
             return
         fitted = moments.fit(start, self.compensation.ridge)
-        yield self._put(site, "consumer", _unstacked(fitted, own, columns), missing, moments.missing(fitted))
+        unscaled = torch.where(scale == 0, _stacked(own, columns), fitted / scale)  # what is scaled to nothing stays
+        yield self._put(site, "consumer", _unstacked(unscaled, own, columns), missing, moments.missing(fitted))
+
+    def _scale(self, group: Group) -> Float[Tensor, " outputs"]:
+        """What multiplies each output of a consumer before it is added to the stream."""
+        if group.scale is None:
+            return torch.ones(len(self.masks.own_weights(group.site).weight))
+        return wide(self.masks.model.get_parameter(group.scale).detach())
 
     def _put(self, module: str, role: str, refit: Refit | None, before: float, after: float) -> Repair:
         """Put new weights in place, or the linear's own when there are none, and say what that did."""
@@ -197,7 +208,7 @@ def _stream(visit: Visit, layer: Layer, groups: Sequence[Group], place: int) -> 
         return visit.inputs[groups[place].producers[0].module]
     stream = visit.inputs[layer.module]
     for earlier in groups[:place]:
-        stream = stream + visit.outputs[earlier.site]
+        stream = stream + visit.outputs[earlier.adds]
     return stream
 
 

@@ -7,9 +7,10 @@ as soon as it has been where it was sent: a walk costs about one pass, however o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 
 from compress_explain.anatomy import Layer
 from compress_explain.pricing.prefix import always, answering
+from compress_explain.pricing.rows import by_row
 
 
 class _Arrived(Exception):  # noqa: N818 (it is no error)
@@ -50,24 +52,19 @@ class Walk:
         """Batch by batch, what comes into modules ``into`` and out of ``out_of``, up to the last of ``into``."""
         for index in range(len(self.batches)):
             visit = Visit()
-            hooks = [self._at_output(name, visit) for name in out_of]
-            hooks += [self._at_input(name, visit, stop=name == into[-1]) for name in into]
+            hooks = [self._at_output(name, visit, self._rows(index)) for name in out_of]
+            hooks += [self._at_input(name, visit, self._rows(index), stop=name == into[-1]) for name in into]
             self._run(index, hooks)
             yield visit
 
     def finish(self, layer: Layer, into: Sequence[str] = (), out_of: Sequence[str] = ()) -> Iterator[Visit]:
         """The same up to the end of ``layer``, the next one, which is then done with."""
         left: list[Any] = []
-
-        def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            left.append(output)
-            raise _Arrived
-
         for index in range(len(self.batches)):
             visit = Visit()
-            hooks = [self._at_output(name, visit) for name in out_of]
-            hooks += [self._at_input(name, visit, stop=False) for name in into]
-            hooks.append(self.model.get_submodule(layer.module).register_forward_hook(leave))
+            hooks = [self._at_output(name, visit, self._rows(index)) for name in out_of]
+            hooks += [self._at_input(name, visit, self._rows(index), stop=False) for name in into]
+            hooks.append(self.model.get_submodule(layer.module).register_forward_hook(partial(_finish, left)))
             self._run(index, hooks)
             self._within[index].clear()
             yield visit
@@ -91,30 +88,50 @@ class Walk:
                 stack.enter_context(answering(self.model.get_submodule(name), always(output)))
             for name in self._settled - within.keys():
                 module = self.model.get_submodule(name)
-                stack.callback(module.register_forward_hook(_keep(name, within)).remove)
+                stack.callback(module.register_forward_hook(partial(_keep, name, within)).remove)
             try:
                 self.model(**self.batches[index])
             except _Arrived:
                 return
         raise AssertionError("the model never came to the module that it was sent to")
 
-    def _at_input(self, name: str, visit: Visit, *, stop: bool) -> torch.utils.hooks.RemovableHandle:
-        def enter(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-            visit.inputs[name] = arguments[0] if arguments else options["hidden_states"]
-            if stop:
-                raise _Arrived
+    def _rows(self, index: int) -> int:
+        return len(next(iter(self.batches[index].values())))
 
-        return self.model.get_submodule(name).register_forward_pre_hook(enter, with_kwargs=True)
+    def _at_input(self, name: str, visit: Visit, rows: int, *, stop: bool) -> torch.utils.hooks.RemovableHandle:
+        hook = partial(_enter, name, visit, rows, stop)
+        return self.model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
 
-    def _at_output(self, name: str, visit: Visit) -> torch.utils.hooks.RemovableHandle:
-        def leave(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            visit.outputs[name] = output
-
-        return self.model.get_submodule(name).register_forward_hook(leave)
+    def _at_output(self, name: str, visit: Visit, rows: int) -> torch.utils.hooks.RemovableHandle:
+        return self.model.get_submodule(name).register_forward_hook(partial(_leave, name, visit, rows))
 
 
-def _keep(name: str, within: dict[str, Tensor]) -> Callable[..., None]:
-    def leave(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        within[name] = output
+# Hooks: not closures, which a type checker at run time would take apart each time anew.
 
-    return leave
+
+def _enter(
+    name: str,
+    visit: Visit,
+    rows: int,
+    stop: bool,
+    module: nn.Module,
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+) -> None:
+    value = arguments[0] if arguments else options["hidden_states"]
+    visit.inputs.setdefault(name, by_row(value, rows))  # the tokens come first, a table after them
+    if stop:
+        raise _Arrived
+
+
+def _leave(name: str, visit: Visit, rows: int, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    visit.outputs[name] = by_row(output, rows)
+
+
+def _keep(name: str, within: dict[str, Tensor], module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    within[name] = output
+
+
+def _finish(left: list[Any], module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    left.append(output)
+    raise _Arrived

@@ -19,6 +19,7 @@ from compress_explain.pricing.decision import Decision
 from compress_explain.pricing.impact import Impact, TokenImpact, impact_of
 from compress_explain.pricing.menu import Candidate
 from compress_explain.pricing.prefix import Prefix, answering
+from compress_explain.pricing.rows import by_row
 from compress_explain.pricing.slopes import prepared_edits, wide
 from compress_explain.pricing.sums import Sums
 from compress_explain.weight_edits import Prepared, weight_edit
@@ -172,17 +173,18 @@ def exact_of_edits(
             for number in some_owners.unique().tolist():
                 module, prepared, _ = edits[number]
                 mine = (some_owners == number).nonzero().flatten()
-                stack.enter_context(_rows_edited(masks.model.get_submodule(module), prepared, mine))
+                stack.enter_context(_rows_edited(masks.model.get_submodule(module), prepared, mine, len(some_owners)))
             parts.append(masks.model(**inputs).logits)
     return torch.cat(parts)
 
 
 @contextmanager
-def _rows_edited(module: nn.Module, prepared: Prepared, rows: Int[Tensor, " rows"]) -> Iterator[None]:
-    """Inside it a linear answers for some rows as if it were edited."""
+def _rows_edited(module: nn.Module, prepared: Prepared, rows: Int[Tensor, " rows"], count: int) -> Iterator[None]:
+    """Inside it a linear answers for some rows, of ``count``, as if it were edited."""
 
     def edit(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output.index_copy(0, rows, prepared.apply(inputs[0][rows]).to(output.dtype))
+        x, y = by_row(inputs[0], count), by_row(output, count)
+        return y.index_copy(0, rows, prepared.apply(x[rows]).to(output.dtype)).view(output.shape)
 
     hook = module.register_forward_hook(edit)
     try:
@@ -225,8 +227,9 @@ def _each_switched(masks: Masks, group: Group, members: Tensor) -> Iterator[None
     off = off.repeat_interleave(group.width, dim=1)
 
     def zero(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        value = inputs[0]
-        return (value.masked_fill(off.view(len(off), *[1] * (value.dim() - 2), -1), 0.0), *inputs[1:])
+        value = by_row(inputs[0], len(off))
+        masked = value.masked_fill(off.view(len(off), *[1] * (value.dim() - 2), -1), 0.0)
+        return (masked.view(inputs[0].shape), *inputs[1:])
 
     masks.detach_from(group)
     hook = masks.model.get_submodule(group.site).register_forward_pre_hook(zero)

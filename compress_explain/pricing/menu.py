@@ -27,7 +27,11 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Menu:
-    """Every edit of one pricing, in the order of its table: groups, linears, sublayers, layers."""
+    """Every edit of one pricing, in the order of its table: groups, linears, sublayers, layers, shared linears.
+
+    What all examples of a batch share of a linear cannot be linearised example by example: the
+    edits of ``shared_linears`` are priced exactly, like those of whole sublayers.
+    """
 
     anatomy: Anatomy = field(repr=False)
     groups: tuple[Group, ...] = field(default=(), repr=False)
@@ -35,6 +39,7 @@ class Menu:
     weight_edits: tuple[WeightEdit, ...] = ()
     sublayers: tuple[Sublayer, ...] = field(default=(), repr=False)
     layers: tuple[Layer, ...] = field(default=(), repr=False)
+    shared_linears: tuple[Linear, ...] = field(default=(), repr=False)
 
     @property
     def linearisable(self) -> int:
@@ -43,9 +48,11 @@ class Menu:
 
     @property
     def wholes(self) -> list[Candidate]:
-        """Sublayers and layers: too large for a linearisation."""
+        """What is priced exactly: sublayers and layers, too large for a linearisation, and shared linears."""
         found = [Candidate(component=each.name, kind="sublayer", edit="remove") for each in self.sublayers]
-        return found + [Candidate(component=each.name, kind="layer", edit="remove") for each in self.layers]
+        found += [Candidate(component=each.name, kind="layer", edit="remove") for each in self.layers]
+        pairs = [(linear, edit) for linear in self.shared_linears for edit in self.weight_edits]
+        return found + [Candidate(component=linear.name, kind="linear", edit=edit.name) for linear, edit in pairs]
 
     @property
     def edits_of_linears(self) -> dict[str, tuple[WeightEdit, ...]]:
@@ -83,10 +90,12 @@ class Menu:
         removals: list[Group | Sublayer | Layer] = [*self.groups, *self.sublayers, *self.layers]
         whole = [(each.parameters, each.flops, FLOAT_BYTES * each.parameters) for each in removals]
         counts = [group.count for group in self.groups]
-        tokens = self.anatomy.tokens
-        linears = [_linear_savings(linear, edit, tokens) for linear in self.linears for edit in self.weight_edits]
+        linears, shared = (
+            [_linear_savings(linear, edit) for linear in some for edit in self.weight_edits]
+            for some in (self.linears, self.shared_linears)
+        )
         grouped = np.repeat(_rows(whole[: len(counts)]), counts, axis=0)
-        table = np.concatenate([grouped, _rows(linears), _rows(whole[len(counts) :])])
+        table = np.concatenate([grouped, _rows(linears), _rows(whole[len(counts) :]), _rows(shared)])
         return table[:, 0], table[:, 1], table[:, 2]
 
 
@@ -94,12 +103,12 @@ def _rows(savings: list[tuple[int, int, int]]) -> np.ndarray:
     return np.array(savings, dtype=np.int64).reshape(-1, 3)
 
 
-def _linear_savings(linear: Linear, edit: WeightEdit, tokens: int) -> tuple[int, int, int]:
+def _linear_savings(linear: Linear, edit: WeightEdit) -> tuple[int, int, int]:
     shape = (linear.outputs, linear.inputs)
     weights = linear.outputs * linear.inputs
     return (
         weights - edit.parameters_of(*shape),
-        tokens * (2 * weights - edit.flops_per_token(*shape)),
+        linear.tokens * (2 * weights - edit.flops_per_token(*shape)),
         FLOAT_BYTES * weights - edit.bytes_of(*shape),
     )
 
@@ -136,8 +145,9 @@ def read_menu(anatomy: Anatomy, text: str) -> Menu:
     return Menu(
         anatomy=anatomy,
         groups=tuple(group for group in anatomy.groups.values() if group.kind in kinds),
-        linears=tuple(anatomy.linears.values()) if weight_edits else (),
+        linears=tuple(linear for linear in anatomy.linears.values() if weight_edits and not linear.shared),
         weight_edits=weight_edits,
         sublayers=tuple(anatomy.sublayers.values()) if "sublayers" in words else (),
         layers=tuple(anatomy.layers.values()) if "layers" in words else (),
+        shared_linears=tuple(linear for linear in anatomy.linears.values() if weight_edits and linear.shared),
     )

@@ -58,12 +58,15 @@ class Prefix:
 
     @contextmanager
     def chosen(self, place: str, rows: Int[Tensor, " chosen"]) -> Iterator[dict[str, Tensor]]:
-        """The same for chosen rows of the batch, any of them any number of times; gives the inputs to run with."""
+        """The same for chosen rows of the batch, any of them any number of times; gives the inputs to run with.
+
+        What embeddings give is computed again as well: T5's position bias has no axis of rows.
+        """
         taken = partial(_of_rows, rows=rows, count=self.rows)
         with ExitStack() as stack:
             for name, kept in self._before(place):
                 module = self.model.get_submodule(name)
-                if not isinstance(module, nn.Embedding):  # cheap, and T5's position bias has no axis of rows
+                if not isinstance(module, nn.Embedding) and _by_rows(kept):
                     stack.enter_context(answering(module, _taking(taken, kept)))
             stack.enter_context(self._cut_short(place, taken))
             yield {name: taken(value) for name, value in self.inputs.items()}
@@ -124,6 +127,11 @@ def answering(module: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
             del module.forward
         else:
             module.forward = before
+
+
+def _by_rows(output: Any) -> bool:
+    """Whether rows can be taken of it; tables, and tokens of all rows in one axis, are computed again: they are cheap."""
+    return not isinstance(output, Tensor) or output.dim() > 2
 
 
 def _of_rows(value: Any, rows: Tensor, count: int) -> Any:

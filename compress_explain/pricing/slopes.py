@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from compress_explain.anatomy import Group
 from compress_explain.masks import Masks
+from compress_explain.pricing.rows import by_row
 from compress_explain.weight_edits import Prepared, WeightEdit
 
 _FEW_TOKENS = 128
@@ -66,6 +67,7 @@ class Slopes:
         self._unmasked: dict[str, Tensor] = {}
         self._masked: dict[str, Tensor] = {}
         self._passages: dict[str, _Passage] = {}
+        self._rows = 0  # of the batch at hand
         self._was_attached = False
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -75,6 +77,7 @@ class Slopes:
         Attention over few tokens keeps its weights for the backward passes: the fused kernel would
         compute them again in each, which on a processor takes longer.
         """
+        self._rows = len(next(iter(inputs.values())))
         tokens, on_processor = self.masks.anatomy.tokens, next(iter(inputs.values())).device.type == "cpu"
         with sdpa_kernel(SDPBackend.MATH) if on_processor and tokens <= _FEW_TOKENS else nullcontext():
             return wide(self.masks.model(**inputs).logits)
@@ -94,7 +97,8 @@ class Slopes:
         """
         ends = [self._masked[group.name] for group in self.groups]
         ends += [self._passages[name].y for name in self.weight_edits]
-        return list(torch.autograd.grad(outputs, ends, slope, retain_graph=not last))
+        found = torch.autograd.grad(outputs, ends, slope, retain_graph=not last)
+        return [by_row(gradient, self._rows) for gradient in found]
 
     def contract(self, gradients: Sequence[Sequence[Tensor]]) -> list[Float[Tensor, "batch columns scalars"]]:
         """How some scalars, whose :meth:`gradients` are given, move under every edit, block by block."""
@@ -118,7 +122,7 @@ class Slopes:
         ``gradients`` at the site: unlike a move it knows no direction, and nothing cancels.
         """
         group = self.groups[index]
-        value = wide(self._unmasked[group.name].detach())
+        value = by_row(wide(self._unmasked[group.name].detach()), self._rows)
         parts = value.view(*value.shape[:-1], group.count, group.width)
         added = torch.einsum("...cv,cvw,...cw->...c", parts, self._gram(group), parts)  # squared size
         steep = sum(wide(each).square().sum(-1, keepdim=True) for each in gradients)
@@ -133,7 +137,7 @@ class Slopes:
         return self._grams[group.name]
 
     def _switched(self, group: Group, gradient: Tensor) -> Tensor:
-        value = self._unmasked[group.name].detach()
+        value = by_row(self._unmasked[group.name].detach(), self._rows)
         moves = (wide(value) * wide(gradient)).flatten(1, -2).sum(1)  # (batch, count * width)
         if group.width > 1:
             moves = moves.view(-1, group.count, group.width).sum(-1)
@@ -166,7 +170,7 @@ class Slopes:
 
     def _changes(self, name: str, passage: _Passage) -> list[Tensor]:
         """How each edit changes the outputs of the live tokens; some edits depend on all there are."""
-        x, y, live = passage.x, passage.y.detach(), passage.live
+        x, y, live = by_row(passage.x, self._rows), by_row(passage.y.detach(), self._rows), passage.live
         some = _at(x, live), _at(y, live)
         return [
             wide(_at(prepared.delta(x, y), live) if edit.batchwise else prepared.delta(*some))
