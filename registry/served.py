@@ -21,6 +21,8 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from transformers import AutoTokenizer, PreTrainedModel
 
 from compress_explain.checkpoint import load_compressed
+from compress_explain.deployment import OnnxRunner
+from compress_explain.deployment.deploy import FILE
 from compress_explain.errors import InputError
 from compress_explain.outcome import Run
 
@@ -36,7 +38,7 @@ TEXTS = (
     "",
 )
 _CODE = Path(__file__).with_name("served_model.py")
-_REQUIRED = ("compress-explain", "torch", "transformers", "mlflow")
+_REQUIRED = ("compress-explain", "torch", "transformers", "onnxruntime", "mlflow")
 
 
 def store_model(client: MlflowClient, run: Run, experiment_id: str, run_id: str) -> LoggedModel:
@@ -65,8 +67,7 @@ def check_round_trip(client: MlflowClient, run: Run, model: LoggedModel) -> floa
             artifact_uri=model.artifact_location, dst_path=folder, tracking_uri=client.tracking_uri
         )
         served = mlflow.pyfunc.load_model(local)
-        original = load_compressed(run.folder / "artifact")
-        inputs, expected = reference(original, run.folder / "artifact")
+        inputs, expected = judged(run.folder / "artifact")
         found = served.predict(inputs).drop(columns="label").to_numpy()
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
@@ -74,6 +75,19 @@ def check_round_trip(client: MlflowClient, run: Run, model: LoggedModel) -> floa
         remedy = f"delete it in MLflow, then: compress-explain publish {run.folder}"
         raise InputError("mlflow: model", model.model_uri, problem, remedy)
     return difference
+
+
+def judged(artifact: Path) -> tuple[Any, np.ndarray]:
+    """A few fixed inputs, and the logits of what was judged on them."""
+    inputs, expected = reference(load_compressed(artifact), artifact)
+    file = artifact / FILE
+    if not file.exists():
+        return inputs, expected
+    batch = {"pixel_values": torch.from_numpy(inputs)}
+    if isinstance(inputs, pd.DataFrame):  # all at once: a quantized row depends on those beside it
+        tokenizer = AutoTokenizer.from_pretrained(artifact)
+        batch = dict(tokenizer(list(inputs["text"]), padding=True, return_tensors="pt"))
+    return inputs, OnnxRunner(path=file, threads=torch.get_num_threads())(batch)
 
 
 def reference(model: PreTrainedModel, folder: Path) -> tuple[Any, np.ndarray]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from compress_explain import load_compressed
+from compress_explain.checkpoint import read_manifest
+from compress_explain.deployment import OnnxRunner, TorchRunner
+from compress_explain.deployment.deploy import FILE
 
 BATCH = 32
 
@@ -21,10 +27,13 @@ class CompressedModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         folder = context.artifacts["compressed"]
-        self.model = load_compressed(folder)
-        named = self.model.config.id2label or {}
+        self.compute = _loaded(Path(folder))
+        self.config = AutoConfig.from_pretrained(folder)
+        named = self.config.id2label or {}
         self.labels = [str(name) for _, name in sorted(named.items(), key=lambda entry: int(entry[0]))]
-        self.reads_text = self.model.main_input_name == "input_ids"
+        self.reads_text = (
+            getattr(transformers, read_manifest(Path(folder))["model_class"]).main_input_name == "input_ids"
+        )
         self.tokenizer = AutoTokenizer.from_pretrained(folder) if self.reads_text else None
 
     def predict(
@@ -48,16 +57,22 @@ class CompressedModel(PythonModel):
         return [str(text) for text in texts]
 
     def _logits(self, rows: Any) -> np.ndarray:
-        with torch.inference_mode():
-            logits: torch.Tensor = self.model(**self._encoded(rows)).logits
-        return logits.float().numpy()
+        return self.compute(self._encoded(rows))
 
     def _encoded(self, rows: Any) -> dict[str, torch.Tensor]:
         if self.tokenizer is None:
             return {"pixel_values": torch.from_numpy(rows)}
-        longest = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        longest = getattr(self.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         limit = min(longest, self.tokenizer.model_max_length)
         return dict(self.tokenizer(rows, truncation=True, max_length=limit, padding=True, return_tensors="pt"))
+
+
+def _loaded(folder: Path) -> Callable[[dict[str, torch.Tensor]], np.ndarray]:
+    """What was judged: the ONNX file if there is one, else the torch checkpoint."""
+    file = folder / FILE
+    if file.exists():
+        return OnnxRunner(path=file, threads=torch.get_num_threads())
+    return TorchRunner(model=load_compressed(folder), threads=torch.get_num_threads())
 
 
 set_model(CompressedModel())

@@ -11,6 +11,10 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from compress_explain.config import Config, load_config
+from compress_explain.data import Splits, load_splits
+from compress_explain.models import Subject, load_subject
+
 GOOD = ["good", "great", "fine", "lovely", "bright"]
 BAD = ["bad", "poor", "dull", "dreary", "grim"]
 FILLER = ["the", "a", "film", "plot", "scene", "actor", "was", "is", "and", "very", "quite", "not"]
@@ -83,6 +87,15 @@ def small_job_files(folder: Path) -> Path:
         sentences(rows, seed).to_csv(folder / f"{name}.csv", index=False)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     return folder
+
+
+def loaded_small_job(folder: Path) -> tuple[Config, Subject, Splits]:
+    """Its files, written into ``folder`` and read again."""
+    small_job_files(folder)
+    splits = [f"data.{name}={folder / name}.csv" for name in ("calibration", "validation", "test")]
+    config = load_config(folder / "config.yaml", [*splits, f"model={folder / 'model'}"])
+    subject = load_subject(config.model, config.task)
+    return config, subject, load_splits(config.data_spec(), config.slice_rules(), subject, seed=0)
 
 
 CONFIG = {

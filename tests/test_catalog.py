@@ -20,7 +20,7 @@ from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs
 from compress_explain.pricing import price
 from compress_explain.scores import Score
-from compress_explain.strategy import Situation, check_strategy
+from compress_explain.strategy import Quantizing, Situation, check_strategy, menu_of
 from compress_explain.vocabulary import Lexicon
 from tests.tiny import flagged, tiny_examples, tiny_model, uneven_removal
 from tests.words import TEXTS, read_examples, reading_model, trained_tokenizer
@@ -116,7 +116,7 @@ def test_every_strategy_decides_before_it_does(name, family):
     masks = Masks(model, anatomy)
     masks.remove(flagged(anatomy, uneven_removal(anatomy, 1))[::4])
     before = masks.components
-    prices = price(masks, examples)
+    prices = price(masks, examples, menu=menu_of(anatomy, strategy) if isinstance(strategy, Quantizing) else None)
     lexicon = Lexicon(masks=masks, tokenizer=tokenizer, calibration=examples, barred=frozenset())
     situation = Situation(
         anatomy=anatomy, prices=prices, removed=masks.removed, round=strategy.rounds - 1, lexicon=lexicon
@@ -128,16 +128,21 @@ def test_every_strategy_decides_before_it_does(name, family):
     assert len(set(named)) == len(named)
     assert not set(named) & set(before)
     for edit in plan:
-        group, _ = anatomy.find(edit.component)
-        assert edit.kind == group.kind and edit.kind in strategy.kinds
-        assert (edit.action, edit.parameters_saved, edit.flops_saved) == ("remove", group.parameters, group.flops)
-        if edit.kind in anatomy.kinds:
+        assert edit.kind in strategy.kinds
+        if edit.into:
+            assert (edit.action, edit.parameters_saved, edit.flops_saved) == ("quantize", 0, 0) and edit.work_saved > 0
+            assert edit.component in anatomy.linears
+        else:
+            group, _ = anatomy.find(edit.component)
+            assert edit.kind == group.kind
+            assert (edit.action, edit.parameters_saved, edit.flops_saved) == ("remove", group.parameters, group.flops)
+        if edit.kind in (*anatomy.kinds, "linear"):
             assert edit.expected_loss_change == prices.loss_change()[prices.components.index(edit.component)]
         assert edit.reason
     if tokenizer:  # tokens are rehearsed together
         rehearsed = lexicon.rehearsals[-1].expected["all"].loss_change
         assert sum(edit.expected_loss_change for edit in plan) == pytest.approx(rehearsed)
-    masks.remove(named)
+    masks.remove(edit.component for edit in plan if not edit.into)
     assert not any(flags.all() for flags in masks.removed.values()), "a sublayer keeps at least one component"
 
 

@@ -6,17 +6,17 @@ import copy
 import dataclasses
 import io
 
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow.models import Model
 from rich.console import Console
 
-from compress_explain import Gate, Reinstatement, compress
+from compress_explain import Gate, Reinstatement, compress, load_compressed
 from compress_explain.anatomy import read_anatomy
 from compress_explain.compensation import Compensation, Compensator
-from compress_explain.config import load_config
-from compress_explain.data import load_splits
 from compress_explain.deployment.deploy import deploy
 from compress_explain.deployment.int8 import Int8Dynamic as Int8DynamicScheme
 from compress_explain.deployment.runtime import OnnxRunner, run_examples
@@ -24,9 +24,9 @@ from compress_explain.edits import Plan
 from compress_explain.errors import EditError, InputError
 from compress_explain.evaluators import Quality
 from compress_explain.masks import Masks
-from compress_explain.models import load_subject
 from compress_explain.predictions import Pairs, predict
 from compress_explain.pricing import AuditPlan, expected_joint, price
+from compress_explain.registry import served
 from compress_explain.replay import applied_plans
 from compress_explain.strategies import Heads, Int8Dynamic, Neurons
 from compress_explain.strategy import Situation, menu_of
@@ -34,7 +34,7 @@ from compress_explain.surgery import materialize
 from compress_explain.terminal.reading import print_component
 from compress_explain.terminal.summary import print_run
 from compress_explain.weight_edits import weight_edit
-from tests.small_job import small_job_files
+from tests.small_job import loaded_small_job
 from tests.tiny import flagged, tiny_examples, tiny_model, uneven_removal
 
 
@@ -209,14 +209,8 @@ def test_the_expected_effect_of_a_plan_of_linears_is_near_the_observed_one():
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = small_job_files(tmp_path_factory.mktemp("inputs"))
-    config = load_config(
-        folder / "config.yaml",
-        [f"data.{name}={folder / name}.csv" for name in ("calibration", "validation", "test")]
-        + [f"model={folder / 'model'}"],
-    )
-    subject = load_subject(config.model, config.task)
-    return subject, load_splits(config.data_spec(), config.slice_rules(), subject, seed=0)
+    _, subject, splits = loaded_small_job(tmp_path_factory.mktemp("inputs"))
+    return subject, splits
 
 
 def with_outliers(model):
@@ -269,6 +263,16 @@ def test_the_report_and_the_ledger_tell_of_it(finished, capsys):
         finished.folder, "encoder.layer.1.attention.output", Console(file=(text := io.StringIO()), width=200)
     )
     assert "quantized at step 3-int8dynamic-1" in text.getvalue()
+
+
+def test_what_mlflow_serves_is_the_file_that_was_judged(finished, tmp_path):
+    served._save(finished, tmp_path / "model", Model())
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    inputs, expected = served.judged(finished.folder / "artifact")
+    found = model.predict(inputs).drop(columns="label").to_numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    _, in_full = served.reference(load_compressed(finished.folder / "artifact"), finished.folder / "artifact")
+    assert np.abs(found - in_full).max() > 1e-4, "8 bits must show for this to mean anything"
 
 
 def test_a_finished_run_is_resumed_without_doing_anything_again(finished, inputs):

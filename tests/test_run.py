@@ -30,27 +30,18 @@ from compress_explain import (
     replay,
 )
 from compress_explain.cli import _guarded, app
-from compress_explain.config import Config, load_config
-from compress_explain.data import load_splits
+from compress_explain.config import Config
 from compress_explain.evaluators import Quality, Slices
-from compress_explain.models import load_subject
 from compress_explain.replay import read_ledger, removed_components
 from compress_explain.strategies import Heads, Neurons
 from compress_explain.terminal.reading import print_component, print_ledger
 from compress_explain.terminal.summary import print_run
-from tests.small_job import small_job_files
+from tests.small_job import loaded_small_job
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = small_job_files(tmp_path_factory.mktemp("inputs"))
-    config = load_config(
-        folder / "config.yaml",
-        [f"data.{name}={folder / name}.csv" for name in ("calibration", "validation", "test")]
-        + [f"model={folder / 'model'}"],
-    )
-    subject = load_subject(config.model, config.task)
-    return config, subject, load_splits(config.data_spec(), config.slice_rules(), subject, seed=0)
+    return loaded_small_job(tmp_path_factory.mktemp("inputs"))
 
 
 def run_small(
