@@ -83,10 +83,11 @@ def judged(artifact: Path) -> tuple[Any, np.ndarray]:
     file = artifact / FILE
     if not file.exists():
         return inputs, expected
-    batch = {"pixel_values": torch.from_numpy(inputs)}
     if isinstance(inputs, pd.DataFrame):  # all at once: a quantized row depends on those beside it
         tokenizer = AutoTokenizer.from_pretrained(artifact)
         batch = dict(tokenizer(list(inputs["text"]), padding=True, return_tensors="pt"))
+    else:
+        batch = {"pixel_values": torch.from_numpy(inputs)}
     return inputs, OnnxRunner(path=file, threads=torch.get_num_threads())(batch)
 
 
