@@ -7,7 +7,17 @@ from pathlib import Path
 
 from compress_explain.anatomy import read_anatomy
 from compress_explain.families import families, refused
-from tests.tiny import CLASSIFIERS, FAMILIES, GENERATORS, MODELS, tiny_model, tiny_tokens
+from tests.tiny import (
+    CLASSIFIERS,
+    EXPORTED,
+    EXPORTED_LIKE,
+    FAMILIES,
+    GENERATORS,
+    MODELS,
+    NOT_EXPORTED,
+    tiny_model,
+    tiny_tokens,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
@@ -33,6 +43,12 @@ def _everywhere(name: str) -> str:
     return TESTED if name in FAMILIES else ""
 
 
+def _onnx(name: str) -> str:
+    if name in EXPORTED_LIKE:
+        return f"like {EXPORTED_LIKE[name]}"
+    return TESTED if name in EXPORTED else f"no: {NOT_EXPORTED.get(name, 'it has no logits')}"
+
+
 COLUMNS: dict[str, Callable[[str], str]] = {
     "heads or kv groups": _heads,
     "neurons": _everywhere,
@@ -40,6 +56,7 @@ COLUMNS: dict[str, Callable[[str], str]] = {
     "price": lambda name: TESTED if name in CLASSIFIERS else "no: it has no labels to be priced on",
     "compensation": _everywhere,
     "save and load": _everywhere,
+    "ONNX": _onnx,
     "generate": lambda name: TESTED if name in GENERATORS else "it generates no text",
 }
 

@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.deployment.names import name_embeddings, name_linears
@@ -210,7 +210,8 @@ def ready(model: PreTrainedModel, attention: str | None = None) -> Iterator[None
 
 
 def _caches(module: nn.Module) -> bool:
-    return hasattr(getattr(module, "config", None), "use_cache")
+    config = getattr(module, "config", None)
+    return isinstance(config, PreTrainedConfig) and hasattr(config, "use_cache")
 
 
 def _tidy(model: ModelProto) -> None:
