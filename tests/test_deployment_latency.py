@@ -102,7 +102,7 @@ def test_nothing_is_compiled_without_a_compiler_or_to_another_ending(tmp_path, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bert", "vit", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_a_package_computes_what_the_cut_model_computes_at_other_sizes_too(family, tmp_path):
     model = tiny_model(family)
     anatomy = read_anatomy(model, 9)

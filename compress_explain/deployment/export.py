@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -177,7 +178,7 @@ def sample(examples: Examples) -> dict[str, Tensor]:
     return next(examples.batches(2, rows)).inputs
 
 
-def shapes(name: str) -> dict[int, torch.export.Dim]:
+def shapes(name: str) -> dict[int, Any]:
     """The dimensions of an input that are not fixed, as torch writes them."""
     return dict.fromkeys(_DYNAMIC[name], torch.export.Dim.DYNAMIC)
 
