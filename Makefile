@@ -10,13 +10,13 @@ SHARED := $(wildcard ../shared/data)
 quickstart: install
 	$(BIN)/compress-explain quickstart
 
-# Tests never reach for a model hub, and one thread a process keeps two cores from stalling each other.
+# Tests never reach for a model hub. Two processes of one thread each: more would keep two cores from getting anywhere.
 test: export HF_HUB_OFFLINE = 1
 test: export OMP_NUM_THREADS = 1
 test: dev check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 ifneq ($(SHARED),)
-	$(BIN)/python -m pytest -m "slow"
+	$(BIN)/python -m pytest -m "slow" -n 2 --dist loadfile
 endif
 
 check: dev
