@@ -65,7 +65,7 @@ class Job:
     @property
     def deploys_onnx(self) -> bool:
         """Whether an ONNX file is deployed and judged: when it is asked for, or something is quantized."""
-        return self.runtime == "onnx" or self.scheme is not None
+        return self.runtime == "onnx" or any(isinstance(each, Quantizing) for each in self.strategies)
 
     def lexicon(self, masks: Masks) -> Lexicon:
         """The tokens of the model under ``masks``."""

@@ -1,5 +1,6 @@
 """Encoders with a decoder that attends to them."""
 
+from dataclasses import replace
 from typing import Literal
 
 from compress_explain.families.parts import AttentionParts, Family, FeedForwardParts, Stack, separate
@@ -7,16 +8,8 @@ from compress_explain.families.table import register
 
 
 def _t5_attention(path: str, *, cross: bool) -> AttentionParts:
-    return AttentionParts(
-        module=path,
-        query=f"{path}.q",
-        key=f"{path}.k",
-        value=f"{path}.v",
-        output=f"{path}.o",
-        cross=cross,
-        sizes={"n_heads": "heads"},
-        position_bias="relative_attention_bias",
-    )
+    parts = separate(path, ("q", "k", "v", "o"), cross=cross, sizes={"n_heads": "heads"})
+    return replace(parts, position_bias="relative_attention_bias")
 
 
 def _t5_feed_forward(path: str) -> tuple[FeedForwardParts, ...]:

@@ -1,5 +1,7 @@
 """Encoders of text."""
 
+from dataclasses import replace
+
 from compress_explain.families.parts import (
     AttentionParts,
     Family,
@@ -37,13 +39,12 @@ for _name in ("bert", "roberta", "xlm-roberta", "electra"):
 register(
     _bert_like(
         "mpnet",
-        AttentionParts(
-            module="attention.attn",
-            query="attention.attn.q",
-            key="attention.attn.k",
-            value="attention.attn.v",
-            output="attention.attn.o",
-            sizes={"num_attention_heads": "heads", "all_head_size": "width"},
+        replace(
+            separate(
+                "attention.attn",
+                ("q", "k", "v", "o"),
+                sizes={"num_attention_heads": "heads", "all_head_size": "width"},
+            ),
             lent_bias="position_bias",
         ),
     )
