@@ -15,20 +15,21 @@ from compress_explain.documents import Location, Section, explain, read_yaml, to
 from compress_explain.errors import InputError, InputErrors
 from compress_explain.evaluator import Evaluator
 from compress_explain.gates import Gate, check_gates
-from compress_explain.models import check_run_task
 from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
+from compress_explain.scores import told_of
 from compress_explain.slices import SliceRule, SliceSection
 from compress_explain.strategy import Strategy
+from compress_explain.tasks import task_named
 
 
 class DataSection(Section):
     calibration: str
     validation: str
     test: str
-    input: str = "text"
-    label: str = "label"
+    input: str | None = None
+    label: str | None = None
     calibration_rows: int | None = Field(default=1024, ge=2)
     max_length: int | None = None
     long_text: Literal["truncate", "refuse"] = "truncate"
@@ -67,7 +68,9 @@ class Config(Section):
     """Every key of a configuration file, with its default."""
 
     model: str
-    task: Literal["text-classification", "image-classification", "text-generation"] = "text-classification"
+    task: Literal["text-classification", "image-classification", "token-classification", "text-generation"] = (
+        "text-classification"
+    )
     data: DataSection
     slices: dict[str, SliceSection] = Field(default_factory=dict)
     strategies: list[dict[str, dict[str, Any]]] = Field(min_length=1)
@@ -85,7 +88,9 @@ class Config(Section):
     runtime: Literal["torch", "onnx"] = "torch"
 
     def data_spec(self) -> DataSpec:
-        return DataSpec(**self.data.model_dump())
+        task = task_named(self.task)
+        columns = {"input": self.data.input or task.input, "label": self.data.label or task.label or "label"}
+        return DataSpec(**{**self.data.model_dump(), **columns})
 
     def slice_rules(self) -> list[SliceRule]:
         return [section.rule(name) for name, section in self.slices.items()]
@@ -135,7 +140,6 @@ def _check_parts(config: Config) -> None:
     """Build every part once, to show all of their faults together."""
     faults: list[InputError] = []
     for build in (
-        lambda: check_run_task(config.task),
         config.slice_rules,
         config.build_strategies,
         config.build_evaluators,
@@ -151,7 +155,7 @@ def _check_parts(config: Config) -> None:
     if not faults:
         metrics = {metric for evaluator in config.build_evaluators() for metric in evaluator.metrics}
         gates = config.build_gates()
-        check_gates(gates, metrics, [gate.slice for gate in gates] if config.slices else [])
+        check_gates(gates, told_of(config.task, metrics), [gate.slice for gate in gates] if config.slices else [])
     if faults:
         raise together(faults)
 

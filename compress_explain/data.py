@@ -13,9 +13,10 @@ import pandas as pd
 from compress_explain.encoding import Reading, encode, row_key
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.examples import ALL, Examples
-from compress_explain.models import Subject, check_run_task
+from compress_explain.models import Subject
 from compress_explain.slices import SliceRule
 from compress_explain.sources import read_rows
+from compress_explain.tagging import as_text, tag_numbers
 from compress_explain.tokens import token_slices
 
 SPLITS = ("calibration", "validation", "test")
@@ -79,10 +80,8 @@ def load_splits(spec: DataSpec, rules: Sequence[SliceRule], subject: Subject, se
     """Read, check and encode the three splits.
 
     Raises:
-        InputError: anything wrong with files, columns, labels, slices, or rows shared by splits; or
-            the model is a language model, which no run can compress yet.
+        InputError: anything wrong with files, columns, labels, slices, or rows shared by splits.
     """
-    check_run_task(subject.task)
     frames = {
         name: read_rows(
             f"data.{name}", getattr(spec, name), spec.calibration_rows if name == "calibration" else None, seed
@@ -96,10 +95,12 @@ def encode_splits(
     frames: dict[str, pd.DataFrame], spec: DataSpec, rules: Sequence[SliceRule], subject: Subject
 ) -> Splits:
     """The same from frames that are already in memory, keyed by :data:`SPLITS`."""
-    check_run_task(subject.task)
-    for name in SPLITS:
-        _check_columns(frames[name], f"data.{name}", spec.reading, subject)
-    frames = _without_overlap({name: frames[name] for name in SPLITS}, spec)
+    for rule in rules:
+        if rule.token is not None and subject.kind.decides == "token":
+            problem = "slices of tokens are for price and audit; a run judges rows"
+            raise InputError(f"slices: {rule.name}", rule.token, problem, "slice rows, by column, where or matches")
+    read = {name: _checked(frames[name], f"data.{name}", spec.reading, subject) for name in SPLITS}
+    frames = _without_overlap(read, spec)
     keyed = {f"data.{name}": frame for name, frame in frames.items()}
     encoded = _encoded(keyed, "data.test", rules, spec.reading, subject)
     return Splits(**{examples.name: examples for examples in encoded}, spec=spec, rules=tuple(rules))
@@ -128,9 +129,9 @@ def load_examples(
     """
     reading = Reading(input=input, label=label, max_length=max_length, long_text=long_text)
     frame = read_rows("data", source, rows, seed)
-    _check_columns(frame, "data", reading, subject)
+    frame = _checked(frame, "data", reading, subject)
     [examples] = _encoded({"data": frame}, "data", rules, reading, subject)
-    if subject.tokenwise:
+    if subject.kind.decides == "token":
         examples = replace(examples, token_slices=token_slices(rules, examples.inputs["input_ids"]))
     return replace(examples, digest=_digest(examples))
 
@@ -139,29 +140,45 @@ def _encoded(
     frames: dict[str, pd.DataFrame], reference: str, rules: Sequence[SliceRule], reading: Reading, subject: Subject
 ) -> list[Examples]:
     """Every frame as examples, by its key; quantiles are cut where they lie in ``reference``."""
-    _check_rules(rules, subject)
-    frames = {where: _with_measures(frame, reading, subject.task) for where, frame in frames.items()}
+    _check_rules(rules, reading, subject)
+    frames = {where: _with_measures(frame, reading, subject) for where, frame in frames.items()}
     labels = {where: _labels(frame, where, reading, subject) for where, frame in frames.items()}
     members = _memberships(rules, frames, reference, reading, subject, labels)
     return [
-        encode(frame[reading.input], where, reading, subject, labels[where], members[where])
+        encode(
+            frame[reading.input], where, reading, subject, labels[where], members[where],
+            _tags(frame, where, reading, subject),
+        )
         for where, frame in frames.items()
-    ]
+    ]  # fmt: skip
 
 
-def _check_rules(rules: Sequence[SliceRule], subject: Subject) -> None:
+def _tags(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> list[np.ndarray] | None:
+    """The classes of words, where words are decided on."""
+    if subject.kind.decides != "word":
+        return None
+    return tag_numbers(frame, where, (reading.input, reading.label), subject.labels)
+
+
+def _check_rules(rules: Sequence[SliceRule], reading: Reading, subject: Subject) -> None:
     for rule in rules:
-        if rule.token is not None and not subject.tokenwise:
+        if rule.token is not None and subject.kind.decides != "token":
             raise InputError(
                 f"slices: {rule.name}", rule.token, f"a model for {subject.task} predicts no tokens",
                 "slice its rows, by column, where or matches",
+            )  # fmt: skip
+        if subject.kind.decides == "word" and rule.column == reading.label:
+            raise InputError(
+                f"slices: {rule.name}", rule.column, "its values are of words, and a slice is of rows",
+                "slice by another column, where or matches",
             )  # fmt: skip
 
 
 def _digest(examples: Examples) -> str:
     """SHA-256 of the encoded rows, their labels, and their slices by name."""
     digest = hashlib.sha256(examples.digest.encode())
-    parts = {**examples.inputs, **examples.token_slices, **{name: [flags] for name, flags in examples.slices.items()}}
+    tags = {} if examples.tags is None else {"tags": examples.tags.ids}
+    parts = {**examples.inputs, **tags, **examples.token_slices, **{name: [flags] for name, flags in examples.slices.items()}}
     for name, arrays in parts.items():
         digest.update(f"{name} {[array.shape for array in arrays]}".encode())
         for array in arrays:
@@ -169,8 +186,16 @@ def _digest(examples: Examples) -> str:
     return digest.hexdigest()
 
 
+def _checked(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> pd.DataFrame:
+    """A frame that has its columns; words as texts."""
+    _check_columns(frame, where, reading, subject)
+    if subject.kind.reads != "words":
+        return frame
+    return frame.assign(**{reading.input: as_text(frame[reading.input], where)})
+
+
 def _check_columns(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> None:
-    needed = {"input": reading.input} | ({} if subject.tokenwise else {"label": reading.label})
+    needed = {"input": reading.input} | ({} if subject.kind.label is None else {"label": reading.label})
     for key, column in needed.items():
         if column not in frame.columns:
             known = did_you_mean(column, map(str, frame.columns))
@@ -208,9 +233,9 @@ def _without_overlap(frames: dict[str, pd.DataFrame], spec: DataSpec) -> dict[st
     return frames
 
 
-def _with_measures(frame: pd.DataFrame, reading: Reading, task: str) -> pd.DataFrame:
+def _with_measures(frame: pd.DataFrame, reading: Reading, subject: Subject) -> pd.DataFrame:
     """Columns that slices may use besides the file's own: ``words`` and ``characters`` of a text."""
-    if task == "image-classification":
+    if subject.kind.reads == "image":
         return frame
     texts = frame[reading.input].astype(str)
     measures = {"words": texts.str.split().str.len(), "characters": texts.str.len()}
@@ -220,7 +245,7 @@ def _with_measures(frame: pd.DataFrame, reading: Reading, task: str) -> pd.DataF
 def _labels(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> np.ndarray:
     """Labels as class indices: integers as they are, names through the model's ``label2id``.
 
-    A language model has none, and gets a 0 for every row.
+    What decides on words or tokens has none, and gets a 0 for every row.
     """
     if subject.tokenwise:
         return np.zeros(len(frame), dtype=np.int64)

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
+from compress_explain.examples import Examples, Tags
 from compress_explain.models import Subject
+from compress_explain.tagging import align
 
 _AT_ONCE = 1024  # texts that are tokenized together; what a tokenizer returns takes far more memory than is kept
 
@@ -37,19 +38,26 @@ def encode(
     subject: Subject,
     labels: np.ndarray,
     slices: dict[str, np.ndarray],
+    tags: list[np.ndarray] | None = None,
 ) -> Examples:
     """Encode the inputs of a split; ``where`` is its key (``data.test``, or ``data`` alone) for messages.
+
+    ``tags`` holds for each row the class of each word, where words are decided on.
 
     Raises:
         InputError: texts that are too long or too short, or images that cannot be read.
     """
-    digest = hashlib.sha256("".join(values.map(row_key)).encode() + labels.tobytes()).hexdigest()
+    right = labels.tobytes() + b"".join(row.tobytes() for row in tags or ())
+    digest = hashlib.sha256("".join(values.map(row_key)).encode() + right).hexdigest()
     name = where.removeprefix("data.")
     examples = Examples(
-        name=name, inputs={}, labels=labels, slices=slices, texts=(), digest=digest, tokenwise=subject.tokenwise
-    )
-    if subject.task == "image-classification":
+        name=name, inputs={}, labels=labels, slices=slices, texts=(), digest=digest, tokenwise=subject.tokenwise,
+        task=subject.task,
+    )  # fmt: skip
+    if subject.kind.reads == "image":
         return _encode_images(examples, values, where, subject)
+    if tags is not None:
+        return _encode_words(examples, values.tolist(), tags, where, reading, subject)
     encoded = _encode_texts(examples, values.astype(str).tolist(), where, reading, subject)
     if subject.tokenwise:
         _refuse_short(encoded, where)
@@ -80,13 +88,7 @@ def _encode_texts(examples: Examples, texts: list[str], where: str, reading: Rea
         whole = tokenizer(texts[start : start + _AT_ONCE], add_special_tokens=True, verbose=False)["input_ids"]
         too_long += [row for row, ids in enumerate(whole, start) if len(ids) > limit]
     inputs = cut(tokenizer, texts, limit)
-    if too_long and reading.long_text == "refuse":
-        raise InputError(
-            where,
-            texts[too_long[0]][:80],
-            f"{len(too_long)} texts have more than the {limit} tokens that the model takes",
-            "shorten them, or set data.long_text to truncate",
-        )
+    _refuse_long(too_long, texts, where, reading, limit)
     # a language model reads no second text, so it needs no token types, which some tokenizers give all the same
     keys = ("input_ids", "attention_mask") if subject.tokenwise else tuple(inputs)
     return replace(
@@ -97,6 +99,38 @@ def _encode_texts(examples: Examples, texts: list[str], where: str, reading: Rea
         truncated=len(too_long),
         max_length=limit,
     )
+
+
+def _encode_words(
+    examples: Examples, texts: list[str], tags: list[np.ndarray], where: str, reading: Reading, subject: Subject
+) -> Examples:
+    limit = _length_limit(reading, subject)
+    aligned = align(subject.processor, texts, tags, limit)
+    _refuse_long(aligned.longer, texts, where, reading, limit)
+    bare = [row for row, places in enumerate(aligned.places) if not len(places)]
+    if bare:
+        problem = f"{len(bare)} rows have no word that the model reads (first: row {bare[0]})"
+        raise InputError(where, texts[bare[0]][:80], problem, "remove those rows")
+    names = tuple(name for _, name in sorted(subject.labels.items()))
+    return replace(
+        examples,
+        inputs=aligned.inputs,
+        texts=tuple(texts),
+        padding=dict.fromkeys(aligned.inputs, 0) | {"input_ids": _padding_id(subject)},
+        truncated=len(aligned.longer),
+        max_length=limit,
+        tags=Tags(names=names, ids=aligned.ids, places=aligned.places),
+    )
+
+
+def _refuse_long(longer: list[int], texts: Sequence[str], where: str, reading: Reading, limit: int) -> None:
+    if longer and reading.long_text == "refuse":
+        raise InputError(
+            where,
+            texts[longer[0]][:80],
+            f"{len(longer)} texts have more than the {limit} tokens that the model takes",
+            "shorten them, or set data.long_text to truncate",
+        )
 
 
 def cut(tokenizer: Any, texts: Sequence[str], limit: int) -> dict[str, list[np.ndarray]]:
@@ -111,7 +145,7 @@ def cut(tokenizer: Any, texts: Sequence[str], limit: int) -> dict[str, list[np.n
 def _padding_id(subject: Subject) -> int:
     """What fills up short rows; a language model never looks at it, so any token will do."""
     tokenizer = subject.processor
-    if subject.tokenwise:
+    if subject.kind.decides == "token":
         return int(tokenizer.eos_token_id or 0)
     if tokenizer.pad_token_id is None:
         raise InputError(

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from compress_explain.tasks import TEXT_CLASSIFICATION
+
 ALL = "all"  # the slice that holds every row
 
 
@@ -24,6 +26,24 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tags:
+    """The classes of words: ``names`` by number; ``ids`` holds for each row one number a token, -1 where none is decided.
+
+    ``places`` holds for each row the words that are decided on, counted from 0.
+    """
+
+    names: tuple[str, ...]
+    ids: list[np.ndarray] = field(repr=False)
+    places: list[np.ndarray] = field(repr=False)
+
+    def of(self, rows: Int[np.ndarray, " chosen"]) -> Tags:
+        """Those of some rows."""
+        return Tags(
+            names=self.names, ids=[self.ids[row] for row in rows], places=[self.places[row] for row in rows]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Examples:
     """One split, encoded for one model.
 
@@ -32,9 +52,10 @@ class Examples:
     recognise a row by. ``truncated`` counts rows that were longer than the ``max_length`` tokens that
     they are cut to; None where rows are not texts.
 
-    ``tokenwise`` examples are those of a language model: position t of a row predicts the token at
-    t + 1, so a row of L tokens predicts L - 1, and ``labels`` are all 0. Their ``token_slices`` hold,
-    for each row, one flag a predicted token.
+    ``tokenwise`` examples have several decisions a row, and ``labels`` are all 0. With ``tags`` those
+    are about words. Without, they are those of a language model: position t of a row predicts the
+    token at t + 1, so a row of L tokens predicts L - 1. Their ``token_slices`` hold, for each row, one
+    flag a predicted token.
     """
 
     name: str
@@ -47,6 +68,8 @@ class Examples:
     truncated: int = 0
     max_length: int | None = None
     tokenwise: bool = False
+    task: str = TEXT_CLASSIFICATION
+    tags: Tags | None = field(default=None, repr=False)
     token_slices: dict[str, list[np.ndarray]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -63,6 +86,7 @@ class Examples:
             labels=self.labels[chosen],
             slices={name: flags[chosen] for name, flags in self.slices.items()},
             texts=tuple(self.texts[row] for row in chosen) if self.texts else (),
+            tags=None if self.tags is None else self.tags.of(chosen),
             token_slices={name: [flags[row] for row in chosen] for name, flags in self.token_slices.items()},
             digest=hashlib.sha256(f"{self.digest} {chosen.tolist()}".encode()).hexdigest(),
         )
@@ -79,6 +103,15 @@ class Examples:
         """The 95th percentile of the row lengths: the size at which FLOPs are counted."""
         return int(np.percentile(self.lengths, 95))
 
+    @cached_property
+    def decisions(self) -> Int[np.ndarray, " rows"]:
+        """How many decisions each row holds."""
+        if self.tags is not None:
+            return np.array([int((ids >= 0).sum()) for ids in self.tags.ids])
+        if self.tokenwise:
+            return np.array([len(row) - 1 for row in self.inputs["input_ids"]])
+        return np.ones(len(self), dtype=np.int64)
+
     @property
     def slice_names(self) -> tuple[str, ...]:
         """Slices of rows, :data:`ALL` first, then slices of tokens."""
@@ -86,9 +119,8 @@ class Examples:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Members of each slice: rows, or predicted tokens if ``tokenwise``."""
-        weights = np.array([len(row) - 1 for row in self.inputs["input_ids"]]) if self.tokenwise else 1
-        rows = {name: int((flags * weights).sum()) for name, flags in self.slices.items()}
+        """Members of each slice: rows, or decisions if ``tokenwise``."""
+        rows = {name: int((flags * self.decisions).sum()) for name, flags in self.slices.items()}
         return rows | {name: int(sum(map(np.sum, flags))) for name, flags in self.token_slices.items()}
 
     def batches(self, size: int, rows: Int[np.ndarray, " chosen"] | None = None) -> Iterator[Batch]:
@@ -107,14 +139,40 @@ class Examples:
         return torch.from_numpy(np.stack([flags[rows] for flags in self.slices.values()]).astype(np.float32))
 
     def targets(self, batch: Batch) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
-        """The token that each position of a ``tokenwise`` batch predicts, and whether it predicts one.
+        """The class that is right at each position of a ``tokenwise`` batch, and whether one is decided on there.
 
-        The last position of a row and its padding predict none; the token given there is 0.
+        Of a language model that is the next token; the last position of a row predicts none, nor does
+        padding. Where nothing is decided the class given is 0.
         """
         ids = batch.inputs["input_ids"]
+        if self.tags is not None:
+            right = torch.full(ids.shape, -1, dtype=torch.int64)
+            for place, row in enumerate(batch.rows):
+                right[place, : len(self.tags.ids[row])] = torch.from_numpy(self.tags.ids[row])
+            return right.clamp(min=0).to(ids.device), (right >= 0).to(ids.device)
         lengths = torch.tensor([len(self.inputs["input_ids"][row]) for row in batch.rows], device=ids.device)
         predicts = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None] - 1
         return torch.where(predicts, ids.roll(-1, dims=1), 0), predicts
+
+    def one_each(
+        self, batch: Batch, logits: Float[Tensor, "batch *tokens classes"]
+    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+        """A decision of each row and the class that is right: the row's own, or one of several drawn at random.
+
+        Drawn once and for all, so that what is learned of a row at different times is of the same decision.
+        """
+        if not self.tokenwise:
+            return logits, torch.from_numpy(self.labels[batch.rows])
+        targets, valid = self.targets(batch)
+        wanted = torch.from_numpy(self._drawn[batch.rows])
+        positions = (valid.cumsum(1) == wanted[:, None] + 1).long().argmax(1)
+        rows = torch.arange(len(batch.rows))
+        return logits[rows, positions], targets[rows, positions]
+
+    @cached_property
+    def _drawn(self) -> Int[np.ndarray, " rows"]:
+        """Which of its decisions stands for each row."""
+        return (np.random.default_rng(0).random(len(self)) * self.decisions).astype(np.int64)
 
     def token_membership(self, batch: Batch) -> Float[Tensor, "slices batch tokens"]:
         """Membership of each position of a ``tokenwise`` batch in the slices of :attr:`slice_names`.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from compress_explain.compensation import Compensation
 from compress_explain.data import Splits
+from compress_explain.embedding import TOKEN
 from compress_explain.errors import InputError
 from compress_explain.evaluator import Evaluator
 from compress_explain.gates import EVERY, Gate, check_gates
@@ -18,6 +19,7 @@ from compress_explain.models import Subject
 from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
+from compress_explain.scores import told_of
 from compress_explain.strategy import Quantizing, Strategy
 from compress_explain.vocabulary import Lexicon
 
@@ -48,7 +50,10 @@ class Job:
         if len(quantizing) > 1:
             raise InputError("strategies", quantizing, "a file has one scheme for its linears", "name one of them")
         metrics = {metric for evaluator in self.evaluators for metric in evaluator.metrics}
-        check_gates(self.gates, metrics, self.splits.slices)
+        check_gates(self.gates, told_of(self.subject.task, metrics), self.splits.slices)
+        if self.subject.tokenwise and any(TOKEN in each.kinds for each in self.strategies):
+            problem = f"takes tokens out, which a model for {self.subject.task} answers for one by one"
+            raise InputError("strategies", "vocabulary", problem, "leave it out")
         bare = self.splits.bare_slices
         if bare and any(gate.slice == EVERY for gate in self.gates):
             named = ", ".join(f"{name} (none in {split})" for name, split in list(bare.items())[:5])

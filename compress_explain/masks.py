@@ -15,6 +15,7 @@ from types import TracebackType
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from transformers import PreTrainedModel
 
 from compress_explain.anatomy import Anatomy, Group
@@ -202,7 +203,8 @@ class Masks:
             if name not in self._ready:
                 self._ready[name] = self._made_ready(name)
             rounded = self._ready[name].apply(inputs[0].detach()).to(output.dtype)
-            return output + (rounded - output).detach() if output.requires_grad else rounded
+            passes = output.requires_grad or forward_ad.unpack_dual(output).tangent is not None
+            return output + (rounded - output).detach() if passes else rounded
 
         return rounded
 

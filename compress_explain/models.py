@@ -10,35 +10,14 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from compress_explain.checkpoint import MANIFEST, load_compressed
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.families import families, family_of
 from compress_explain.ledger import file_digest
+from compress_explain.tasks import TASKS, TEXT_GENERATION, Task, task_named
 
-TEXT_GENERATION = "text-generation"
-_LOADERS: dict[str, Any] = {
-    "text-classification": AutoModelForSequenceClassification,
-    "image-classification": AutoModelForImageClassification,
-    TEXT_GENERATION: AutoModelForCausalLM,
-}
-TASKS = tuple(_LOADERS)
-_HEADS = {
-    "ForSequenceClassification": "text-classification",
-    "ForImageClassification": "image-classification",
-    "LMHeadModel": TEXT_GENERATION,
-    "ForCausalLM": TEXT_GENERATION,
-}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -54,11 +33,19 @@ class Subject:
 
     @property
     def tokenwise(self) -> bool:
-        """Whether it predicts tokens, one at each position, rather than a label for the whole row."""
-        return self.task == TEXT_GENERATION
+        """Whether it answers for words or tokens, several in a row, rather than once for the whole row."""
+        return self.kind.decides != "row"
+
+    @property
+    def kind(self) -> Task:
+        """What it is for."""
+        return TASKS[self.task]
 
     @property
     def labels(self) -> dict[int, str]:
+        """What each class is called; of a language model, each token."""
+        if self.kind.decides == "token":
+            return {index: token for token, index in self.processor.get_vocab().items()}
         return {int(index): str(name) for index, name in self.model.config.id2label.items()}
 
 
@@ -79,7 +66,7 @@ def load_subject(source: str, task: str, dtype: str = "float32") -> Subject:
         InputError: it cannot be found, holds only pickled weights, is of an unknown family, or has
             no trained head for ``task``; or ``dtype`` is neither of the two.
     """
-    check_task(task)
+    task_named(task)
     if dtype not in _DTYPES:
         raise InputError("dtype", dtype, "unknown type of weights", did_you_mean(dtype, _DTYPES))
     if (Path(source) / MANIFEST).exists():
@@ -131,28 +118,13 @@ def infer_task(source: str) -> str:
         InputError: there is no configuration, or its head is for none of :data:`TASKS`.
     """
     architecture = next(iter(read_config(source).architectures or ()), None)
-    for ending, task in _HEADS.items():
-        if str(architecture).endswith(ending):
-            return task
+    for task in TASKS.values():
+        if str(architecture).endswith(task.heads):
+            return task.name
     raise InputError(
         "model", source, f"its architecture, {architecture}, has no head for a task that is known here",
         f"give a model with a head for one of: {', '.join(TASKS)}",
     )  # fmt: skip
-
-
-def check_run_task(task: str) -> None:
-    """Raises InputError for a task that a compression run cannot do yet."""
-    if task == TEXT_GENERATION:
-        raise InputError(
-            "task", task, "language models can be priced and audited, not yet compressed by a run",
-            "use compress-explain price or audit, or give a classifier",
-        )  # fmt: skip
-
-
-def check_task(task: str) -> None:
-    """Raises InputError for a task without a loader."""
-    if task not in _LOADERS:
-        raise InputError("task", task, "unknown task", did_you_mean(task, TASKS))
 
 
 def read_config(source: str) -> PretrainedConfig:
@@ -192,7 +164,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 def _load(source: str, task: str, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
-        loaded = _LOADERS[task].from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True)
+        loaded = TASKS[task].loader.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         problem = f"its weights could not be loaded ({str(error).splitlines()[0][:200]})"
         remedy = "give a complete folder with model.safetensors that fits its config.json"
@@ -224,7 +196,7 @@ def _refuse_pickles(source: str) -> None:
 
 
 def _processor(source: str, task: str) -> Any:
-    reads_images = task == "image-classification"
+    reads_images = TASKS[task].reads == "image"
     loader = AutoImageProcessor if reads_images else AutoTokenizer
     try:
         return loader.from_pretrained(source)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +16,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedModel
 
+from compress_explain.decided import Decided, Forward, decide_all, places, right_answers
 from compress_explain.examples import Examples
+from compress_explain.tasks import TEXT_CLASSIFICATION
 
 _SLICE = "slice:"  # prefix of the membership columns in the Parquet file
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Logits of both models on one split, with labels and slice membership."""
+    """Both models' logits of every decision on one split, with what is right and the slices that it belongs to.
+
+    A classifier decides once a row. Where words or tokens are decided on, ``rows`` says which row
+    each decision stands in, rows in order, and ``places`` which word or token of it. With many
+    classes (``vocabulary``) the logits are those of the choices that are kept; ``names`` are those of few.
+    """
 
     split: str
     digest: str
@@ -30,9 +38,20 @@ class Pairs:
     original: Float[np.ndarray, "n classes"] = field(repr=False)
     compressed: Float[np.ndarray, "n classes"] = field(repr=False)
     slices: dict[str, Bool[np.ndarray, " n"]] = field(repr=False)
+    task: str = TEXT_CLASSIFICATION
+    rows: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
+    places: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
+    names: tuple[str, ...] = field(default=(), repr=False)
+    vocabulary: PairedVocabulary | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
+        """How many decisions there are."""
         return len(self.labels)
+
+    @property
+    def independent(self) -> int:
+        """How many rows the decisions stand in."""
+        return len(self) if self.rows is None else len(np.unique(self.rows))
 
     def only(self, slice_name: str) -> Pairs:
         """The pairs of one slice."""
@@ -44,7 +63,36 @@ class Pairs:
             original=self.original[rows],
             compressed=self.compressed[rows],
             slices={},
+            task=self.task,
+            rows=None if self.rows is None else self.rows[rows],
+            places=None if self.places is None else self.places[rows],
+            names=self.names,
+            vocabulary=None if self.vocabulary is None else self.vocabulary.only(rows),
         )
+
+    @cached_property
+    def answers(self) -> Int[np.ndarray, " n"]:
+        """The column of the logits that is right: the label, or the first of the choices kept of a vocabulary."""
+        return self.labels if self.vocabulary is None else np.zeros_like(self.labels)
+
+    @property
+    def decided(self) -> Decided:
+        """What the original decided."""
+        kept = self.vocabulary
+        return Decided(
+            logits=self.original,
+            choices=None if kept is None else kept.choices,
+            guesses=None if kept is None else kept.original,
+        )
+
+    @cached_property
+    def original_guesses(self) -> Int[np.ndarray, " n"]:
+        """The likeliest class of every decision."""
+        return self.original.argmax(1) if self.vocabulary is None else self.vocabulary.original
+
+    @cached_property
+    def compressed_guesses(self) -> Int[np.ndarray, " n"]:
+        return self.compressed.argmax(1) if self.vocabulary is None else self.vocabulary.compressed
 
     @cached_property
     def original_probabilities(self) -> Float[np.ndarray, "n classes"]:
@@ -56,21 +104,24 @@ class Pairs:
 
     @cached_property
     def original_right(self) -> Bool[np.ndarray, " n"]:
-        return self.original.argmax(1) == self.labels
+        return self.original_guesses == self.labels
 
     @cached_property
     def compressed_right(self) -> Bool[np.ndarray, " n"]:
-        return self.compressed.argmax(1) == self.labels
+        return self.compressed_guesses == self.labels
 
     def save(self, path: Path) -> None:
         columns: dict[str, object] = {
-            "row": np.arange(len(self)),
+            "row": np.arange(len(self)) if self.rows is None else self.rows,
             "label": self.labels,
             "original": pa.array(list(self.original.astype(np.float32))),
             "compressed": pa.array(list(self.compressed.astype(np.float32))),
         }
+        columns |= {} if self.places is None else {"place": self.places}
+        columns |= {} if self.vocabulary is None else self.vocabulary.columns()
         columns |= {_SLICE + name: flags for name, flags in self.slices.items()}
-        facts = {"split": self.split, "digest": self.digest}
+        facts: dict[str, Any] = {"split": self.split, "digest": self.digest}
+        facts |= {} if self.rows is None else {"task": self.task, "names": self.names}
         table = pa.table(columns).replace_schema_metadata({"compress_explain": json.dumps(facts)})
         pq.write_table(table, path)
 
@@ -78,6 +129,7 @@ class Pairs:
     def load(cls, path: Path) -> Pairs:
         table = pq.read_table(path)
         facts = json.loads(table.schema.metadata[b"compress_explain"])
+        several = "place" in table.column_names
         return cls(
             split=facts["split"],
             digest=facts["digest"],
@@ -89,6 +141,41 @@ class Pairs:
                 for name in table.column_names
                 if name.startswith(_SLICE)
             },
+            task=facts.get("task", TEXT_CLASSIFICATION),
+            rows=table["row"].to_numpy() if several else None,
+            places=table["place"].to_numpy() if several else None,
+            names=tuple(facts.get("names", ())),
+            vocabulary=PairedVocabulary.of_columns(table) if "choices" in table.column_names else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedVocabulary:
+    """Of decisions among many classes: which the choices but the last are, and which both models find likeliest."""
+
+    choices: Int[np.ndarray, "n chosen"] = field(repr=False)
+    original: Int[np.ndarray, " n"] = field(repr=False)
+    compressed: Int[np.ndarray, " n"] = field(repr=False)
+
+    def only(self, rows: Bool[np.ndarray, " n"]) -> PairedVocabulary:
+        return PairedVocabulary(
+            choices=self.choices[rows], original=self.original[rows], compressed=self.compressed[rows]
+        )
+
+    def columns(self) -> dict[str, object]:
+        """As columns of a table; numbers of 32 bits."""
+        return {
+            "choices": pa.array(list(self.choices.astype(np.int32))),
+            "original_guess": self.original.astype(np.int32),
+            "compressed_guess": self.compressed.astype(np.int32),
+        }
+
+    @classmethod
+    def of_columns(cls, table: pa.Table) -> PairedVocabulary:
+        return cls(
+            choices=np.stack(table["choices"].to_numpy()).astype(np.int64),
+            original=table["original_guess"].to_numpy().astype(np.int64),
+            compressed=table["compressed_guess"].to_numpy().astype(np.int64),
         )
 
 
@@ -98,17 +185,19 @@ def predict(
     batch_size: int = 32,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Float[np.ndarray, "n classes"]:
-    """Logits of ``model`` on every row, in the order of the rows."""
-    logits: np.ndarray | None = None
-    with torch.inference_mode():
-        for batch in examples.batches(batch_size):
-            output = model(**batch.inputs).logits.float().numpy()
-            if logits is None:
-                logits = np.empty((len(examples), output.shape[1]), dtype=np.float32)
-            logits[batch.rows] = output
-            advance(len(batch.rows))
-    assert logits is not None, "a split is never empty"
-    return logits
+    """Logits of ``model`` on every decision, in the order of the rows."""
+    return decide_all(logits_of(model), examples, batch_size, advance).logits
+
+
+def logits_of(model: PreTrainedModel) -> Forward:
+    """What ``model`` makes of a batch of inputs."""
+
+    def forward(inputs: dict[str, torch.Tensor]) -> np.ndarray:
+        with torch.inference_mode():
+            logits: np.ndarray = model(**inputs).logits.float().numpy()
+        return logits
+
+    return forward
 
 
 def pair(examples: Examples, original: Float[np.ndarray, "n c"], compressed: Float[np.ndarray, "n c"]) -> Pairs:
@@ -120,6 +209,32 @@ def pair(examples: Examples, original: Float[np.ndarray, "n c"], compressed: Flo
         original=original,
         compressed=compressed,
         slices=examples.slices,
+        task=examples.task,
+    )
+
+
+def paired(examples: Examples, original: Decided, compressed: Decided) -> Pairs:
+    """Join what two models decided on one split."""
+    if not examples.tokenwise:
+        return pair(examples, original.logits, compressed.logits)
+    rows = np.repeat(np.arange(len(examples)), examples.decisions)
+    vocabulary = None
+    if original.choices is not None and original.guesses is not None and compressed.guesses is not None:
+        vocabulary = PairedVocabulary(
+            choices=original.choices, original=original.guesses, compressed=compressed.guesses
+        )
+    return Pairs(
+        split=examples.name,
+        digest=examples.digest,
+        task=examples.task,
+        original=original.logits,
+        compressed=compressed.logits,
+        labels=right_answers(examples),
+        slices={name: flags[rows] for name, flags in examples.slices.items()},
+        rows=rows,
+        places=places(examples),
+        names=() if examples.tags is None else examples.tags.names,
+        vocabulary=vocabulary,
     )
 
 

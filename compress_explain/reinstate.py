@@ -195,8 +195,8 @@ def _speed(masks: Masks, group: Group, work: Mapping[str, int]) -> float:
 class _Aims:
     """Every verdict as a smooth function of the logits: predicted slack in units of its own noise.
 
-    Accuracy, F1 and flips follow the probability of the label, whose mean moves as they do; NLL
-    and Brier follow themselves. What is predicted is the change since the gate was judged.
+    Accuracy, F1 and flips follow the probability of the label, whose mean moves as they do; NLL,
+    perplexity and Brier follow themselves. What is predicted is the change since the gate was judged.
     """
 
     def __init__(
@@ -209,6 +209,7 @@ class _Aims:
         self.verdicts = list(verdicts)
         self.labels = labels
         members = np.stack([examples.slices[verdict.slice][rows] for verdict in verdicts]).astype(np.float32)
+        members *= examples.decisions[rows]  # of which one was drawn
         self.members = torch.from_numpy(members / np.maximum(members.sum(1, keepdims=True), 1))
         self.slack = torch.tensor([verdict.slack for verdict in verdicts])
         self.noise = torch.tensor([noise(verdict) for verdict in verdicts])
@@ -233,15 +234,21 @@ class _Aims:
         probability = log_probability.exp()
         target = torch.nn.functional.one_hot(self.labels, logits.shape[1])
         values = {"right": own.exp(), "loss": -own, "brier": (probability - target).square().sum(1)}
-        return torch.stack([members @ values[kind] for members, kind in zip(self.members, self.kinds, strict=True)])
+        means = [members @ values[_MEAN_OF.get(kind, kind)] for members, kind in zip(self.members, self.kinds, strict=True)]
+        return torch.stack(
+            [mean.exp() if kind == "perplexity" else mean for mean, kind in zip(means, self.kinds, strict=True)]
+        )
 
 
+_MEAN_OF = {"perplexity": "loss"}  # it is the exponential of its mean
 _SURROGATE = {
     "accuracy": "right",
     "macro_f1": "right",
     "negative_flips": "right",
     "positive_flips": "right",
+    "entity_f1": "right",
     "nll": "loss",
+    "perplexity": "perplexity",
     "brier": "brier",
 }
 

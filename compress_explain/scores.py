@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -14,6 +15,15 @@ from jaxtyping import Float
 from sklearn.metrics import f1_score
 
 from compress_explain.predictions import Pairs
+from compress_explain.row_scores import (
+    ENTITY_F1,
+    FLIPS_TO_RIGHT,
+    FLIPS_TO_WRONG,
+    MEAN_RIGHT,
+    OfRows,
+    clustered,
+    mean_of_decisions,
+)
 from compress_explain.stats import (
     bootstrap_rows,
     mean_interval,
@@ -22,6 +32,7 @@ from compress_explain.stats import (
     rate_interval,
     unseen_rate_bound,
 )
+from compress_explain.tasks import TASKS
 
 Direction = Literal["higher", "lower"]
 
@@ -61,10 +72,13 @@ class Metric:
     name: str
     unit: str
     direction: Direction
-    measure: Callable[[Pairs, float, int], tuple[float, float, float, float, float, float]]
+    measure: Callable[[Pairs, float, int], Figures]
 
 
-def _accuracy(pairs: Pairs, confidence: float, seed: int) -> tuple[float, float, float, float, float, float]:
+Figures = tuple[float, float, float, float, float, float]
+
+
+def _accuracy(pairs: Pairs, confidence: float, seed: int) -> Figures:
     n = len(pairs)
     lost = int((pairs.original_right & ~pairs.compressed_right).sum())
     won = int((~pairs.original_right & pairs.compressed_right).sum())
@@ -75,8 +89,8 @@ def _accuracy(pairs: Pairs, confidence: float, seed: int) -> tuple[float, float,
 
 def _flips(
     to_wrong: bool,
-) -> Callable[[Pairs, float, int], tuple[float, float, float, float, float, float]]:
-    def measure(pairs: Pairs, confidence: float, seed: int) -> tuple[float, float, float, float, float, float]:
+) -> Callable[[Pairs, float, int], Figures]:
+    def measure(pairs: Pairs, confidence: float, seed: int) -> Figures:
         before = pairs.original_right if to_wrong else ~pairs.original_right
         after = ~pairs.compressed_right if to_wrong else pairs.compressed_right
         count = int((before & after).sum())
@@ -88,8 +102,8 @@ def _flips(
 
 def _mean_of(
     values: Callable[[Pairs, Float[np.ndarray, "n classes"]], Float[np.ndarray, " n"]],
-) -> Callable[[Pairs, float, int], tuple[float, float, float, float, float, float]]:
-    def measure(pairs: Pairs, confidence: float, seed: int) -> tuple[float, float, float, float, float, float]:
+) -> Callable[[Pairs, float, int], Figures]:
+    def measure(pairs: Pairs, confidence: float, seed: int) -> Figures:
         original = values(pairs, pairs.original_probabilities)
         compressed = values(pairs, pairs.compressed_probabilities)
         low, high = paired_bootstrap(original, compressed, confidence, seed=seed)
@@ -100,7 +114,7 @@ def _mean_of(
 
 
 def _nll(pairs: Pairs, probabilities: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, " n"]:
-    return -np.log(np.maximum(probabilities[np.arange(len(pairs)), pairs.labels], 1e-300))
+    return -np.log(np.maximum(probabilities[np.arange(len(pairs)), pairs.answers], 1e-300))
 
 
 def _brier(pairs: Pairs, probabilities: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, " n"]:
@@ -108,7 +122,7 @@ def _brier(pairs: Pairs, probabilities: Float[np.ndarray, "n classes"]) -> Float
     return np.square(probabilities - target).sum(1)
 
 
-def _macro_f1(pairs: Pairs, confidence: float, seed: int) -> tuple[float, float, float, float, float, float]:
+def _macro_f1(pairs: Pairs, confidence: float, seed: int) -> Figures:
     predictions = pairs.original.argmax(1), pairs.compressed.argmax(1)
     original, compressed = (f1_score(pairs.labels, each, average="macro", zero_division=0.0) for each in predictions)
     draws = [_macro_f1_resampled(pairs.labels, each, pairs.original.shape[1], seed) for each in predictions]
@@ -153,6 +167,37 @@ _METRICS = {
 METRICS = MappingProxyType(_METRICS)
 
 
+def _of_rows(name: str, unit: str, direction: Direction, figure: OfRows) -> Metric:
+    """Told of rows that hold several decisions each."""
+    return Metric(name=name, unit=unit, direction=direction, measure=partial(clustered, figure, unit == "share"))
+
+
+_OF_SEVERAL = {
+    metric.name: metric
+    for metric in (
+        _of_rows("accuracy", "share", "higher", MEAN_RIGHT),
+        _of_rows("entity_f1", "share", "higher", ENTITY_F1),
+        _of_rows("nll", "nats", "lower", mean_of_decisions(_nll)),
+        _of_rows("perplexity", "perplexity", "lower", mean_of_decisions(_nll, then=np.exp)),
+        _of_rows("brier", "squared probability", "lower", mean_of_decisions(_brier)),
+        _of_rows("negative_flips", "share", "lower", FLIPS_TO_WRONG),
+        _of_rows("positive_flips", "share", "higher", FLIPS_TO_RIGHT),
+    )
+}
+METRIC_NAMES = tuple(dict.fromkeys((*_METRICS, *_OF_SEVERAL)))
+
+
+def metrics_of(task: str) -> tuple[Metric, ...]:
+    """What can be told of a task."""
+    table = _METRICS if TASKS[task].decides == "row" else _OF_SEVERAL
+    return tuple(table[name] for name in TASKS[task].metrics)
+
+
+def told_of(task: str, metrics: Iterable[str]) -> set[str]:
+    """Those of ``metrics`` that can be told of a task; of such as the toolkit does not know, all."""
+    return {name for name in metrics if name not in METRIC_NAMES or name in TASKS[task].metrics}
+
+
 def score(pairs: Pairs, metric: Metric, slice_name: str, confidence: float, seed: int = 0) -> Score:
     """Compute one metric on one slice. ``confidence`` is two-sided.
 
@@ -173,7 +218,7 @@ def score(pairs: Pairs, metric: Metric, slice_name: str, confidence: float, seed
         high=high,
         compressed_low=own_low,
         compressed_high=own_high,
-        n=len(rows),
+        n=rows.independent,
         unit=metric.unit,
         direction=metric.direction,
         confidence=confidence,

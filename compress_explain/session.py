@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.checkpoint import load_compressed, save_compressed
 from compress_explain.compensation import Compensator, summed_up
+from compress_explain.decided import Decided, Forward, decide_all
 from compress_explain.edits import Edit, Plan
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
@@ -28,7 +29,7 @@ from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
 from compress_explain.ledger import Ledger
 from compress_explain.masks import Masks
-from compress_explain.predictions import Pairs, pair, predict
+from compress_explain.predictions import Pairs, logits_of, paired
 from compress_explain.pricing import (
     MOVES,
     Joint,
@@ -52,8 +53,6 @@ from compress_explain.scores import Score
 from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.vocabulary import Lexicon, read_by
 
-Predicts = Callable[[Examples, int, Callable[[int], None]], np.ndarray]  # logits, in batches of that size
-
 
 @dataclass
 class Session:
@@ -64,7 +63,7 @@ class Session:
     progress: Progress
     anatomy: Anatomy
     masks: Masks
-    originals: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    originals: dict[str, Decided] = field(default_factory=dict, repr=False)
     work: dict[str, int] = field(
         default_factory=dict, repr=False
     )  # by quantized linear: the FLOPs that it is faster by
@@ -221,7 +220,7 @@ class Session:
     def observe(self, step: str) -> Pairs:
         """Predictions of the masked model on validation, beside the original's."""
         validation = self.job.splits.validation
-        return self._predictions(step, validation, partial(predict, self.job.subject.model), self.read(validation))
+        return self._predictions(step, validation, logits_of(self.job.subject.model), self.read(validation))
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -262,21 +261,20 @@ class Session:
     def untouched(self, examples: Examples) -> Pairs:
         """The original paired with itself: the state before the first edit."""
         original = self.original(examples)
-        return pair(examples, original, original)
+        return paired(examples, original, original)
 
-    def original(self, examples: Examples) -> np.ndarray:
-        """The original's logits on a split; its masks are off while they are computed."""
+    def original(self, examples: Examples) -> Decided:
+        """What the original decides on a split; its masks are off while they are computed."""
         if examples.name not in self.originals:
             path = self.folder / "predictions" / f"original-{examples.name}.parquet"
             if not self.ledger.find("predicted", f"original-{examples.name}"):
                 with self.masks.untouched():
-                    logits = self._predict(
-                        partial(predict, self.job.subject.model), examples, f"original on {examples.name}"
-                    )
-                pair(examples, logits, logits).save(path)
+                    forward = logits_of(self.job.subject.model)
+                    decided = self._predict(forward, examples, f"original on {examples.name}")
+                paired(examples, decided, decided).save(path)
                 body = {"split": examples.name, "rows": len(examples)}
                 self.ledger.append("predicted", f"original-{examples.name}", body, (path,))
-            self.originals[examples.name] = Pairs.load(path).original
+            self.originals[examples.name] = Pairs.load(path).decided
         return self.originals[examples.name]
 
     def materialize(self) -> Path:
@@ -337,7 +335,7 @@ class Session:
         read = self._read_by_artifact(validation, artifact)
         deployed = self._predictions("deployed", validation, self._deployed(artifact), read)
         if not self.ledger.find("compared", "deployed"):
-            same = masked.compressed.argmax(1) == deployed.compressed.argmax(1)
+            same = masked.compressed_guesses == deployed.compressed_guesses
             body = {"split": masked.split, "agreement": float(same.mean()), "n": len(same),
                     "change": asdict(observed_joint(masked, deployed))}  # fmt: skip
             self.ledger.append("compared", "deployed", body)
@@ -347,13 +345,13 @@ class Session:
         test = self.job.splits.test
         return self._predictions("artifact", test, self._deployed(artifact), self._read_by_artifact(test, artifact))
 
-    def _deployed(self, artifact: Path) -> Predicts:
+    def _deployed(self, artifact: Path) -> Forward:
         if not self.job.deploys_onnx:
-            return partial(predict, load_compressed(artifact))
+            return logits_of(load_compressed(artifact))
         from compress_explain.deployment.deploy import FILE
-        from compress_explain.deployment.runtime import OnnxRunner, run_examples
+        from compress_explain.deployment.runtime import OnnxRunner
 
-        return partial(run_examples, OnnxRunner(path=artifact / FILE, threads=torch.get_num_threads()))
+        return OnnxRunner(path=artifact / FILE, threads=torch.get_num_threads())
 
     def _read_by_artifact(self, examples: Examples, artifact: Path) -> Examples:
         """``examples`` as the artifact's own tokenizer cuts them, where tokens went."""
@@ -361,22 +359,27 @@ class Session:
             return examples
         return read_by(examples, AutoTokenizer.from_pretrained(artifact))
 
-    def _predictions(self, step: str, examples: Examples, predicts: Predicts, read: Examples) -> Pairs:
-        """Of what ``predicts`` and reads ``examples`` as ``read``, beside the original's."""
+    def _predictions(self, step: str, examples: Examples, forward: Forward, read: Examples) -> Pairs:
+        """Of what ``forward`` makes of them when it reads ``examples`` as ``read``, beside the original's."""
         path = self.folder / "predictions" / f"{step}-{examples.name}.parquet"
         name = f"{step}-{examples.name}"
         if self.ledger.find("predicted", name):
             return Pairs.load(path)
         original = self.original(examples)
-        pairs = pair(examples, original, self._predict(predicts, read, f"evaluating on {examples.name} ({step})"))
+        label = f"evaluating on {examples.name} ({step})"
+        pairs = paired(examples, original, self._predict(forward, read, label, original.choices))
         pairs.save(path)
         self.ledger.append("predicted", name, {"split": examples.name, "rows": len(examples)}, (path,))
         return pairs
 
-    def _predict(self, predicts: Predicts, examples: Examples, label: str) -> np.ndarray:
+    def _predict(
+        self, forward: Forward, examples: Examples, label: str, choices: np.ndarray | None = None
+    ) -> Decided:
         with self.progress.track(label, len(examples)) as advance:
-            logits = predicts(examples, self.job.batch_size, advance)
-        broken = ~np.isfinite(logits).all(1)
+            decided = decide_all(forward, examples, self.job.batch_size, advance, choices)
+        rows = np.repeat(np.arange(len(examples)), examples.decisions)
+        broken = np.zeros(len(examples), dtype=bool)
+        broken[rows[~np.isfinite(decided.logits).all(1)]] = True
         if broken.any():
             raise InputError(
                 "model",
@@ -384,7 +387,7 @@ class Session:
                 f"{label}: the logits of {int(broken.sum())} rows are not finite (first: row {int(broken.argmax())})",
                 "check the model's weights, and its inputs on that row",
             )
-        return logits
+        return decided
 
     def _refuse_idle_edits(self, plan: Plan) -> None:
         """A removal is believed only if there was something to remove (a dead part must be priced 0)."""

@@ -118,6 +118,23 @@ def bootstrap_rows(n: int, resamples: int, seed: int) -> Iterator[Int[np.ndarray
         yield generator.integers(0, n, (min(some, resamples - start), n), dtype=np.int32)
 
 
+def resampled_sums(
+    counted: Float[np.ndarray, "rows sums"], resamples: int = 2000, seed: int = 0
+) -> Float[np.ndarray, "resamples sums"]:
+    """Sums over rows that are drawn with replacement, whole rows at a time: what stands in one row is not independent.
+
+    A ratio of two of them is a mean over what the rows hold (the cluster bootstrap, Davison and Hinkley
+    1997, section 3.8).
+    """
+    drawn = bootstrap_rows(len(counted), resamples, seed)
+    return np.concatenate([_sums_of(counted, rows) for rows in drawn])
+
+
+def _sums_of(counted: np.ndarray, drawn: Int[np.ndarray, "some n"]) -> np.ndarray:
+    times = np.stack([np.bincount(rows, minlength=len(counted)) for rows in drawn])
+    return times @ counted
+
+
 def _tango_statistic(difference: float, lost: int, won: int, n: int) -> float:
     """Score statistic for H0: p(won) - p(lost) = difference.
 

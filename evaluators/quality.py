@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from compress_explain.examples import ALL
 from compress_explain.predictions import Pairs
-from compress_explain.scores import METRICS, Score, score
+from compress_explain.scores import METRIC_NAMES, Score, metrics_of, score
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Accuracy, macro-F1, NLL (nats), Brier and flips over all rows of a split.
+    """What can be told of the task, as accuracy, macro-F1, NLL (nats), Brier and flips, over all rows of a split.
 
     ``confidence`` is two-sided; 0.90 makes a non-inferiority gate a one-sided test at 5%.
     """
@@ -21,7 +21,7 @@ class Quality:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return tuple(METRICS)
+        return METRIC_NAMES
 
     def evaluate(self, pairs: Pairs) -> list[Score]:
-        return [score(pairs, metric, ALL, self.confidence, self.seed) for metric in METRICS.values()]
+        return [score(pairs, metric, ALL, self.confidence, self.seed) for metric in metrics_of(pairs.task)]

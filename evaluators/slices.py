@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from compress_explain.examples import ALL
 from compress_explain.predictions import Pairs
-from compress_explain.scores import METRICS, Score, score
+from compress_explain.scores import METRIC_NAMES, Score, metrics_of, score
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slices:
-    """Accuracy, macro-F1, NLL (nats), Brier and flips on each declared slice that has rows.
+    """What can be told of the task, as accuracy, macro-F1, NLL (nats), Brier and flips, on each declared slice that has rows.
 
     ``confidence`` is two-sided; 0.90 makes a non-inferiority gate a one-sided test at 5%.
     """
@@ -21,12 +21,12 @@ class Slices:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return tuple(METRICS)
+        return METRIC_NAMES
 
     def evaluate(self, pairs: Pairs) -> list[Score]:
         return [
             score(pairs, metric, name, self.confidence, self.seed)
             for name, rows in pairs.slices.items()
             if name != ALL and rows.any()
-            for metric in METRICS.values()
+            for metric in metrics_of(pairs.task)
         ]

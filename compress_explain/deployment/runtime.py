@@ -13,6 +13,7 @@ import onnxruntime
 from jaxtyping import Float
 from torch import Tensor
 
+from compress_explain.decided import decide_all
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 
@@ -73,16 +74,8 @@ def run_examples(
     batch_size: int = 32,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Float[np.ndarray, "rows classes"]:
-    """Logits of every row, in the order of the rows, from batches put together as ``predict`` does.
+    """Logits of every decision, in the order of the rows, from batches put together as ``predict`` does.
 
     Dynamically quantized files round a row by what else is in its batch: compare equal batch sizes.
     """
-    logits: np.ndarray | None = None
-    for batch in examples.batches(batch_size):
-        output = runner(batch.inputs)
-        if logits is None:
-            logits = np.empty((len(examples), *output.shape[1:]), dtype=np.float32)
-        logits[batch.rows] = output
-        advance(len(batch.rows))
-    assert logits is not None, "a split is never empty"
-    return logits
+    return decide_all(runner, examples, batch_size, advance).logits

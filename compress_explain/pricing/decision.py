@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from compress_explain.decided import gathered
+
 MOST = 16
 
 
@@ -32,7 +34,7 @@ class Decision:
 
     def of(self, logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch choices"]:
         """The same choices' logits in another output of the model for the same rows (last but one axis)."""
-        return logits if self.classes is None else _gathered(logits, self.classes)
+        return logits if self.classes is None else gathered(logits, self.classes)
 
 
 def decide(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Decision:
@@ -42,10 +44,4 @@ def decide(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
     ranked = logits.detach().scatter(1, labels[:, None], torch.inf)  # the label first
     classes = ranked.topk(MOST - 1, dim=1).indices
     elsewhere = logits.detach().scatter(1, classes, -torch.inf).softmax(-1)
-    return Decision(_gathered(logits, classes), torch.zeros_like(labels), elsewhere.square().sum(1), classes)
-
-
-def _gathered(logits: Tensor, classes: Tensor) -> Tensor:
-    classes = classes.expand(*logits.shape[:-1], -1)
-    others = logits.scatter(-1, classes, -torch.inf).logsumexp(-1, keepdim=True)
-    return torch.cat([logits.gather(-1, classes), others], -1)
+    return Decision(gathered(logits, classes), torch.zeros_like(labels), elsewhere.square().sum(1), classes)

@@ -23,17 +23,17 @@ from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs
 from compress_explain.pricing.decision import Decision, decide
 from compress_explain.pricing.impact import impact_of
+from compress_explain.pricing.joint_tokens import SUMMED, summed_over_tokens
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes
 from compress_explain.weight_edits import WeightEdit
 
 HALF_WAY = 0.5
-_SUMMED = ("loss_change", "kl", "flips_to_wrong", "flips_to_right")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Joint:
-    """Mean change per example over one split: loss and KL in nats, flips and accuracy as shares."""
+    """Mean change per decision over one split: loss and KL in nats, flips and accuracy as shares; of ``n`` decisions."""
 
     loss_change: float
     kl: float
@@ -56,25 +56,30 @@ def expected_joint(
 ) -> dict[str, Joint]:
     """Expected effect, per slice, of switching ``components`` and editing ``linears``, from one pass over ``examples``.
 
-    ``before`` are the logits of the present state. The slope is taken where the masks are
+    ``before`` are the logits of the present state; of words and tokens they are computed again. The slope is taken where the masks are
     ``strength`` of the way; 0 gives the plain linearisation of the present state. Nothing is
     expected of no edits.
     """
     if not components and not linears:
-        return {name: _mean([0.0] * len(_SUMMED), int(flags.sum())) for name, flags in examples.slices.items()}
+        return {name: _mean([0.0] * len(SUMMED), examples.counts[name]) for name in examples.slices}
+    if examples.tokenwise:
+        sums = summed_over_tokens(masks, examples, components, linears, strength, batch_size, advance)
+        return {
+            name: _mean(row, examples.counts[name]) for row, name in zip(sums.tolist(), examples.slices, strict=True)
+        }
     towards = _towards(masks, components)
     groups = [masks.anatomy.groups[name] for name in towards]
     half_way = {name: flags * strength for name, flags in towards.items()}
     slopes = Slopes(masks, groups, {name: (edit,) for name, edit in linears.items()}, half_way)
     taken = [*towards.values(), *[torch.ones(1)] * len(linears)]
-    totals = torch.zeros(len(examples.slices), len(_SUMMED), dtype=torch.float64)
+    totals = torch.zeros(len(examples.slices), len(SUMMED), dtype=torch.float64)
     for each in linearised(slopes, examples, examples.batches(batch_size)):
         rows = each.batch.rows
         move = torch.zeros_like(each.decision.logits)
         for flags, block in zip(taken, each.moves(), strict=True):
             move += torch.einsum("bck,c->bk", block, flags.to(block.dtype))
         impact = impact_of(_started(each.decision, before[rows], examples.labels[rows]), move[:, None])
-        values = torch.cat([impact[name] for name in _SUMMED], dim=1)  # (batch, impacts)
+        values = torch.cat([impact[name] for name in SUMMED], dim=1)  # (batch, impacts)
         totals += (examples.slice_matrix(rows).to(values.dtype) @ values).double()
         advance(len(rows))
     return {
@@ -140,7 +145,7 @@ def observed_joint(before: Pairs, after: Pairs) -> Joint:
     to_wrong = float((right_before & ~right_after).mean())
     to_right = float((~right_before & right_after).mean())
     return Joint(
-        loss_change=float((was - now)[rows, before.labels].mean()),
+        loss_change=float((was - now)[rows, before.answers].mean()),
         kl=float((np.exp(was) * (was - now)).sum(1).mean()),
         flips_to_wrong=to_wrong,
         flips_to_right=to_right,

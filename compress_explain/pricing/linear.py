@@ -64,9 +64,8 @@ def linearised(
     """
     with frozen(slopes.masks.model), slopes:
         for batch in batches:
-            labels = torch.from_numpy(examples.labels[batch.rows])
             with torch.enable_grad():
-                decision = decide(slopes.logits(batch.inputs), labels)
+                decision = decide(*examples.one_each(batch, slopes.logits(batch.inputs)))
                 changes, sites, reached = _changes(slopes, decision, flow=flow, reach=reach)
             flows = [slopes.flow(index, gradient) for index, gradient in enumerate(sites)]
             slopes.clear()

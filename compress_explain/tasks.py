@@ -1,0 +1,92 @@
+"""What a model is for: which rows it reads, what it decides on each, and which figures say how well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from compress_explain.errors import InputError, did_you_mean
+
+TEXT_CLASSIFICATION = "text-classification"
+TOKEN_CLASSIFICATION = "token-classification"
+TEXT_GENERATION = "text-generation"
+_OF_CLASSES = ("accuracy", "macro_f1", "nll", "brier", "negative_flips", "positive_flips")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A kind of model.
+
+    ``decides`` says what it gives one answer for: a whole ``row``, each ``word`` of a row, or each
+    ``token`` after the first. ``input`` and ``label`` are the columns that data sets of the task usually
+    have; no ``label`` where what is right stands in the input itself. ``heads`` are the endings of the
+    classes that transformers has for it. ``metrics`` are those of
+    :data:`compress_explain.scores.METRICS` that can be told of it.
+    """
+
+    name: str
+    loader: Any = field(repr=False)
+    heads: tuple[str, ...]
+    reads: Literal["text", "words", "image"]
+    decides: Literal["row", "word", "token"]
+    input: str = "text"
+    label: str | None = "label"
+    metrics: tuple[str, ...] = _OF_CLASSES
+
+
+_TASKS = (
+    Task(
+        name=TEXT_CLASSIFICATION,
+        loader=AutoModelForSequenceClassification,
+        heads=("ForSequenceClassification",),
+        reads="text",
+        decides="row",
+    ),
+    Task(
+        name="image-classification",
+        loader=AutoModelForImageClassification,
+        heads=("ForImageClassification",),
+        reads="image",
+        decides="row",
+    ),
+    Task(
+        name=TOKEN_CLASSIFICATION,
+        loader=AutoModelForTokenClassification,
+        heads=("ForTokenClassification",),
+        reads="words",
+        decides="word",
+        input="tokens",
+        label="tags",
+        metrics=("accuracy", "entity_f1", "nll", "brier", "negative_flips", "positive_flips"),
+    ),
+    Task(
+        name=TEXT_GENERATION,
+        loader=AutoModelForCausalLM,
+        heads=("LMHeadModel", "ForCausalLM"),
+        reads="text",
+        decides="token",
+        label=None,
+        metrics=("accuracy", "nll", "perplexity", "negative_flips", "positive_flips"),
+    ),
+)
+TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})
+
+
+def task_named(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in TASKS:
+        raise InputError("task", name, "unknown task", did_you_mean(name, TASKS))
+    return TASKS[name]
