@@ -130,6 +130,22 @@ def resampled_sums(
     return np.concatenate([_sums_of(counted, rows) for rows in drawn])
 
 
+def mean_interval_of_rows(
+    values: Float[np.ndarray, " n"],
+    rows: Int[np.ndarray, " n"],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean of values of which several stand in one row; rows are drawn."""
+    numbers = np.unique(rows, return_inverse=True)[1]
+    counted = np.stack([np.bincount(numbers, weights=values), np.bincount(numbers)], 1)
+    sums = resampled_sums(counted, resamples, seed)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def _sums_of(counted: np.ndarray, drawn: Int[np.ndarray, "some n"]) -> np.ndarray:
     times = np.stack([np.bincount(rows, minlength=len(counted)) for rows in drawn])
     return times @ counted

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from typing import TYPE_CHECKING
+
 from compress_explain.report.numbers import kinds
+from compress_explain.tasks import TASKS
+
+if TYPE_CHECKING:
+    from compress_explain.outcome import Run
+
+
+def answers(run: Run) -> str:
+    """What the model gives its answers for: ``rows``, ``words`` or ``tokens``."""
+    return f"{TASKS[run.summary['settings']['task']].decides}s"
 
 
 def plural(kind: str) -> str:

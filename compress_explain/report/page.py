@@ -17,6 +17,7 @@ from compress_explain.report.deployed import deployed
 from compress_explain.report.flips import flipped
 from compress_explain.report.gates import gate_rows
 from compress_explain.report.judgement import final_judgement, first_judgement
+from compress_explain.report.labels import answers
 from compress_explain.report.parts import parts
 from compress_explain.report.provenance import provenance
 from compress_explain.report.reinstated import reinstated
@@ -53,6 +54,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "reinstated": reinstated(run),
         "provenance": provenance(run),
         "judgement": final,
+        "unit": answers(run),
     }
     return _environment().get_template("report.html").render(page)
 

@@ -15,13 +15,25 @@ from compress_explain.report.charts import DotPlot, Line, dot_plot
 from compress_explain.report.forecast import Forecast, Point, forecast
 from compress_explain.report.judgement import Judgement, headline
 from compress_explain.report.numbers import kinds, plain, share, signed
-from compress_explain.stats import mean_interval
+from compress_explain.stats import mean_interval, mean_interval_of_rows
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run
 
 Values = dict[str, Any]
-Losses = np.ndarray  # nats, one a row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """The change of every answer's loss since the original, nats; ``rows`` where a row has several answers."""
+
+    values: np.ndarray
+    rows: np.ndarray | None
+
+    def interval(self, before: Losses | None = None) -> tuple[float, float]:
+        """Of the mean, or of its change since ``before``."""
+        values = self.values if before is None else self.values - before.values
+        return mean_interval(values) if self.rows is None else mean_interval_of_rows(values, self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +96,8 @@ def _states(run: Run, stages: Sequence[Stage], split: str) -> dict[str, tuple[Lo
     found, before = {}, None
     for stage in stages:
         after = _since_original(run, stage.step, split)
-        found[stage.step] = (np.zeros_like(after) if before is None else before, after)
+        start = Losses(values=np.zeros_like(after.values), rows=after.rows)
+        found[stage.step] = (start if before is None else before, after)
         if not stage.reverted:
             before = after if stage.compensated is None else _since_original(run, f"{stage.step}-refitted", split)
     return found
@@ -93,11 +106,11 @@ def _states(run: Run, stages: Sequence[Stage], split: str) -> dict[str, tuple[Lo
 def _since_original(run: Run, step: str, split: str) -> Losses:
     """The change of every row's loss from the original to what was observed at ``step``."""
     pairs = Pairs.load(run.folder / "predictions" / f"{step}-{split}.parquet")
-    return _losses(pairs.compressed, pairs) - _losses(pairs.original, pairs)
+    return Losses(values=_losses(pairs.compressed, pairs) - _losses(pairs.original, pairs), rows=pairs.rows)
 
 
-def _losses(logits: np.ndarray, pairs: Pairs) -> Losses:
-    return -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(pairs)), pairs.labels]
+def _losses(logits: np.ndarray, pairs: Pairs) -> np.ndarray:
+    return -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(pairs)), pairs.answers]
 
 
 def _effect(stage: Stage, before: Losses, after: Losses) -> Effect:
@@ -109,7 +122,7 @@ def _effect(stage: Stage, before: Losses, after: Losses) -> Effect:
         stage=stage,
         expected=stage.expected,
         observed=stage.observed,
-        interval=mean_interval(after - before),
+        interval=after.interval(before),
     )
 
 
@@ -126,10 +139,10 @@ def _forecast(rows: Sequence[Effect], states: dict[str, tuple[Losses, Losses]]) 
         before, after = states[row.stage.step]
         points.append(
             Point(
-                start=(gone, float(before.mean())),
-                end=(row.stage.flops_removed, float(after.mean())),
-                interval=mean_interval(after),
-                expected=float(before.mean()) + row.expected["loss_change"],
+                start=(gone, float(before.values.mean())),
+                end=(row.stage.flops_removed, float(after.values.mean())),
+                interval=after.interval(),
+                expected=float(before.values.mean()) + row.expected["loss_change"],
                 action=row.stage.action,
                 reverted=row.stage.reverted,
                 title=f"{row.title}: {share(row.stage.flops_removed)} of layer FLOPs removed; loss change of the step expected "

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from compress_explain.report.judgement import Judgement, headline
-from compress_explain.report.labels import plural
+from compress_explain.report.labels import answers, plural
 from compress_explain.report.numbers import count, kinds, magnitude, plain, share
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _figures(run: Run, final: Judgement) -> Iterator[Figure]:
     pairs = final.pairs
     lost = int((pairs.original_right & ~pairs.compressed_right).sum())
     won = int((~pairs.original_right & pairs.compressed_right).sum())
-    context = f"rows right → wrong / wrong → right, of {count(len(pairs))}"
+    context = f"{answers(run)} right → wrong / wrong → right, of {count(len(pairs))}"
     yield Figure(name="Changed answers", value=f"{count(lost)} / {count(won)}", context=context)
     yield from _component_figures(summary)
     deployed, materialized = summary["deployed"], run.ledger.find("materialized", "artifact")

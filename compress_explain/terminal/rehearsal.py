@@ -102,7 +102,7 @@ def _print_step(console: Console, title: str, plan: Plan, joint: Joint) -> None:
     console.print(table)
     console.print(
         f"expected together: loss {joint.loss_change:+.4f} nats, KL {joint.kl:.4f} nats, "
-        f"{joint.flips_to_wrong:.2%} of rows newly wrong, {joint.flips_to_right:.2%} newly right (calibration, n = {joint.n:,})\n",
+        f"{joint.flips_to_wrong:.2%} of answers newly wrong, {joint.flips_to_right:.2%} newly right (calibration, n = {joint.n:,})\n",
         highlight=False,
         soft_wrap=True,
     )
