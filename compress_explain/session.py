@@ -306,7 +306,7 @@ class Session:
         fewer = self.masks.removed_tokens is not None
         own = self.lexicon.without(self.lexicon.gone) if fewer else self.job.subject.processor
         spec = self.job.splits.spec
-        if self.job.subject.task != "text-classification" or spec is None or spec.max_length is None:
+        if self.job.subject.kind.reads == "image" or spec is None or spec.max_length is None:
             return own
         processor = copy.deepcopy(own)
         processor.model_max_length = spec.max_length

@@ -81,6 +81,11 @@ _TASKS = (
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})
 
 
+def task_of(model_class: str) -> Task:
+    """The task that a class of transformers has a head for; of one for none of them, that of its rows of texts."""
+    return next((task for task in _TASKS if model_class.endswith(task.heads)), TASKS[TEXT_CLASSIFICATION])
+
+
 def task_named(name: str) -> Task:
     """The task of that name.
 

@@ -17,19 +17,22 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from transformers import AutoTokenizer, PreTrainedModel
 
 from compress_explain.checkpoint import load_compressed
-from compress_explain.deployment import OnnxRunner
+from compress_explain.answering import loss_of, of_words
+from compress_explain.deployment import OnnxRunner, Runner, TorchRunner
 from compress_explain.deployment.deploy import FILE
 from compress_explain.errors import InputError
 from compress_explain.outcome import Run
+from compress_explain.tasks import task_of
 
 from .description import model_name
 from .names import slug, tag
 from .uploads import files_below, upload_missing
 
+LONGEST = 1 << 30  # tokens, where a model does not say how many it takes
 TOLERANCE = 1e-5  # of a logit, or of the largest logit where that is above 1
 TEXTS = (
     "It works.",
@@ -68,7 +71,7 @@ def check_round_trip(client: MlflowClient, run: Run, model: LoggedModel) -> floa
         )
         served = mlflow.pyfunc.load_model(local)
         inputs, expected = judged(run.folder / "artifact")
-        found = served.predict(inputs).drop(columns="label").to_numpy()
+        found = served.predict(inputs).filter(regex="^logit:|^nll$").to_numpy()
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         problem = f"the stored model differs from the artifact by up to {difference:.2g} in a logit"
@@ -83,6 +86,9 @@ def judged(artifact: Path) -> tuple[Any, np.ndarray]:
     file = artifact / FILE
     if not file.exists():
         return inputs, expected
+    several = answers(OnnxRunner(path=file, threads=torch.get_num_threads()), load_compressed(artifact), artifact)
+    if several is not None:
+        return several
     if isinstance(inputs, pd.DataFrame):  # all at once: a quantized row depends on those beside it
         tokenizer = AutoTokenizer.from_pretrained(artifact)
         batch = dict(tokenizer(list(inputs["text"]), padding=True, return_tensors="pt"))
@@ -93,6 +99,9 @@ def judged(artifact: Path) -> tuple[Any, np.ndarray]:
 
 def reference(model: PreTrainedModel, folder: Path) -> tuple[Any, np.ndarray]:
     """A few fixed inputs, and the model's logits on them, one at a time and without padding."""
+    several = answers(TorchRunner(model=model, threads=torch.get_num_threads()), model, folder)
+    if several is not None:
+        return several
     if model.main_input_name != "input_ids":
         shape = (2, *_image_shape(model))
         pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -100,6 +109,22 @@ def reference(model: PreTrainedModel, folder: Path) -> tuple[Any, np.ndarray]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = [text for text in TEXTS if tokenizer(text)["input_ids"]]
     return pd.DataFrame({"text": texts}), _alone(model, [dict(tokenizer(text, return_tensors="pt")) for text in texts])
+
+
+def answers(compute: Runner, model: PreTrainedModel, folder: Path) -> tuple[pd.DataFrame, np.ndarray] | None:
+    """The same of what answers for words or tokens; None of what answers for rows."""
+    decides = task_of(type(model).__name__).decides
+    if decides == "row":
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    limit = min(getattr(model.config, "max_position_embeddings", None) or LONGEST, tokenizer.model_max_length)
+    if decides == "word":
+        texts = [text for text in TEXTS if text]
+        figures = np.concatenate([of_words(compute, tokenizer, text, limit)[1] for text in texts])
+    else:
+        texts = [text for text in TEXTS if len(tokenizer(text)["input_ids"]) > 1]
+        figures = np.array([[loss_of(compute, tokenizer, text, limit)] for text in texts], dtype=np.float32)
+    return pd.DataFrame({"text": texts}), figures
 
 
 def _alone(model: PreTrainedModel, inputs: list[dict[str, torch.Tensor]]) -> np.ndarray:
@@ -174,9 +199,15 @@ def _signature(model: PreTrainedModel) -> ModelSignature:
         inputs = Schema([ColSpec("string", "text")])
     else:
         inputs = Schema([TensorSpec(np.dtype(np.float32), (-1, *_image_shape(model)))])
+    decides = task_of(type(model).__name__).decides
+    if decides == "token":
+        outputs = Schema([ColSpec("double", "nll"), ColSpec("string", "continuation")])
+        params = ParamSchema([ParamSpec("max_new_tokens", "long", 20)])
+        return ModelSignature(inputs=inputs, outputs=outputs, params=params)
     labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
-    outputs: list[ColSpec | TensorSpec] = [
+    columns: list[ColSpec | TensorSpec] = [
+        *([ColSpec("long", "row"), ColSpec("string", "word")] if decides == "word" else []),
         *(ColSpec("float", f"logit:{label}") for label in labels),
         ColSpec("string", "label"),
     ]
-    return ModelSignature(inputs=inputs, outputs=Schema(outputs))
+    return ModelSignature(inputs=inputs, outputs=Schema(columns))

@@ -15,15 +15,23 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from transformers import AutoConfig, AutoTokenizer
 
 from compress_explain import load_compressed
+from compress_explain.answering import continued, loss_of, of_words
 from compress_explain.checkpoint import read_manifest
 from compress_explain.deployment import OnnxRunner, TorchRunner
 from compress_explain.deployment.deploy import FILE
+from compress_explain.tasks import task_of
 
 BATCH = 32
+NEW_TOKENS = 20
 
 
 class CompressedModel(PythonModel):
-    """Texts (a column ``text``) or pixels ``(n, channels, height, width)`` in, logits and a label a row out."""
+    """Texts (a column ``text``) or pixels ``(n, channels, height, width)`` in, logits and a label a row out.
+
+    What tags words gives one line a word, split at spaces, with the number of its ``row``. A language model
+    gives the mean loss of each text (``nll``, nats a token) and its likeliest ``continuation`` of up to
+    ``max_new_tokens``.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         folder = context.artifacts["compressed"]
@@ -35,6 +43,7 @@ class CompressedModel(PythonModel):
             getattr(transformers, read_manifest(Path(folder))["model_class"]).main_input_name == "input_ids"
         )
         self.tokenizer = AutoTokenizer.from_pretrained(folder) if self.reads_text else None
+        self.decides = task_of(read_manifest(Path(folder))["model_class"]).decides
 
     def predict(
         self,
@@ -43,10 +52,36 @@ class CompressedModel(PythonModel):
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         rows = self._rows(model_input)
+        if self.decides == "word":
+            return self._tagged(rows)
+        if self.decides == "token":
+            return self._told(rows, int((params or {}).get("max_new_tokens", NEW_TOKENS)))
         batches = [self._logits(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
         logits = np.concatenate(batches) if batches else np.zeros((0, len(self.labels)), dtype=np.float32)
         table = pd.DataFrame(logits, columns=[f"logit:{label}" for label in self.labels])
         return table.assign(label=[self.labels[best] for best in logits.argmax(1)])
+
+    def _tagged(self, texts: list[str]) -> pd.DataFrame:
+        columns = [f"logit:{label}" for label in self.labels]
+        parts = [pd.DataFrame({"row": [], "word": [], **{name: [] for name in columns}, "label": []})]
+        for row, text in enumerate(texts):
+            if not text.split():
+                continue
+            words, logits = of_words(self.compute, self.tokenizer, text, self._limit)
+            part = pd.DataFrame(logits, columns=columns)
+            part.insert(0, "word", words)
+            part.insert(0, "row", row)
+            parts.append(part.assign(label=[self.labels[best] for best in logits.argmax(1)]))
+        return pd.concat(parts[1:] or parts, ignore_index=True)
+
+    def _told(self, texts: list[str], tokens: int) -> pd.DataFrame:
+        given = self.compute, self.tokenizer
+        return pd.DataFrame(
+            {
+                "nll": [loss_of(*given, text, self._limit) for text in texts],
+                "continuation": [continued(*given, text, self._limit, tokens) for text in texts],
+            }
+        )
 
     def _rows(self, model_input: Any) -> Any:
         if not self.reads_text:
@@ -62,9 +97,15 @@ class CompressedModel(PythonModel):
     def _encoded(self, rows: Any) -> dict[str, torch.Tensor]:
         if self.tokenizer is None:
             return {"pixel_values": torch.from_numpy(rows)}
+        encoded = self.tokenizer(rows, truncation=True, max_length=self._limit, padding=True, return_tensors="pt")
+        return dict(encoded)
+
+    @property
+    def _limit(self) -> int:
+        """How many tokens it reads at once."""
+        assert self.tokenizer is not None, "only texts have tokens"
         longest = getattr(self.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
-        limit = min(longest, self.tokenizer.model_max_length)
-        return dict(self.tokenizer(rows, truncation=True, max_length=limit, padding=True, return_tensors="pt"))
+        return int(min(longest, self.tokenizer.model_max_length))
 
 
 def _loaded(folder: Path) -> Callable[[dict[str, torch.Tensor]], np.ndarray]:

@@ -1,0 +1,56 @@
+"""A deployed model's answers to one text at a time, where it answers for words or tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from compress_explain.tagging import align
+
+Compute = Callable[[dict[str, Tensor]], np.ndarray]  # logits of a batch of inputs
+
+
+def of_words(
+    compute: Compute, tokenizer: Any, text: str, limit: int
+) -> tuple[list[str], Float[np.ndarray, "words classes"]]:
+    """The words of a text, split at spaces, that fit into ``limit`` tokens, and the logits of each one's first token."""
+    joined = " ".join(text.split())
+    words = joined.split(" ")
+    aligned = align(tokenizer, [joined], [np.zeros(len(words), dtype=np.int64)], limit)
+    logits = compute(_batch({name: rows[0] for name, rows in aligned.inputs.items()}))[0]
+    return [words[place] for place in aligned.places[0]], logits[aligned.ids[0] >= 0]
+
+
+def loss_of(compute: Compute, tokenizer: Any, text: str, limit: int) -> float:
+    """The mean loss of a text's tokens after the first, nats; NaN where there is none."""
+    ids = np.asarray(tokenizer(text, truncation=True, max_length=limit)["input_ids"], dtype=np.int64)
+    if len(ids) < 2:
+        return float("nan")
+    logits = torch.from_numpy(compute(_read(ids))[0, :-1])
+    return float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids[1:])))
+
+
+def continued(compute: Compute, tokenizer: Any, text: str, limit: int, tokens: int) -> str:
+    """What follows a text, the likeliest token each time, up to ``tokens`` or its end; what it reads is cut to ``limit``."""
+    ids = list(tokenizer(text)["input_ids"])
+    made: list[int] = []
+    while ids and len(made) < tokens:
+        seen = np.array((ids + made)[-limit:], dtype=np.int64)
+        best = int(compute(_read(seen))[0, -1].argmax())
+        if best == tokenizer.eos_token_id:
+            break
+        made.append(best)
+    return str(tokenizer.decode(made))
+
+
+def _read(ids: np.ndarray) -> dict[str, Tensor]:
+    return _batch({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+
+
+def _batch(row: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(values[None]) for name, values in row.items()}
