@@ -178,7 +178,12 @@ def _digest(examples: Examples) -> str:
     """SHA-256 of the encoded rows, their labels, and their slices by name."""
     digest = hashlib.sha256(examples.digest.encode())
     tags = {} if examples.tags is None else {"tags": examples.tags.ids}
-    parts = {**examples.inputs, **tags, **examples.token_slices, **{name: [flags] for name, flags in examples.slices.items()}}
+    parts = {
+        **examples.inputs,
+        **tags,
+        **examples.token_slices,
+        **{name: [flags] for name, flags in examples.slices.items()},
+    }
     for name, arrays in parts.items():
         digest.update(f"{name} {[array.shape for array in arrays]}".encode())
         for array in arrays:

@@ -38,9 +38,7 @@ class Tags:
 
     def of(self, rows: Int[np.ndarray, " chosen"]) -> Tags:
         """Those of some rows."""
-        return Tags(
-            names=self.names, ids=[self.ids[row] for row in rows], places=[self.places[row] for row in rows]
-        )
+        return Tags(names=self.names, ids=[self.ids[row] for row in rows], places=[self.places[row] for row in rows])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -234,7 +234,9 @@ class _Aims:
         probability = log_probability.exp()
         target = torch.nn.functional.one_hot(self.labels, logits.shape[1])
         values = {"right": own.exp(), "loss": -own, "brier": (probability - target).square().sum(1)}
-        means = [members @ values[_MEAN_OF.get(kind, kind)] for members, kind in zip(self.members, self.kinds, strict=True)]
+        means = [
+            members @ values[_MEAN_OF.get(kind, kind)] for members, kind in zip(self.members, self.kinds, strict=True)
+        ]
         return torch.stack(
             [mean.exp() if kind == "perplexity" else mean for mean, kind in zip(means, self.kinds, strict=True)]
         )

@@ -49,6 +49,8 @@ def clustered(
     own_low, own_high = _interval(draws[1], confidence, unseen)
     if share:
         own_low, own_high = max(0.0, own_low), min(1.0, own_high)
+    if not counted[0][:, 0].any():  # flips are none of the original's: the difference is the figure itself
+        low, high = own_low, own_high
     return original, compressed, low, high, own_low, own_high
 
 
@@ -99,7 +101,7 @@ def _numbers(pairs: Pairs) -> np.ndarray:
 
 
 def _ratio(sums: Float[np.ndarray, "*many sums"]) -> np.ndarray:
-    return sums[..., 0] / sums[..., 1]
+    return np.asarray(sums[..., 0] / sums[..., 1])
 
 
 def _flipped(before: np.ndarray, after: np.ndarray) -> Both:

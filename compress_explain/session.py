@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -372,9 +372,7 @@ class Session:
         self.ledger.append("predicted", name, {"split": examples.name, "rows": len(examples)}, (path,))
         return pairs
 
-    def _predict(
-        self, forward: Forward, examples: Examples, label: str, choices: np.ndarray | None = None
-    ) -> Decided:
+    def _predict(self, forward: Forward, examples: Examples, label: str, choices: np.ndarray | None = None) -> Decided:
         with self.progress.track(label, len(examples)) as advance:
             decided = decide_all(forward, examples, self.job.batch_size, advance, choices)
         rows = np.repeat(np.arange(len(examples)), examples.decisions)

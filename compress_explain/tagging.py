@@ -37,7 +37,9 @@ def as_text(cells: pd.Series, where: str) -> pd.Series:
     return pd.Series([_text(cell, row, where, cells.name) for row, cell in enumerate(cells)], index=cells.index)
 
 
-def tag_numbers(frame: pd.DataFrame, where: str, columns: tuple[str, str], names: Mapping[int, str]) -> list[np.ndarray]:
+def tag_numbers(
+    frame: pd.DataFrame, where: str, columns: tuple[str, str], names: Mapping[int, str]
+) -> list[np.ndarray]:
     """For each row the class of each of its words; ``columns`` are those of the words, as text, and of the tags.
 
     Raises:
@@ -51,7 +53,9 @@ def tag_numbers(frame: pd.DataFrame, where: str, columns: tuple[str, str], names
         given = _cells(cell)
         if given is None or not text:
             column, value = (words, text) if given is not None else (tags, cell)
-            raise InputError(where, value, f"row {row} has nothing in {column}", "give one tag a word, or remove the row")
+            raise InputError(
+                where, value, f"row {row} has nothing in {column}", "give one tag a word, or remove the row"
+            )
         count = len(text.split(" "))
         if len(given) != count:
             problem = f"row {row} has {count} words and {len(given)} tags"
@@ -107,7 +111,9 @@ def _text(cell: Any, row: int, where: str, column: Any) -> str:
         raise InputError(where, cell, f"row {row} of {column} holds no words", "give a list of words, or a text")
     for word in given:
         if " " in word:
-            raise InputError(where, word, f"row {row} of {column} has a word with a space in it", "split it, with its tag")
+            raise InputError(
+                where, word, f"row {row} of {column} has a word with a space in it", "split it, with its tag"
+            )
     return " ".join(given)
 
 

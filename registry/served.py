@@ -20,8 +20,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from transformers import AutoTokenizer, PreTrainedModel
 
-from compress_explain.checkpoint import load_compressed
 from compress_explain.answering import loss_of, of_words
+from compress_explain.checkpoint import load_compressed
 from compress_explain.deployment import OnnxRunner, Runner, TorchRunner
 from compress_explain.deployment.deploy import FILE
 from compress_explain.errors import InputError

@@ -13,10 +13,11 @@ import torch
 import yaml
 
 from compress_explain.config import load_config
-from compress_explain.data import DataSpec, encode_splits, load_examples, load_splits
-from compress_explain.errors import InputError, InputErrors
-from compress_explain.models import TASKS, infer_task, load_subject, model_digest
+from compress_explain.data import SPLITS, DataSpec, encode_splits, load_examples
+from compress_explain.errors import InputError
+from compress_explain.models import infer_task, load_subject, model_digest
 from compress_explain.slices import SliceRule, load_rules
+from compress_explain.tasks import TASKS
 from compress_explain.tokens import token_slices
 from tests.small_job import sentences, small_job_files, tiny_tokenizer
 from tests.tiny import MODELS, tiny_model
@@ -337,17 +338,26 @@ def test_a_model_that_reads_both_ways_is_no_language_model(family, tmp_path):
 # Runs
 
 
-def test_a_run_refuses_a_language_model(subject, tmp_path):
-    refusal = "language models can be priced and audited, not yet compressed by a run"
+def test_a_run_reads_rows_without_labels_and_slices_rows_alone(subject, tmp_path):
+    frames = {name: sentences(12, seed).drop(columns="label") for seed, name in enumerate(SPLITS)}
     spec = DataSpec(calibration="a.csv", validation="b.csv", test="c.csv")
-    with pytest.raises(InputError, match=refusal):
-        load_splits(spec, [], subject, 0)
-    with pytest.raises(InputError, match=refusal):
-        encode_splits({}, spec, [], subject)
+    splits = encode_splits(frames, spec, [SliceRule(name="source", column="source")], subject)
+    for split in splits:
+        assert split.tokenwise and split.task == "text-generation" and not split.token_slices
+        assert split.decisions.tolist() == [len(row) - 1 for row in split.inputs["input_ids"]]
+    assert splits.slices == ["source=paper", "source=web"]
+    with pytest.raises(InputError, match="slices: frequency.*slices of tokens are for price and audit; a run judges rows"):
+        encode_splits(frames, spec, [FREQUENCY], subject)
+
+
+def test_gates_of_a_language_model_are_checked_before_it_is_loaded(tmp_path):
     small_job_files(tmp_path)
-    with pytest.raises(InputError, match=refusal) as raised:
-        load_config(tmp_path / "config.yaml", ["task=text-generation"])
-    assert not isinstance(raised.value, InputErrors)
+    with pytest.raises(InputError, match="gates: metric: 'macro_f1': no evaluator gives this"):
+        load_config(tmp_path / "config.yaml", ["task=text-generation", "gates.0.metric=macro_f1", "gates.1.metric=nll"])
+    config = load_config(tmp_path / "config.yaml", ["task=text-generation", "gates.0.metric=perplexity"])
+    assert config.data_spec().input == "text"
+    tagging = load_config(tmp_path / "config.yaml", ["task=token-classification"]).data_spec()
+    assert (tagging.input, tagging.label) == ("tokens", "tags")
 
 
 # Rules in a file of their own
