@@ -14,7 +14,7 @@ import yaml
 
 from compress_explain.config import load_config
 from compress_explain.data import SPLITS, DataSpec, encode_splits, load_examples
-from compress_explain.errors import InputError
+from compress_explain.errors import InputError, InputErrors
 from compress_explain.models import infer_task, load_subject, model_digest
 from compress_explain.slices import SliceRule, load_rules
 from compress_explain.tasks import TASKS

@@ -11,8 +11,10 @@ from jinja2 import Environment, PackageLoader
 from compress_explain.errors import InputError
 from compress_explain.models import read_config
 from compress_explain.sources import read_rows
+from compress_explain.tasks import TASKS, task_of
 
 _INPUTS = ("text", "sentence", "content", "review", "image", "path")
+_COLUMNS = {"tokens": ("tokens", "words", "text", "sentence"), "tags": ("tags", "ner_tags", "pos_tags", "labels", "label")}
 _LABELS = ("label", "labels", "class", "target", "label_name")
 
 
@@ -24,15 +26,15 @@ def starter_config(model: str, data: Path) -> str:
     """
     config = read_config(model)
     frame = read_rows("data", str(data))
-    text = _find(frame, data, _INPUTS, "input")
-    label = _find(frame, data, _LABELS, "label")
-    task = "image-classification" if config.model_type == "vit" else "text-classification"
+    task = TASKS["image-classification"] if config.model_type == "vit" else task_of((config.architectures or [""])[0])
+    text = _find(frame, data, _COLUMNS.get(task.input, _INPUTS), "input")
+    label = None if task.label is None else _find(frame, data, _COLUMNS.get(task.label, _LABELS), "label")
     template = Environment(
         loader=PackageLoader("compress_explain.terminal"), trim_blocks=True, autoescape=False
     ).get_template("starter.yaml")
     return template.render(
-        model=json.dumps(model), task=task, data=data, text=json.dumps(text), label=json.dumps(label),
-        columns=_slice_columns(frame, {text, label}), rows=len(frame),
+        model=json.dumps(model), task=task.name, data=data, text=json.dumps(text), label=label and json.dumps(label),
+        decides=task.decides, reads=task.reads, columns=_slice_columns(frame, {text, label}), rows=len(frame),
     )  # fmt: skip
 
 
@@ -49,13 +51,14 @@ def _find(frame: pd.DataFrame, path: Path, names: tuple[str, ...], key: str) -> 
     )
 
 
-def _slice_columns(frame: pd.DataFrame, taken: set[str]) -> list[str]:
+def _slice_columns(frame: pd.DataFrame, taken: set[str | None]) -> list[str]:
     """Columns with few values and none missing: what people usually want to see apart."""
     return [
         str(name)
         for name in frame.columns
         if name not in taken
         and name not in _LABELS
+        and pd.api.types.is_scalar(frame[name].iloc[0])
         and 2 <= frame[name].nunique() <= 12
         and not frame[name].isna().any()
     ]
