@@ -48,8 +48,8 @@ def clustered(
     low, high = _interval(draws[1] - draws[0], confidence, unseen)
     own_low, own_high = _interval(draws[1], confidence, unseen)
     if share:
-        own_low, own_high = max(0.0, own_low), min(1.0, own_high)
-    if not counted[0][:, 0].any():  # flips are none of the original's: the difference is the figure itself
+        own_low, own_high = (float(bound) for bound in np.clip([own_low, own_high], 0, 1))  # NaN stays
+    if original == 0:  # flips are none of the original's: the difference is the figure itself
         low, high = own_low, own_high
     return original, compressed, low, high, own_low, own_high
 

@@ -346,7 +346,9 @@ def test_a_run_reads_rows_without_labels_and_slices_rows_alone(subject, tmp_path
         assert split.tokenwise and split.task == "text-generation" and not split.token_slices
         assert split.decisions.tolist() == [len(row) - 1 for row in split.inputs["input_ids"]]
     assert splits.slices == ["source=paper", "source=web"]
-    with pytest.raises(InputError, match="slices: frequency.*slices of tokens are for price and audit; a run judges rows"):
+    with pytest.raises(
+        InputError, match="slices: frequency.*slices of tokens are for price and audit; a run judges rows"
+    ):
         encode_splits(frames, spec, [FREQUENCY], subject)
 
 

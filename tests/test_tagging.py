@@ -181,7 +181,9 @@ def test_lists_texts_and_numbers_are_read_alike(subject, tmp_path):
     numbers = frame.assign(tags=[[TAGS.index(tag) for tag in row] for row in frame["tags"]])
     for other in (read(texts, tmp_path, subject), read(numbers, tmp_path, subject)):
         assert other.digest == lists.digest and other.texts == lists.texts
-    changed = frame.assign(tags=[["O"] + row[1:] if number else ["B-BAD", *row[1:]] for number, row in enumerate(frame["tags"])])
+    changed = frame.assign(
+        tags=[["O"] + row[1:] if number else ["B-BAD", *row[1:]] for number, row in enumerate(frame["tags"])]
+    )
     assert read(changed, tmp_path, subject).digest != lists.digest
 
 
@@ -195,9 +197,13 @@ def test_words_that_are_cut_off_are_not_decided_on(subject, tmp_path):
     ("row", "problem"),
     [
         ({"tokens": ["a", "b"], "tags": ["O"]}, r"row 1 has 2 words and 1 tags.*give one in tags for each in tokens"),
-        ({"tokens": ["a"], "tags": ["B-UGLY"]}, r"'B-UGLY': the model knows no such tag \(row 1\).*its tags are 0 \(O\), 1"),
+        (
+            {"tokens": ["a"], "tags": ["B-UGLY"]},
+            r"'B-UGLY': the model knows no such tag \(row 1\).*its tags are 0 \(O\), 1",
+        ),
         ({"tokens": ["a"], "tags": []}, "row 1 has nothing in tags"),
-        ({"tokens": [], "tags": ["O"]}, "row 1 has nothing in tokens"),
+        ({"tokens": " ", "tags": ["O"]}, "row 1 has nothing in tokens"),
+        ({"tokens": [], "tags": ["O"]}, "row 1 of tokens holds no words"),
         ({"tokens": ["a b"], "tags": ["O"]}, "row 1 of tokens has a word with a space in it.*split it"),
     ],
 )
@@ -236,7 +242,10 @@ def tagged_examples(rows: int = 12):
     """Random rows with a random tag on some of their tokens."""
     examples = tiny_examples("bert", rows=rows)
     generator = np.random.default_rng(3)
-    ids = [np.where(generator.random(len(row)) < 0.7, generator.integers(0, 3, len(row)), -1) for row in examples.inputs["input_ids"]]
+    ids = [
+        np.where(generator.random(len(row)) < 0.7, generator.integers(0, 3, len(row)), -1)
+        for row in examples.inputs["input_ids"]
+    ]
     for row in ids:
         row[0] = 1
     found = [np.flatnonzero(row >= 0) for row in ids]
@@ -283,12 +292,11 @@ def test_one_decision_of_each_row_is_drawn_once_and_for_all(tagger):
 
 
 def test_what_is_expected_of_a_plan_has_the_slope_of_what_it_does(tagger):
-    """Of weights made small every plan is nearly linear, and expected and observed meet."""
+    """Of weights this small every plan is nearly linear, and expected and observed meet."""
     examples = tagged_examples()
     anatomy = read_anatomy(tagger, tokens=9)
     with torch.no_grad():
-        for group in anatomy.groups.values():
-            tagger.get_submodule(group.site).weight.mul_(0.05)
+        tagger.classifier.weight.mul_(20)
     original = decide_all(logits_of(tagger), examples, 5)
     with Masks(tagger, anatomy) as masks:
         components = [each for group in anatomy.groups.values() for each in group.components[::2]]
@@ -297,10 +305,10 @@ def test_what_is_expected_of_a_plan_has_the_slope_of_what_it_does(tagger):
         removed = decide_all(logits_of(tagger), examples, 5)
         observed = observed_joint(paired(examples, original, original), paired(examples, original, removed))
         back = expected_joint(masks, examples, components, removed.logits, 5)["all"]
-    assert observed.kl > 1e-9
-    assert expected.loss_change == pytest.approx(observed.loss_change, rel=0.02)
-    assert expected.kl == pytest.approx(observed.kl, rel=0.05)
-    assert back.loss_change == pytest.approx(-observed.loss_change, rel=0.02)
+    assert observed.kl > 1e-5
+    assert expected.loss_change == pytest.approx(observed.loss_change, rel=1e-3)
+    assert expected.kl == pytest.approx(observed.kl, rel=1e-3)
+    assert back.loss_change == pytest.approx(-observed.loss_change, rel=1e-3)
     assert (expected.n, expected.flips_to_wrong) == (observed.n, observed.flips_to_wrong)
 
 
@@ -320,7 +328,10 @@ def test_of_a_vocabulary_the_loss_is_exact_and_little_is_kept(tmp_path):
     compressed = decide_all(logits_of(other), examples, 4, choices=original.choices)
     pairs = paired(examples, original, compressed)
     assert original.logits.shape == (examples.decisions.sum(), 8) and VOCABULARY > 8
-    for each, side, guesses in ((model, "original", pairs.original_guesses), (other, "compressed", pairs.compressed_guesses)):
+    for each, side, guesses in (
+        (model, "original", pairs.original_guesses),
+        (other, "compressed", pairs.compressed_guesses),
+    ):
         losses, right = [], []
         for row in range(len(examples)):
             ids = torch.from_numpy(examples.inputs["input_ids"][row])

@@ -31,7 +31,9 @@ from tests.tiny import MODELS
 
 def made(folder: Path, overrides: list[str], out: str = "out") -> tuple[Run, Any, Any]:
     """The job of a folder, carried out; its model and data."""
-    files = [f"data.{path.stem}={path}" for path in folder.iterdir() if path.stem in ("calibration", "validation", "test")]
+    files = [
+        f"data.{path.stem}={path}" for path in folder.iterdir() if path.stem in ("calibration", "validation", "test")
+    ]
     config = load_config(folder / "config.yaml", [f"model={folder / 'model'}", *files, *overrides])
     subject, splits = load_inputs(config, Progress(quiet=True))
     run = execute(build_job(config, subject, splits), folder / out, Progress(quiet=True))
@@ -43,15 +45,25 @@ def tagging(tmp_path_factory):
     return made(tagging_job(tmp_path_factory.mktemp("tagging")), ["runtime=onnx"])
 
 
-@pytest.fixture(scope="module", params=["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
-def generating(request, tmp_path_factory):
-    tiny = MODELS[request.param]
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    return generating("gpt2", tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return generating("llama", tmp_path_factory.mktemp("llama"))
+
+
+def generating(family: str, folder: Path) -> tuple[Run, Any, Any]:
+    """The run of a causal language model."""
+    tiny = MODELS[family]
     torch.manual_seed(0)
     model = tiny.generator(tiny.config(**tiny.options))
-    return made(generation_job(tmp_path_factory.mktemp(request.param), model, bare_tokenizer()), ["runtime=onnx"])
+    return made(generation_job(folder, model, bare_tokenizer()), ["runtime=onnx"])
 
 
-@pytest.fixture(params=["tagging", "generating"])
+@pytest.fixture(params=["tagging", "gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def finished(request):
     return request.getfixturevalue(request.param)
 
@@ -87,7 +99,10 @@ def test_every_step_was_expected_and_observed(finished):
         assert stage.expected["n"] == stage.observed["n"] == splits.validation.decisions.sum()
         assert all(np.isfinite(value) for value in (*stage.expected.values(), *stage.observed.values()))
     pairs = Pairs.load(run.folder / "predictions" / f"{steps[0].step}-validation.parquet")
-    change = [np.log(side[np.arange(len(pairs)), pairs.answers]) for side in (pairs.original_probabilities, pairs.compressed_probabilities)]
+    change = [
+        np.log(side[np.arange(len(pairs)), pairs.answers])
+        for side in (pairs.original_probabilities, pairs.compressed_probabilities)
+    ]
     assert steps[0].observed["loss_change"] == pytest.approx(float((change[0] - change[1]).mean()), abs=1e-6)
 
 
@@ -97,7 +112,9 @@ def test_scores_are_of_rows_and_slices(finished):
     assert table.loc[("nll", "all"), "n"] == len(splits.test)
     assert table.loc[("nll", "long"), "n"] == splits.test.slices["long"].sum()
     if splits.test.task == "text-generation":
-        assert table.loc[("perplexity", "all"), "compressed"] == pytest.approx(np.exp(table.loc[("nll", "all"), "compressed"]))
+        assert table.loc[("perplexity", "all"), "compressed"] == pytest.approx(
+            np.exp(table.loc[("nll", "all"), "compressed"])
+        )
         assert "entity_f1" not in table.index.get_level_values("metric")
     else:
         assert 0 < table.loc[("entity_f1", "all"), "compressed"] <= 1
@@ -136,7 +153,9 @@ def test_mlflow_serves_the_file_that_was_judged(finished, tmp_path):
 def test_a_finished_run_is_resumed_without_doing_anything_again(finished):
     run, subject, splits = finished
     folder = run.folder.parent
-    files = [f"data.{path.stem}={path}" for path in folder.iterdir() if path.stem in ("calibration", "validation", "test")]
+    files = [
+        f"data.{path.stem}={path}" for path in folder.iterdir() if path.stem in ("calibration", "validation", "test")
+    ]
     config = load_config(folder / "config.yaml", [f"model={folder / 'model'}", *files, "runtime=onnx"])
     again = execute(build_job(config, subject, splits), run.folder, Progress(quiet=True), resume=True)
     assert again.ledger.head == run.ledger.head and again.summary == run.summary
@@ -145,8 +164,16 @@ def test_a_finished_run_is_resumed_without_doing_anything_again(finished):
 def test_gates_that_fail_bring_components_back(tagging):
     """With gates that the removal alone does not meet, what comes back helps them."""
     run = tagging[0]
-    strict = ['gates=[{"metric": "nll", "max_rise": 0.0005, "rule": "point"}]', "compensation=null", "reinstatement.step=0.5"]
-    config = ["strategies=[{heads: {share: 0.75, rounds: 1}}, {neurons: {share: 0.9, rounds: 1}}]", "audit.heads=0", "audit.neurons=0"]
+    strict = [
+        'gates=[{"metric": "nll", "max_rise": 0.0005, "rule": "point"}]',
+        "compensation=null",
+        "reinstatement.step=0.5",
+    ]
+    config = [
+        "strategies=[{heads: {share: 0.75, rounds: 1}}, {neurons: {share: 0.9, rounds: 1}}]",
+        "audit.heads=0",
+        "audit.neurons=0",
+    ]
     done, _, _ = made(run.folder.parent, [*strict, *config], out="strict")
     judged = done.ledger.of_kind("judged")
     first, last = judged[0].body["verdicts"][0], done.summary["verdicts"][0]
@@ -160,5 +187,7 @@ def test_tokens_cannot_be_taken_out_of_what_answers_for_them(tagging):
     run, subject, splits = tagging
     folder = run.folder.parent
     config = load_config(folder / "config.yaml", ["strategies=[{vocabulary: {}}]"])
-    with pytest.raises(InputError, match="strategies: 'vocabulary': takes tokens out, which a model for token-classification"):
+    with pytest.raises(
+        InputError, match="strategies: 'vocabulary': takes tokens out, which a model for token-classification"
+    ):
         build_job(config, subject, splits)

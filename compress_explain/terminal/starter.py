@@ -14,7 +14,10 @@ from compress_explain.sources import read_rows
 from compress_explain.tasks import TASKS, task_of
 
 _INPUTS = ("text", "sentence", "content", "review", "image", "path")
-_COLUMNS = {"tokens": ("tokens", "words", "text", "sentence"), "tags": ("tags", "ner_tags", "pos_tags", "labels", "label")}
+_COLUMNS = {
+    "tokens": ("tokens", "words", "text", "sentence"),
+    "tags": ("tags", "ner_tags", "pos_tags", "labels", "label"),
+}
 _LABELS = ("label", "labels", "class", "target", "label_name")
 
 
