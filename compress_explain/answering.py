@@ -48,6 +48,23 @@ def continued(compute: Compute, tokenizer: Any, text: str, limit: int, tokens: i
     return str(tokenizer.decode(made))
 
 
+def answered(compute: Compute, tokenizer: Any, text: str, limit: int, tokens: int, start: int) -> tuple[str, float]:
+    """What a text becomes, the likeliest token each time, up to ``tokens``, and the mean loss of that in nats.
+
+    ``start`` is the token that a decoder begins from.
+    """
+    row = tokenizer(text, truncation=True, max_length=limit)
+    inputs = {name: np.asarray(row[name], dtype=np.int64) for name in ("input_ids", "attention_mask")}
+    made, losses = [start], list[float]()
+    while len(losses) < tokens:
+        logits = torch.from_numpy(compute(_batch({**inputs, "decoder_input_ids": np.array(made)}))[0, -1])
+        made.append(int(logits.argmax()))
+        losses.append(-float(logits.log_softmax(0).max()))
+        if made[-1] == tokenizer.eos_token_id:
+            break
+    return str(tokenizer.decode(made[1:], skip_special_tokens=True)), float(np.mean(losses))
+
+
 def _read(ids: np.ndarray) -> dict[str, Tensor]:
     return _batch({"input_ids": ids, "attention_mask": np.ones_like(ids)})
 

@@ -68,9 +68,9 @@ class Config(Section):
     """Every key of a configuration file, with its default."""
 
     model: str
-    task: Literal["text-classification", "image-classification", "token-classification", "text-generation"] = (
-        "text-classification"
-    )
+    task: Literal[
+        "text-classification", "image-classification", "token-classification", "text-generation", "text2text-generation"
+    ] = "text-classification"
     data: DataSection
     slices: dict[str, SliceSection] = Field(default_factory=dict)
     strategies: list[dict[str, dict[str, Any]]] = Field(min_length=1)

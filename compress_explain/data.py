@@ -17,6 +17,7 @@ from compress_explain.models import Subject
 from compress_explain.slices import SliceRule
 from compress_explain.sources import read_rows
 from compress_explain.tagging import as_text, tag_numbers
+from compress_explain.tasks import TEXT_GENERATION, TEXT_TO_TEXT
 from compress_explain.tokens import token_slices
 
 SPLITS = ("calibration", "validation", "test")
@@ -96,7 +97,7 @@ def encode_splits(
 ) -> Splits:
     """The same from frames that are already in memory, keyed by :data:`SPLITS`."""
     for rule in rules:
-        if rule.token is not None and subject.kind.decides == "token":
+        if rule.token is not None and subject.task == TEXT_GENERATION:
             problem = "slices of tokens are for price and audit; a run judges rows"
             raise InputError(f"slices: {rule.name}", rule.token, problem, "slice rows, by column, where or matches")
     read = {name: _checked(frames[name], f"data.{name}", spec.reading, subject) for name in SPLITS}
@@ -131,7 +132,7 @@ def load_examples(
     frame = read_rows("data", source, rows, seed)
     frame = _checked(frame, "data", reading, subject)
     [examples] = _encoded({"data": frame}, "data", rules, reading, subject)
-    if subject.kind.decides == "token":
+    if subject.task == TEXT_GENERATION:
         examples = replace(examples, token_slices=token_slices(rules, examples.inputs["input_ids"]))
     return replace(examples, digest=_digest(examples))
 
@@ -147,7 +148,7 @@ def _encoded(
     return [
         encode(
             frame[reading.input], where, reading, subject, labels[where], members[where],
-            _tags(frame, where, reading, subject),
+            _tags(frame, where, reading, subject), _goals(frame, where, reading, subject),
         )
         for where, frame in frames.items()
     ]  # fmt: skip
@@ -160,9 +161,20 @@ def _tags(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -
     return tag_numbers(frame, where, (reading.input, reading.label), subject.labels)
 
 
+def _goals(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> list[str] | None:
+    """What texts are to become, where one is made of another."""
+    if subject.task != TEXT_TO_TEXT:
+        return None
+    empty = frame[reading.label].isna()
+    if empty.any():
+        problem = f"{int(empty.sum())} rows have no text to become (first: row {int(empty.argmax())})"
+        raise InputError(where, reading.label, problem, "remove those rows")
+    return [str(goal) for goal in frame[reading.label]]
+
+
 def _check_rules(rules: Sequence[SliceRule], reading: Reading, subject: Subject) -> None:
     for rule in rules:
-        if rule.token is not None and subject.kind.decides != "token":
+        if rule.token is not None and subject.task != TEXT_GENERATION:
             raise InputError(
                 f"slices: {rule.name}", rule.token, f"a model for {subject.task} predicts no tokens",
                 "slice its rows, by column, where or matches",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples, Tags
@@ -39,15 +40,18 @@ def encode(
     labels: np.ndarray,
     slices: dict[str, np.ndarray],
     tags: list[np.ndarray] | None = None,
+    goals: list[str] | None = None,
 ) -> Examples:
     """Encode the inputs of a split; ``where`` is its key (``data.test``, or ``data`` alone) for messages.
 
-    ``tags`` holds for each row the class of each word, where words are decided on.
+    ``tags`` holds for each row the class of each word, where words are decided on; ``goals`` what each
+    text is to become.
 
     Raises:
         InputError: texts that are too long or too short, or images that cannot be read.
     """
     right = labels.tobytes() + b"".join(row.tobytes() for row in tags or ())
+    right += b"".join(row_key(goal).encode() for goal in goals or ())
     digest = hashlib.sha256("".join(values.map(row_key)).encode() + right).hexdigest()
     name = where.removeprefix("data.")
     examples = Examples(
@@ -59,6 +63,8 @@ def encode(
     if tags is not None:
         return _encode_words(examples, values.tolist(), tags, where, reading, subject)
     encoded = _encode_texts(examples, values.astype(str).tolist(), where, reading, subject)
+    if goals is not None:
+        return _with_goals(encoded, goals, where, reading, subject)
     if subject.tokenwise:
         _refuse_short(encoded, where)
     return encoded
@@ -98,6 +104,30 @@ def _encode_texts(examples: Examples, texts: list[str], where: str, reading: Rea
         padding=dict.fromkeys(keys, 0) | {"input_ids": _padding_id(subject)},
         truncated=len(too_long),
         max_length=limit,
+    )
+
+
+def _with_goals(examples: Examples, goals: list[str], where: str, reading: Reading, subject: Subject) -> Examples:
+    """What the decoder is to give, token by token, and what it reads for that."""
+    limit = _length_limit(reading, subject)
+    whole = subject.processor(text_target=goals, verbose=False)["input_ids"]
+    _refuse_long([row for row, ids in enumerate(whole) if len(ids) > limit], goals, where, reading, limit)
+    encoded = subject.processor(text_target=goals, truncation=True, max_length=limit)["input_ids"]
+    bare = [row for row, row_ids in enumerate(encoded) if not row_ids]
+    if bare:
+        problem = f"{len(bare)} rows have no token to become (first: row {bare[0]})"
+        raise InputError(where, goals[bare[0]][:80], problem, "remove those rows")
+    ids = [np.asarray(row, dtype=np.int64) for row in encoded]
+    shifted = subject.model.prepare_decoder_input_ids_from_labels  # type: ignore[operator]
+    return replace(
+        examples,
+        inputs={
+            **examples.inputs,
+            "decoder_input_ids": [shifted(torch.from_numpy(row)[None])[0].numpy() for row in ids],
+        },
+        padding={**examples.padding, "decoder_input_ids": _padding_id(subject)},
+        truncated=examples.truncated + sum(len(row) > limit for row in whole),
+        tags=Tags(names=(), ids=ids, places=[np.arange(len(row)) for row in ids]),
     )
 
 

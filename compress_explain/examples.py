@@ -29,7 +29,8 @@ class Batch:
 class Tags:
     """The classes of words: ``names`` by number; ``ids`` holds for each row one number a token, -1 where none is decided.
 
-    ``places`` holds for each row the words that are decided on, counted from 0.
+    ``places`` holds for each row the words that are decided on, counted from 0. For models that make one
+    text of another, the tokens of the latter stand in the place of words, and their numbers have no names.
     """
 
     names: tuple[str, ...]
@@ -51,7 +52,7 @@ class Examples:
     they are cut to; None where rows are not texts.
 
     ``tokenwise`` examples have several decisions a row, and ``labels`` are all 0. With ``tags`` those
-    are about words. Without, they are those of a language model: position t of a row predicts the
+    are about words, or about the tokens that the decoder is to give. Without, they are those of a language model: position t of a row predicts the
     token at t + 1, so a row of L tokens predicts L - 1. Their ``token_slices`` hold, for each row, one
     flag a predicted token.
     """
@@ -142,7 +143,7 @@ class Examples:
         Of a language model that is the next token; the last position of a row predicts none, nor does
         padding. Where nothing is decided the class given is 0.
         """
-        ids = batch.inputs["input_ids"]
+        ids = batch.inputs.get("decoder_input_ids", batch.inputs["input_ids"])
         if self.tags is not None:
             right = torch.full(ids.shape, -1, dtype=torch.int64)
             for place, row in enumerate(batch.rows):

@@ -21,6 +21,7 @@ from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.scores import told_of
 from compress_explain.strategy import Quantizing, Strategy
+from compress_explain.tasks import TEXT_TO_TEXT
 from compress_explain.vocabulary import Lexicon
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class Job:
         if self.subject.tokenwise and any(TOKEN in each.kinds for each in self.strategies):
             problem = f"takes tokens out, which a model for {self.subject.task} answers for one by one"
             raise InputError("strategies", "vocabulary", problem, "leave it out")
+        if self.deploys_onnx and self.subject.task == TEXT_TO_TEXT:
+            problem = "an encoder and a decoder that generates are two graphs, not one"
+            raise InputError("runtime", "onnx", problem, "set runtime to torch, with no strategy that quantizes")
         bare = self.splits.bare_slices
         if bare and any(gate.slice == EVERY for gate in self.gates):
             named = ", ".join(f"{name} (none in {split})" for name, split in list(bare.items())[:5])

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
@@ -19,6 +20,8 @@ from compress_explain.errors import InputError, did_you_mean
 TEXT_CLASSIFICATION = "text-classification"
 TOKEN_CLASSIFICATION = "token-classification"
 TEXT_GENERATION = "text-generation"
+TEXT_TO_TEXT = "text2text-generation"
+_OF_TOKENS = ("accuracy", "nll", "perplexity", "negative_flips", "positive_flips")
 _OF_CLASSES = ("accuracy", "macro_f1", "nll", "brier", "negative_flips", "positive_flips")
 
 
@@ -27,7 +30,7 @@ class Task:
     """A kind of model.
 
     ``decides`` says what it gives one answer for: a whole ``row``, each ``word`` of a row, or each
-    ``token`` after the first. ``input`` and ``label`` are the columns that data sets of the task usually
+    ``token`` of a text after the first, or of the text that another is to become. ``input`` and ``label`` are the columns that data sets of the task usually
     have; no ``label`` where what is right stands in the input itself. ``heads`` are the endings of the
     classes that transformers has for it. ``metrics`` are those of
     :data:`compress_explain.scores.METRICS` that can be told of it.
@@ -75,7 +78,16 @@ _TASKS = (
         reads="text",
         decides="token",
         label=None,
-        metrics=("accuracy", "nll", "perplexity", "negative_flips", "positive_flips"),
+        metrics=_OF_TOKENS,
+    ),
+    Task(
+        name=TEXT_TO_TEXT,
+        loader=AutoModelForSeq2SeqLM,
+        heads=("ForConditionalGeneration",),
+        reads="text",
+        decides="token",
+        label="target",
+        metrics=_OF_TOKENS,
     ),
 )
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})

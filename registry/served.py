@@ -20,18 +20,19 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from transformers import AutoTokenizer, PreTrainedModel
 
-from compress_explain.answering import loss_of, of_words
+from compress_explain.answering import answered, loss_of, of_words
 from compress_explain.checkpoint import load_compressed
 from compress_explain.deployment import OnnxRunner, Runner, TorchRunner
 from compress_explain.deployment.deploy import FILE
 from compress_explain.errors import InputError
 from compress_explain.outcome import Run
-from compress_explain.tasks import task_of
+from compress_explain.tasks import TEXT_TO_TEXT, task_of
 
 from .description import model_name
 from .names import slug, tag
 from .uploads import files_below, upload_missing
 
+NEW_TOKENS = 20  # unless a request says otherwise
 LONGEST = 1 << 30  # tokens, where a model does not say how many it takes
 TOLERANCE = 1e-5  # of a logit, or of the largest logit where that is above 1
 TEXTS = (
@@ -113,12 +114,16 @@ def reference(model: PreTrainedModel, folder: Path) -> tuple[Any, np.ndarray]:
 
 def answers(compute: Runner, model: PreTrainedModel, folder: Path) -> tuple[pd.DataFrame, np.ndarray] | None:
     """The same of what answers for words or tokens; None of what answers for rows."""
-    decides = task_of(type(model).__name__).decides
-    if decides == "row":
+    task = task_of(type(model).__name__)
+    if task.decides == "row":
         return None
     tokenizer = AutoTokenizer.from_pretrained(folder)
     limit = min(getattr(model.config, "max_position_embeddings", None) or LONGEST, tokenizer.model_max_length)
-    if decides == "word":
+    if task.name == TEXT_TO_TEXT:
+        texts, start = [text for text in TEXTS if text], model.config.decoder_start_token_id
+        losses = [answered(compute, tokenizer, text, limit, NEW_TOKENS, start)[1] for text in texts]
+        figures = np.array(losses, dtype=np.float32)[:, None]
+    elif task.decides == "word":
         texts = [text for text in TEXTS if text]
         figures = np.concatenate([of_words(compute, tokenizer, text, limit)[1] for text in texts])
     else:
@@ -199,14 +204,15 @@ def _signature(model: PreTrainedModel) -> ModelSignature:
         inputs = Schema([ColSpec("string", "text")])
     else:
         inputs = Schema([TensorSpec(np.dtype(np.float32), (-1, *_image_shape(model)))])
-    decides = task_of(type(model).__name__).decides
-    if decides == "token":
-        outputs = Schema([ColSpec("double", "nll"), ColSpec("string", "continuation")])
-        params = ParamSchema([ParamSpec("max_new_tokens", "long", 20)])
+    task = task_of(type(model).__name__)
+    if task.decides == "token":
+        made = "answer" if task.name == TEXT_TO_TEXT else "continuation"
+        outputs = Schema([ColSpec("double", "nll"), ColSpec("string", made)])
+        params = ParamSchema([ParamSpec("max_new_tokens", "long", NEW_TOKENS)])
         return ModelSignature(inputs=inputs, outputs=outputs, params=params)
     labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
     columns: list[ColSpec | TensorSpec] = [
-        *([ColSpec("long", "row"), ColSpec("string", "word")] if decides == "word" else []),
+        *([ColSpec("long", "row"), ColSpec("string", "word")] if task.decides == "word" else []),
         *(ColSpec("float", f"logit:{label}") for label in labels),
         ColSpec("string", "label"),
     ]

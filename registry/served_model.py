@@ -15,11 +15,11 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from transformers import AutoConfig, AutoTokenizer
 
 from compress_explain import load_compressed
-from compress_explain.answering import continued, loss_of, of_words
+from compress_explain.answering import answered, continued, loss_of, of_words
 from compress_explain.checkpoint import read_manifest
 from compress_explain.deployment import OnnxRunner, TorchRunner
 from compress_explain.deployment.deploy import FILE
-from compress_explain.tasks import task_of
+from compress_explain.tasks import TEXT_TO_TEXT, task_of
 
 BATCH = 32
 NEW_TOKENS = 20
@@ -30,7 +30,7 @@ class CompressedModel(PythonModel):
 
     What tags words gives one line a word, split at spaces, with the number of its ``row``. A language model
     gives the mean loss of each text (``nll``, nats a token) and its likeliest ``continuation`` of up to
-    ``max_new_tokens``.
+    ``max_new_tokens``; what makes one text of another, its ``answer`` and the mean loss of that.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -43,7 +43,7 @@ class CompressedModel(PythonModel):
             getattr(transformers, read_manifest(Path(folder))["model_class"]).main_input_name == "input_ids"
         )
         self.tokenizer = AutoTokenizer.from_pretrained(folder) if self.reads_text else None
-        self.decides = task_of(read_manifest(Path(folder))["model_class"]).decides
+        self.task = task_of(read_manifest(Path(folder))["model_class"])
 
     def predict(
         self,
@@ -52,9 +52,9 @@ class CompressedModel(PythonModel):
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         rows = self._rows(model_input)
-        if self.decides == "word":
+        if self.task.decides == "word":
             return self._tagged(rows)
-        if self.decides == "token":
+        if self.task.decides == "token":
             return self._told(rows, int((params or {}).get("max_new_tokens", NEW_TOKENS)))
         batches = [self._logits(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
         logits = np.concatenate(batches) if batches else np.zeros((0, len(self.labels)), dtype=np.float32)
@@ -76,6 +76,10 @@ class CompressedModel(PythonModel):
 
     def _told(self, texts: list[str], tokens: int) -> pd.DataFrame:
         given = self.compute, self.tokenizer
+        if self.task.name == TEXT_TO_TEXT:
+            start = self.config.decoder_start_token_id
+            made = [answered(*given, text, self._limit, tokens, start) for text in texts]
+            return pd.DataFrame({"answer": [answer for answer, _ in made], "nll": [loss for _, loss in made]})
         return pd.DataFrame(
             {
                 "nll": [loss_of(*given, text, self._limit) for text in texts],

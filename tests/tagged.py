@@ -102,6 +102,35 @@ def _config(task: str, data: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def rewriting_job(folder: Path, model: Any, tokenizer: Any, rows: int = 40) -> Path:
+    """The same for a model that makes one text of another: the telling word, and what the row begins with."""
+    tokenizer.save_pretrained(folder / "model")
+    frame = rewritten(200, seed=1)
+    encoded = tokenizer(frame["text"].tolist(), padding=True, return_tensors="pt")
+    goals = tokenizer(text_target=frame["target"].tolist(), padding=True, return_tensors="pt")["input_ids"]
+    inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    _learn(model.train(), inputs, torch.where(goals == tokenizer.pad_token_id, -100, goals), epochs=4)
+    model.eval().save_pretrained(folder / "model")
+    for name, _, seed in SPLITS:
+        rewritten(rows, seed).to_csv(folder / f"{name}.csv", index=False)
+    config = _config("text2text-generation", {name: f"{name}.csv" for name, _, _ in SPLITS})
+    config["slices"]["long"] = {"where": "words > 9"}
+    config["gates"] = [
+        {"metric": "nll", "max_rise": 0.3, "rule": "point"},
+        {"metric": "accuracy", "slice": "*", "max_drop": 0.2, "rule": "point"},
+    ]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return folder
+
+
+def rewritten(rows: int, seed: int) -> pd.DataFrame:
+    frame = sentences(rows, seed)
+    telling = [next(word for word in text.split() if word in {*GOOD, *BAD}) for text in frame["text"]]
+    return frame.drop(columns="label").assign(
+        target=[f"{word} {text.split()[0]}" for word, text in zip(telling, frame["text"], strict=True)]
+    )
+
+
 def generation_job(folder: Path, model: Any, tokenizer: Any, rows: int = 40) -> Path:
     """The same for a causal language model."""
     tokenizer.save_pretrained(folder / "model")

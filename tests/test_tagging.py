@@ -182,7 +182,7 @@ def test_lists_texts_and_numbers_are_read_alike(subject, tmp_path):
     for other in (read(texts, tmp_path, subject), read(numbers, tmp_path, subject)):
         assert other.digest == lists.digest and other.texts == lists.texts
     changed = frame.assign(
-        tags=[["O"] + row[1:] if number else ["B-BAD", *row[1:]] for number, row in enumerate(frame["tags"])]
+        tags=[["O", *row[1:]] if number else ["B-BAD", *row[1:]] for number, row in enumerate(frame["tags"])]
     )
     assert read(changed, tmp_path, subject).digest != lists.digest
 

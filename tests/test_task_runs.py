@@ -16,6 +16,7 @@ from mlflow.models import Model
 from compress_explain.anatomy import read_anatomy
 from compress_explain.checkpoint import load_compressed
 from compress_explain.config import load_config
+from compress_explain.data import load_examples
 from compress_explain.errors import InputError
 from compress_explain.outcome import Run
 from compress_explain.predictions import Pairs
@@ -23,8 +24,10 @@ from compress_explain.progress import Progress
 from compress_explain.registry import served
 from compress_explain.replay import replay
 from compress_explain.run import execute
+from compress_explain.slices import SliceRule
 from compress_explain.terminal.commands import build_job, load_inputs
-from tests.tagged import generation_job, tagging_job
+from tests.small_job import tiny_tokenizer
+from tests.tagged import generation_job, rewriting_job, rewritten, tagging_job
 from tests.test_language_data import bare_tokenizer
 from tests.tiny import MODELS
 
@@ -63,7 +66,18 @@ def generating(family: str, folder: Path) -> tuple[Run, Any, Any]:
     return made(generation_job(folder, model, bare_tokenizer()), ["runtime=onnx"])
 
 
-@pytest.fixture(params=["tagging", "gpt2", pytest.param("llama", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module")
+def rewriting(tmp_path_factory):
+    """The run of a model that makes one text of another; no ONNX file is written of it."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "[SEP]"})
+    torch.manual_seed(0)
+    tokens = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0}
+    model = MODELS["t5"].generator(MODELS["t5"].config(**{**MODELS["t5"].options, **tokens}))
+    return made(rewriting_job(tmp_path_factory.mktemp("t5"), model, tokenizer), [])
+
+
+@pytest.fixture(params=["tagging", "rewriting", "gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def finished(request):
     return request.getfixturevalue(request.param)
 
@@ -73,9 +87,13 @@ def test_the_file_that_was_written_is_what_was_judged(finished):
     assert run.state in ("pass", "inconclusive") and run.summary["judged_split"] == "test"
     pairs = Pairs.load(run.folder / "predictions" / "artifact-test.parquet")
     assert len(pairs) == splits.test.decisions.sum() and pairs.independent == len(splits.test)
-    session = onnxruntime.InferenceSession(run.folder / "artifact" / "model.onnx")
     batch = next(splits.test.batches(1, np.array([0])))
-    logits = session.run(None, {each.name: batch.inputs[each.name].numpy() for each in session.get_inputs()})[0]
+    if run.summary["deployed"] is None:
+        with torch.inference_mode():
+            logits = load_compressed(run.folder / "artifact")(**batch.inputs).logits.numpy()
+    else:
+        session = onnxruntime.InferenceSession(run.folder / "artifact" / "model.onnx")
+        logits = session.run(None, {each.name: batch.inputs[each.name].numpy() for each in session.get_inputs()})[0]
     targets, valid = splits.test.targets(batch)
     guesses = logits[0][valid[0].numpy()].argmax(-1)
     np.testing.assert_array_equal(pairs.compressed_guesses[pairs.rows == 0], guesses)
@@ -111,7 +129,7 @@ def test_scores_are_of_rows_and_slices(finished):
     table = run.scores.set_index(["metric", "slice"])
     assert table.loc[("nll", "all"), "n"] == len(splits.test)
     assert table.loc[("nll", "long"), "n"] == splits.test.slices["long"].sum()
-    if splits.test.task == "text-generation":
+    if splits.test.task != "token-classification":
         assert table.loc[("perplexity", "all"), "compressed"] == pytest.approx(
             np.exp(table.loc[("nll", "all"), "compressed"])
         )
@@ -123,7 +141,9 @@ def test_scores_are_of_rows_and_slices(finished):
 def test_the_report_speaks_of_what_was_decided(finished):
     run, _, splits = finished
     page = (run.folder / "report.html").read_text()
-    unit = {"token-classification": "words", "text-generation": "tokens"}[splits.test.task]
+    unit = {"token-classification": "words", "text-generation": "tokens", "text2text-generation": "tokens"}[
+        splits.test.task
+    ]
     assert f"of {splits.test.decisions.sum():,}" in page.replace("\u202f", ",") or unit in page
     assert f"{unit} right → wrong" in page
 
@@ -142,6 +162,12 @@ def test_mlflow_serves_the_file_that_was_judged(finished, tmp_path):
     if splits.test.task == "token-classification":
         guesses = [pairs.names[guess] for guess in pairs.compressed_guesses[first]]
         assert list(told["label"]) == guesses and list(told["row"]) == list(pairs.rows[first])
+    elif splits.test.task == "text2text-generation":
+        starts = [int(np.flatnonzero(pairs.rows == row)[0]) for row in range(3)]
+        names = finished[1].labels
+        assert [answer.split()[:1] for answer in told["answer"]] == [
+            [names[guess]] for guess in pairs.compressed_guesses[starts]
+        ]
     else:
         losses = -np.log(pairs.compressed_probabilities[first][:, 0])
         means = [losses[pairs.rows[first] == row].mean() for row in range(3)]
@@ -156,7 +182,9 @@ def test_a_finished_run_is_resumed_without_doing_anything_again(finished):
     files = [
         f"data.{path.stem}={path}" for path in folder.iterdir() if path.stem in ("calibration", "validation", "test")
     ]
-    config = load_config(folder / "config.yaml", [f"model={folder / 'model'}", *files, "runtime=onnx"])
+    config = load_config(
+        folder / "config.yaml", [f"model={folder / 'model'}", *files, f"runtime={run.summary['settings']['runtime']}"]
+    )
     again = execute(build_job(config, subject, splits), run.folder, Progress(quiet=True), resume=True)
     assert again.ledger.head == run.ledger.head and again.summary == run.summary
 
@@ -181,6 +209,31 @@ def test_gates_that_fail_bring_components_back(tagging):
     back = done.components[done.components["status"] == "restored"]
     assert len(back) > 0 and back["restored_reason"].str.contains("slack for nll").all()
     assert last["estimate"] < first["estimate"]
+
+
+def test_one_graph_of_two_is_refused_before_anything_is_priced(rewriting):
+    run, subject, splits = rewriting
+    config = load_config(run.folder.parent / "config.yaml", ["runtime=onnx"])
+    with pytest.raises(InputError, match="runtime: 'onnx': an encoder and a decoder that generates are two graphs"):
+        build_job(config, subject, splits)
+
+
+def test_texts_to_become_must_be_there(rewriting, tmp_path):
+    subject = rewriting[1]
+    frame = rewritten(6, seed=0)
+    read = {"input": "text", "label": "target"}
+    frame.assign(target=[None, *frame["target"][1:]]).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(InputError, match=r"1 rows have no text to become \(first: row 0\)"):
+        load_examples(str(tmp_path / "rows.parquet"), [], subject, **read)
+    with pytest.raises(InputError, match="data.label: 'label': no such column"):
+        load_examples(str(tmp_path / "rows.parquet"), [], subject)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    examples = load_examples(str(tmp_path / "rows.parquet"), [], subject, **read)
+    assert examples.decisions.tolist() == [4] * 6  # [CLS], two words, [SEP]
+    assert examples.inputs["decoder_input_ids"][0].tolist() == [0, *examples.tags.ids[0][:-1].tolist()]
+    with pytest.raises(InputError, match="predicts no tokens"):
+        rule = SliceRule(name="rare", token="frequency", quantiles=3)
+        load_examples(str(tmp_path / "rows.parquet"), [rule], subject, **read)
 
 
 def test_tokens_cannot_be_taken_out_of_what_answers_for_them(tagging):
