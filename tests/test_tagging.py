@@ -202,7 +202,6 @@ def test_words_that_are_cut_off_are_not_decided_on(subject, tmp_path):
             r"'B-UGLY': the model knows no such tag \(row 1\).*its tags are 0 \(O\), 1",
         ),
         ({"tokens": ["a"], "tags": []}, "row 1 has nothing in tags"),
-        ({"tokens": " ", "tags": ["O"]}, "row 1 has nothing in tokens"),
         ({"tokens": [], "tags": ["O"]}, "row 1 of tokens holds no words"),
         ({"tokens": ["a b"], "tags": ["O"]}, "row 1 of tokens has a word with a space in it.*split it"),
     ],
@@ -223,6 +222,8 @@ def test_bad_columns_and_slices_are_told(subject, tmp_path):
         read(frame, tmp_path, subject, rules=[SliceRule(name="tag", column="tags")])
     with pytest.raises(InputError, match="predicts no tokens"):
         read(frame, tmp_path, subject, rules=[SliceRule(name="rare", token="frequency", quantiles=3)])
+    with pytest.raises(InputError, match="row 0 has nothing in tokens"):
+        read(frame.assign(tokens=[" ", *frame["tokens"][1:].str.join(" ")]), tmp_path, subject)
     with pytest.raises(InputError, match="row 0 of tokens holds no words"):
         read(frame.assign(tokens=range(4)), tmp_path, subject)
 

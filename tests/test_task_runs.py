@@ -163,7 +163,7 @@ def test_mlflow_serves_the_file_that_was_judged(finished, tmp_path):
         guesses = [pairs.names[guess] for guess in pairs.compressed_guesses[first]]
         assert list(told["label"]) == guesses and list(told["row"]) == list(pairs.rows[first])
     elif splits.test.task == "text2text-generation":
-        starts = [int(np.flatnonzero(pairs.rows == row)[0]) for row in range(3)]
+        starts = [int(np.flatnonzero(pairs.rows == row)[1]) for row in range(3)]  # after [CLS], which is not shown
         names = finished[1].labels
         assert [answer.split()[:1] for answer in told["answer"]] == [
             [names[guess]] for guess in pairs.compressed_guesses[starts]
