@@ -13,6 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from compress_explain.errors import InputError
+
 Named = dict[str, Tensor]
 
 
@@ -34,8 +36,12 @@ class Checkup:
 
 @dataclass
 class State:
-    """The weights of now and the best so far, what the optimizer remembers of each, and every checkup."""
+    """The weights of now and the best so far, what the optimizer remembers of each, and every checkup.
 
+    ``digest`` is that of the rows that are learned from.
+    """
+
+    digest: str
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
     best: Named
@@ -64,14 +70,27 @@ class State:
             tensors |= {f"{key}:{name}": values for key, values in self.optimizer.state[parameter].items()}
         facts = json.dumps([asdict(checkup) for checkup in self.checkups])
         beside = path.with_suffix(".part")
-        save_file({name: values.contiguous() for name, values in tensors.items()}, beside, metadata={"checkups": facts})
+        save_file(
+            {name: values.contiguous() for name, values in tensors.items()},
+            beside,
+            metadata={"checkups": facts, "digest": self.digest},
+        )
         with beside.open("rb") as stream:
             os.fsync(stream.fileno())
         beside.replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a file."""
+        """Go on from a file.
+
+        Raises:
+            InputError: what it had learned from is not what is there to learn from now.
+        """
         with safe_open(path, "pt") as file:
+            if file.metadata()["digest"] != self.digest:
+                remedy = "put the texts back as they were, or choose another folder with --out"
+                raise InputError(
+                    "strategies: distill.texts", path.name, "the texts changed since it was stopped", remedy
+                )
             self.checkups = [Checkup(**facts) for facts in json.loads(file.metadata()["checkups"])]
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
         self.best = _under("best", stored)

@@ -138,9 +138,8 @@ class Tuner:
             for kind, parameter in student.get_submodule(name).named_parameters(recurse=False)
             if kind in ("weight", "bias")
         }
-        return State(
-            parameters=parameters, optimizer=torch.optim.AdamW(parameters.values(), lr=0.0, weight_decay=0.0), best={}
-        )
+        optimizer = torch.optim.AdamW(parameters.values(), lr=0.0, weight_decay=0.0)
+        return State(digest=self.lessons.digest, parameters=parameters, optimizer=optimizer, best={})
 
     def _signals(self, teacher: PreTrainedModel, student: PreTrainedModel, lessons: list[Lesson]) -> list[Signal]:
         """Measured where both read the same; a head that is tuned alone changes no state of a layer."""
