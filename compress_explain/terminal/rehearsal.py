@@ -16,7 +16,7 @@ from compress_explain.masks import Masks
 from compress_explain.predictions import predict
 from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, expected_joint, price
 from compress_explain.progress import Progress
-from compress_explain.strategy import Quantizing, Situation, menu_of
+from compress_explain.strategy import Quantizing, Situation, Tuning, menu_of
 from compress_explain.terminal.console import output
 
 
@@ -35,6 +35,11 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
         start = _priced(job, masks, calibration, progress, "start")
         for strategy in job.strategies:
             author = type(strategy).__name__.lower()
+            if isinstance(strategy, Tuning):
+                console.print(
+                    f"{author}: what is left then will be tuned; what that gives back is only seen in a run\n"
+                )
+                continue
             for round_number in range(strategy.rounds):
                 sited = set(strategy.kinds) & set(anatomy.kinds)
                 read = calibration if masks.removed_tokens is None else lexicon.read(calibration).examples
