@@ -29,6 +29,11 @@ class Timed:
     low: float
     high: float
 
+    @property
+    def facts(self) -> dict[str, float]:
+        """As plain values."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
@@ -63,7 +68,7 @@ class LatencyTable:
     """Milliseconds of one model in one runtime for ``batch`` examples of ``tokens`` tokens on ``threads`` threads.
 
     ``original`` is the untouched model in the runtime's float32 form, which every speed-up is told
-    against; ``whole`` is the same model in the form that is deployed (the same, unless linears are
+    against, by that ``clock``; ``whole`` is the same model in the form that is deployed (the same, unless linears are
     quantized). What sublayers do not explain of ``whole`` is the ``rest``, which no removal changes.
     """
 
@@ -72,6 +77,7 @@ class LatencyTable:
     tokens: int
     threads: int
     processor: str
+    clock: str
     original: Timed
     whole: Timed
     curves: tuple[Curve, ...] = field(repr=False)
@@ -133,8 +139,8 @@ class LatencyTable:
             )
             for shape, rows in table.to_pandas().groupby("shape", sort=False)
         )
-        timed = {name: Timed(**facts.pop(name)) for name in ("original", "whole")}
-        return cls(curves=curves, **timed, **facts)
+        original, whole = Timed(**facts.pop("original")), Timed(**facts.pop("whole"))
+        return cls(curves=curves, original=original, whole=whole, **facts)
 
 
 def counts_to_measure(count: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from compress_explain.outcome import REPORT, Run
 from compress_explain.replay import applied_plans
+from compress_explain.target import told
 from compress_explain.terminal.console import output
 
 _STATES = {"pass": "[green]✔ pass[/]", "fail": "[red]✘ fail[/]", "inconclusive": "[yellow]? inconclusive[/]"}
@@ -28,6 +29,8 @@ def print_run(run: Run, console: Console | None = None) -> None:
     console.print(_cost_table(run))
     _print_restored(run, console)
     console.print(f"\nVerdict: {_VERDICTS[run.state]}", highlight=False)
+    if run.summary.get("target"):
+        console.print(f"  {told(run.summary['target'])}", highlight=False, soft_wrap=True)
     for reason in _reasons(run):
         console.print(f"  {reason}", highlight=False, soft_wrap=True)
     _print_next(run, console)
