@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -120,7 +121,7 @@ class LatencyTable:
         path.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pandas(self.to_frame(), preserve_index=False)
         metadata = {**(table.schema.metadata or {}), _FACTS: json.dumps(self.facts()).encode()}
-        half = path.with_name(path.name + ".part")
+        half = path.with_name(f"{path.name}.{os.getpid()}.part")
         pq.write_table(table.replace_schema_metadata(metadata), half)
         half.replace(path)
 

@@ -189,11 +189,19 @@ def _refuse_out_of_reach(situation: Situation, kinds: Sequence[str], budget: Bud
     wanted = budget.wanted(situation)
     if left > wanted:
         raise InputError(
-            "budget",
-            f"{wanted:,.4g} {meter.unit}s",
-            f"out of reach: {left:,.4g} stay when everything is gone that may go ({left / meter.original:.1%} of the original)",
-            "ask for less, lower floor, or first remove something else (vocabulary, for parameters and bytes)",
+            "target" if budget.left_to_target else "budget",
+            f"{_amount(wanted)} {meter.unit}s",
+            f"out of reach: {_amount(left)} of {_amount(meter.original)} stay when everything is gone that may go",
+            "ask for less, lower floor, or add a strategy that saves elsewhere (vocabulary bytes, int8_dynamic bytes and time)",
         )
+
+
+def _amount(value: float) -> str:
+    """
+    >>> _amount(12850.0), _amount(4.256)
+    ('12,850', '4.26')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _room(situation: Situation, kinds: Sequence[str], budget: Budget) -> dict[str, int]:

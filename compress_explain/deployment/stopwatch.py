@@ -32,7 +32,7 @@ from compress_explain.provenance import processor_name, version_of
 
 _FORMAT = 2  # of what is cached
 _PACKAGES = ("torch", "transformers", "onnx", "onnxruntime")
-_SECONDS = 60.0  # that the rounds of one table may take
+_SECONDS = 30.0  # that the rounds of one table may take
 _FEWEST, _MOST = 9, 41  # rounds
 CLOCKS = MappingProxyType({"processor time": time.thread_time, "real time": time.perf_counter})
 
