@@ -64,12 +64,14 @@ def _chosen(situation: Situation, kinds: Sequence[str], budget: Budget, mine: np
     for portion in range(1, costs.portions + 1):
         until = goal.part(portion / costs.portions)
         worth = purse.worth()
-        per_unit = costs.now[left] / np.array([worth[group_of[index]] for index in left.tolist()])
+        saves = np.array([worth[group_of[index]] for index in left.tolist()])
+        left, saves = left[saves > 0], saves[saves > 0]
+        per_unit = costs.now[left] / saves
         order = left[np.lexsort((left, per_unit))]  # ties in the order of the anatomy
         chosen = list[int]()
         for rank, index in enumerate(order.tolist(), start=purse.count + 1):
             group = group_of[index]
-            if until.reached(purse.count, purse.saved + purse.next(group)):
+            if until.reached(purse.count, purse.saved + max(purse.next(group), worth[group])):
                 if portion < costs.portions:
                     break
                 continue  # something smaller may still fit
@@ -97,7 +99,7 @@ class _Purse:
 
     def worth(self) -> dict[str, float]:
         """What a component of each group saves, on average over all that it can still lose this round."""
-        return {name: max(self._average(name, max(1, room)), 1e-12) for name, room in self.room.items()}
+        return {name: self._average(name, max(1, room)) for name, room in self.room.items()}
 
     def take(self, group: str) -> None:
         self.saved += self.next(group)
