@@ -21,6 +21,7 @@ from compress_explain.reinstate import Reinstatement
 from compress_explain.scores import told_of
 from compress_explain.slices import SliceRule, SliceSection
 from compress_explain.strategy import Strategy
+from compress_explain.target import Target, check_open
 from compress_explain.tasks import task_named
 
 
@@ -64,6 +65,13 @@ class AuditSection(Section):
     rows: int = Field(default=256, ge=2)
 
 
+class TargetSection(Section):
+    speedup: float | None = None
+    latency_p50_ms: float | None = None
+    batch: int = 1
+    tokens: int | None = None
+
+
 class Config(Section):
     """Every key of a configuration file, with its default."""
 
@@ -86,6 +94,7 @@ class Config(Section):
     threads: int | None = Field(default=None, ge=1)
     redact: bool = False
     runtime: Literal["torch", "onnx"] = "torch"
+    target: TargetSection | None = None
 
     def data_spec(self) -> DataSpec:
         task = task_named(self.task)
@@ -109,6 +118,9 @@ class Config(Section):
 
     def build_compensation(self) -> Compensation | None:
         return None if self.compensation is None else Compensation(**self.compensation.model_dump())
+
+    def build_target(self) -> Target | None:
+        return None if self.target is None else Target(**self.target.model_dump())
 
     def build_audit(self) -> AuditPlan:
         return AuditPlan(**self.audit.model_dump())
@@ -145,6 +157,7 @@ def _check_parts(config: Config) -> None:
         config.build_evaluators,
         config.build_gates,
         config.build_registries,
+        config.build_target,
     ):
         try:
             build()
@@ -153,6 +166,7 @@ def _check_parts(config: Config) -> None:
         except InputError as error:
             faults.append(error)
     if not faults:
+        check_open(config.build_strategies(), config.build_target())
         metrics = {metric for evaluator in config.build_evaluators() for metric in evaluator.metrics}
         gates = config.build_gates()
         check_gates(gates, told_of(config.task, metrics), [gate.slice for gate in gates] if config.slices else [])
@@ -215,6 +229,7 @@ def _named(kind: str, entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict
 _SECTIONS: dict[str, type[Section]] = {
     "data": DataSection, "slices": SliceSection, "gates": GateSection, "reinstatement": ReinstatementSection,
     "audit": AuditSection, "compensation": CompensationSection,
+    "target": TargetSection,
 }  # fmt: skip
 
 

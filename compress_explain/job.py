@@ -15,14 +15,17 @@ from compress_explain.errors import InputError
 from compress_explain.evaluator import Evaluator
 from compress_explain.gates import EVERY, Gate, check_gates
 from compress_explain.masks import Masks
+from compress_explain.meters import Storage
 from compress_explain.models import Subject
 from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.scores import told_of
-from compress_explain.strategy import Quantizing, Strategy
+from compress_explain.strategy import Quantizing, Strategy, Tuning
+from compress_explain.target import Target, check_open
 from compress_explain.tasks import TEXT_TO_TEXT
 from compress_explain.vocabulary import Lexicon
+from compress_explain.weight_edits import weight_edit
 
 if TYPE_CHECKING:
     from compress_explain.deployment.scheme import Scheme
@@ -45,19 +48,16 @@ class Job:
     batch_size: int = 32
     redact: bool = False
     runtime: Literal["torch", "onnx"] = "torch"
+    target: Target | None = None
 
     def __post_init__(self) -> None:
+        check_open(self.strategies, self.target)
         quantizing = [type(each).__name__.lower() for each in self.strategies if isinstance(each, Quantizing)]
         if len(quantizing) > 1:
             raise InputError("strategies", quantizing, "a file has one scheme for its linears", "name one of them")
         metrics = {metric for evaluator in self.evaluators for metric in evaluator.metrics}
         check_gates(self.gates, told_of(self.subject.task, metrics), self.splits.slices)
-        if self.subject.tokenwise and any(TOKEN in each.kinds for each in self.strategies):
-            problem = f"takes tokens out, which a model for {self.subject.task} answers for one by one"
-            raise InputError("strategies", "vocabulary", problem, "leave it out")
-        if self.deploys_onnx and self.subject.task == TEXT_TO_TEXT:
-            problem = "an encoder and a decoder that generates are two graphs, not one"
-            raise InputError("runtime", "onnx", problem, "set runtime to torch, with no strategy that quantizes")
+        self._check_task()
         bare = self.splits.bare_slices
         if bare and any(gate.slice == EVERY for gate in self.gates):
             named = ", ".join(f"{name} (none in {split})" for name, split in list(bare.items())[:5])
@@ -65,6 +65,20 @@ class Job:
                 "gates: slice", EVERY, f"no row is in {len(bare)} of the declared slices: {named}",
                 "give those splits such rows, or gate the other slices by name",
             )  # fmt: skip
+
+    def _check_task(self) -> None:
+        """Raises InputError for what cannot be done for a model that answers for words or tokens."""
+        task = self.subject.task
+        for each in self.strategies if self.subject.tokenwise else ():
+            if TOKEN in each.kinds or isinstance(each, Tuning):
+                name, problem = (
+                    type(each).__name__.lower(),
+                    f"a model for {task} answers for words or tokens, not for rows",
+                )
+                raise InputError("strategies", name, problem, "leave it out")
+        if self.deploys_onnx and task == TEXT_TO_TEXT:
+            problem = "an encoder and a decoder that generates are two graphs, not one"
+            raise InputError("runtime", "onnx", problem, "set runtime to torch, with no strategy that quantizes")
 
     @property
     def scheme(self) -> Scheme | None:
@@ -75,6 +89,12 @@ class Job:
     def deploys_onnx(self) -> bool:
         """Whether an ONNX file is deployed and judged: when it is asked for, or something is quantized."""
         return self.runtime == "onnx" or any(isinstance(each, Quantizing) for each in self.strategies)
+
+    @property
+    def storage(self) -> Storage:
+        """How the deployed file stores weights."""
+        edits = [weight_edit(each.weight_edit) for each in self.strategies if isinstance(each, Quantizing)]
+        return Storage(edit=next(iter(edits), None), table_bits=getattr(self.scheme, "embeddings", 32))
 
     def lexicon(self, masks: Masks) -> Lexicon:
         """The tokens of the model under ``masks``."""
@@ -103,6 +123,7 @@ class Job:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "runtime": self.runtime,
+            "target": None if self.target is None else asdict(self.target),
         }
 
     def identity(self) -> str:

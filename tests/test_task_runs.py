@@ -236,11 +236,10 @@ def test_texts_to_become_must_be_there(rewriting, tmp_path):
         load_examples(str(tmp_path / "rows.parquet"), [rule], subject, **read)
 
 
-def test_tokens_cannot_be_taken_out_of_what_answers_for_them(tagging):
+@pytest.mark.parametrize("strategy", ["vocabulary", "distill"])
+def test_what_is_for_rows_is_refused_before_anything_is_priced(tagging, strategy):
     run, subject, splits = tagging
     folder = run.folder.parent
-    config = load_config(folder / "config.yaml", ["strategies=[{vocabulary: {}}]"])
-    with pytest.raises(
-        InputError, match="strategies: 'vocabulary': takes tokens out, which a model for token-classification"
-    ):
+    config = load_config(folder / "config.yaml", [f"strategies=[{{{strategy}: {{}}}}]"])
+    with pytest.raises(InputError, match=f"strategies: '{strategy}'.*answers for words or tokens, not for rows"):
         build_job(config, subject, splits)
