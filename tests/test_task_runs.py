@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from compress_explain.registry import served
 from compress_explain.replay import replay
 from compress_explain.run import execute
 from compress_explain.slices import SliceRule
+from compress_explain.strategies import Distill, Vocabulary
 from compress_explain.terminal.commands import build_job, load_inputs
 from tests.small_job import tiny_tokenizer
 from tests.tagged import generation_job, rewriting_job, rewritten, tagging_job
@@ -236,10 +238,10 @@ def test_texts_to_become_must_be_there(rewriting, tmp_path):
         load_examples(str(tmp_path / "rows.parquet"), [rule], subject, **read)
 
 
-@pytest.mark.parametrize("strategy", ["vocabulary", "distill"])
+@pytest.mark.parametrize("strategy", [Vocabulary(), Distill()], ids=lambda each: type(each).__name__)
 def test_what_is_for_rows_is_refused_before_anything_is_priced(tagging, strategy):
     run, subject, splits = tagging
-    folder = run.folder.parent
-    config = load_config(folder / "config.yaml", [f"strategies=[{{{strategy}: {{}}}}]"])
-    with pytest.raises(InputError, match=f"strategies: '{strategy}'.*answers for words or tokens, not for rows"):
-        build_job(config, subject, splits)
+    job = build_job(load_config(run.folder.parent / "config.yaml", []), subject, splits)
+    name = type(strategy).__name__.lower()
+    with pytest.raises(InputError, match=f"strategies: '{name}'.*answers for words or tokens, not for rows"):
+        replace(job, strategies=[strategy])
