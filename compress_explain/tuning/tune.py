@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compress_explain.embedding import TOKENS
+from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs, predict
@@ -190,12 +191,21 @@ class _Teaching:
     ours: Named
 
     def step(self, lesson: Lesson, state: State) -> float:
-        """The loss of the lesson, before it is learned from."""
+        """The loss of the lesson, before it is learned from.
+
+        Raises:
+            InputError: it is not finite.
+        """
         with torch.no_grad():
             theirs = self.teacher(**lesson.theirs).logits
         loss = self._distance(self.student(**lesson.ours).logits, theirs)
         if self.wanted and lesson.alike.any():
             loss = loss + self.recipe.hidden * self._states_missed(lesson)
+        if not torch.isfinite(loss):
+            remedy = "lower it, for example to a third"
+            raise InputError(
+                "strategies: distill.learning_rate", self.recipe.learning_rate, "the loss is not finite", remedy
+            )
         state.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(state.parameters.values(), _LONGEST)
