@@ -215,8 +215,8 @@ class _Teaching:
     def _distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
         """KL at a temperature, in units that make gradients of any temperature alike (Hinton et al. 2015, section 2)."""
         temperature = self.recipe.temperature
-        softer = [functional.log_softmax(logits.float() / temperature, dim=-1) for logits in (ours, theirs)]
-        return functional.kl_div(*softer, log_target=True, reduction="batchmean") * temperature**2
+        softer, target = (functional.log_softmax(logits.float() / temperature, dim=-1) for logits in (ours, theirs))
+        return functional.kl_div(softer, target, log_target=True, reduction="batchmean") * temperature**2
 
     def _states_missed(self, lesson: Lesson) -> Tensor:
         """The mean over the matched layers, on the rows that both read the same way."""
