@@ -32,7 +32,7 @@ from compress_explain.refits import tunable
 from compress_explain.surgery import materialize
 from compress_explain.tuning.lessons import Lesson, Lessons
 from compress_explain.tuning.recipe import Recipe
-from compress_explain.tuning.signals import Signal, chosen, missed, tokens_of, transfer, watching
+from compress_explain.tuning.signals import Signal, chosen, missed, transfer, watching
 from compress_explain.tuning.state import Checkup, Named, State
 
 _PORTIONS, _PORTION = 20, 2048  # a tuning is at least so many portions, each of at most so many rows
@@ -145,7 +145,7 @@ class Tuner:
     def _signals(self, teacher: PreTrainedModel, student: PreTrainedModel, lessons: list[Lesson]) -> list[Signal]:
         """Measured where both read the same; a head that is tuned alone changes no state of a layer."""
         count = self.recipe.layers if self.recipe.tunes == "all" and self.recipe.hidden else 0
-        alike = [lesson.ours for lesson in lessons if lesson.alike.all()]
+        alike = [lesson for lesson in lessons if lesson.alike.any()]
         return chosen(transfer(teacher, student, self._layers, alike), count) if alike else []
 
     def _portion(
@@ -219,17 +219,9 @@ class _Teaching:
         return functional.kl_div(softer, target, log_target=True, reduction="batchmean") * temperature**2
 
     def _states_missed(self, lesson: Lesson) -> Tensor:
-        """The mean over the matched layers, on the rows that both read the same way."""
-        mask = lesson.ours.get("attention_mask")
-        alike = {} if mask is None else {"attention_mask": mask[lesson.alike]}
-        parts = []
-        for name, wanted in self.wanted.items():
-            ours = self.ours[name][lesson.alike]
-            theirs = wanted[lesson.alike, : ours.shape[1]]
-            ours = ours[:, : theirs.shape[1]]
-            cut = {key: values[:, : theirs.shape[1]] for key, values in alike.items()}
-            parts.append(missed(tokens_of(cut, ours), tokens_of(cut, theirs)))
-        return torch.stack(parts).mean()
+        """The mean over the matched layers."""
+        pairs = (lesson.states(self.ours[name], wanted) for name, wanted in self.wanted.items())
+        return torch.stack([missed(ours, theirs) for ours, theirs in pairs]).mean()
 
 
 def _as_stored(student: PreTrainedModel, weights: Named, dtype: torch.dtype) -> Named:
