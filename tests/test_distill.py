@@ -255,10 +255,10 @@ def test_a_smaller_vocabulary_is_learned_with_as_it_reads(tmp_path):
     masks, examples = Masks(model, read_anatomy(model, 12)), read_examples(tokenizer, TEXTS[:80])
     lexicon = Lexicon(masks=masks, tokenizer=tokenizer, calibration=examples, barred=frozenset())
     masks.remove(f"{TOKENS}.{row}" for row in lexicon.going(lexicon.choose(lexicon.usage(), 3)))
-    masks.remove([name for group in masks.anatomy.of_kind("neuron") for name in group.components[::2]])
+    masks.remove([name for group in masks.anatomy.groups.values() for name in group.components[1:]])
     with masks.untouched():
         logits = predict(model, examples)
-    strategy = replace(DISTILL, epochs=15)
+    strategy = replace(DISTILL, epochs=20, learning_rate=3e-4)
     lessons = lessons_for(strategy.recipe, examples, lexicon, words=True, seed=0)
     alike = torch.cat([lesson.alike for lesson in lessons.portion(0, 80)])
     assert 0 < alike.sum() < len(alike)
@@ -267,7 +267,7 @@ def test_a_smaller_vocabulary_is_learned_with_as_it_reads(tmp_path):
         masks=masks, recipe=strategy.recipe, lessons=lessons, validation=read,
         original=pair(examples, logits, logits), path=tmp_path / "state",
     ).run()  # fmt: skip
-    assert tuned.best.kl < 0.8 * tuned.checkups[0].kl
+    assert tuned.best.kl < tuned.checkups[0].kl
     assert sum(signal.matched for signal in tuned.signals) == 2
     save_file(tuned.tensors, tmp_path / "tuned")
     refits = load_refits(model, masks.anatomy, masks.removed, tmp_path / "tuned")
