@@ -95,6 +95,16 @@ class Masks:
         flags = self.removed.get(TOKENS)
         return flags if flags is not None and flags.any() else None
 
+    def removed_after(self, more: Iterable[str], fewer: Iterable[str]) -> dict[str, Bool[Tensor, " count"]]:
+        """The flags of each group as they would be with ``more`` components off and ``fewer``; linears and tokens aside."""
+        flags = self._flags(like=self.removed)
+        for off, components in ((True, more), (False, fewer)):
+            for component in components:
+                name, _, index = component.rpartition(".")
+                if name in self.anatomy.groups:
+                    flags[name][int(index)] = off
+        return flags
+
     def _flags(self, like: dict[str, Bool[Tensor, " count"]] | None = None) -> dict[str, Bool[Tensor, " count"]]:
         """Flags of their own over every group: as in ``like``, or none set."""
         return {name: like[name].clone() if like else torch.zeros_like(flags) for name, flags in self.removed.items()}

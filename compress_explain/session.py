@@ -27,6 +27,7 @@ from compress_explain.folder import open_folder
 from compress_explain.gates import Verdict, judge, overall
 from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
+from compress_explain.latency_table import LatencyTable
 from compress_explain.ledger import Ledger
 from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs, pair, predict
@@ -50,7 +51,9 @@ from compress_explain.refits import Refits, load_refits, save_refits
 from compress_explain.reinstate import choose_restorations, tokens_back
 from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
+from compress_explain.strategy import Situation
 from compress_explain.surgery import expected_parameters, materialize
+from compress_explain.timing import latency_of, timed
 from compress_explain.tuning import Recipe, Tuner, lessons_for
 from compress_explain.vocabulary import Lexicon, read_by
 
@@ -132,6 +135,14 @@ class Session:
         body = {"split": rows.name, "rows": len(rows), "edits": len(sample.of(prices)), "quality": audited.summary()}
         self.ledger.append("audited", "start", body, (path,))
 
+    def situation(self, prices: Prices, round_number: int = 0, rounds: int | None = None) -> Situation:
+        """What a strategy decides on in this round of so many."""
+        return Situation(
+            anatomy=self.anatomy, prices=prices, removed=self.masks.removed, round=round_number, rounds=rounds,
+            quantized=self.masks.quantized, lexicon=self.lexicon, storage=self.job.storage, latency=self.latency,
+            milliseconds=self.milliseconds,
+        )  # fmt: skip
+
     def propose(self, step: str, author: str, decide: Callable[[], tuple[Edit, ...]]) -> Plan:
         """Let ``decide`` make a plan and record it before anything is changed."""
         path = self._table(f"edits-{step}")
@@ -144,6 +155,8 @@ class Session:
                 "flops_saved": plan.flops_saved, "parameters_saved": plan.parameters_saved}  # fmt: skip
         if self.lexicon.rehearsals:
             body["vocabulary"] = self.lexicon.rehearsals.pop().facts
+        if self.latency is not None:
+            body["milliseconds"] = self.latency.predict(self.masks.removed_after(plan.of("remove"), plan.of("restore")))
         self.ledger.append("planned", step, body, (path,))
         return plan
 
@@ -321,6 +334,34 @@ class Session:
             self.originals[examples.name] = Pairs.load(path).original
         return self.originals[examples.name]
 
+    @cached_property
+    def latency(self) -> LatencyTable | None:
+        """What this machine takes, as it was found when the run began; None without a target."""
+        target, path = self.job.target, self._table("latency")
+        if target is None:
+            return None
+        if not self.ledger.find("timed", "start"):
+            with self.masks.untouched():
+                table = latency_of(self.job, target, self.anatomy, self.progress)
+            table.save(path)
+            self.ledger.append("timed", "start", table.facts() | {"aim": target.words}, (path,))
+        return LatencyTable.load(path)
+
+    @property
+    def milliseconds(self) -> float | None:
+        """What the target allows."""
+        return None if self.job.target is None or self.latency is None else self.job.target.milliseconds(self.latency)
+
+    def time(self, artifact: Path) -> None:
+        """Measure what will be deployed against the original, where there is a target."""
+        if self.job.target is None or self.latency is None or self.ledger.find("timed", "artifact"):
+            return
+        self.progress.say("timing what will be deployed against the original, in turn")
+        read = self._read_by_artifact(self.job.splits.calibration, artifact)
+        with self.masks.untouched():
+            body = timed(self.job, self.job.target, self.anatomy, artifact, read)
+        self.ledger.append("timed", "artifact", body | {"predicted": self.latency.predict(self.masks.removed)})
+
     def materialize(self) -> Path:
         """Cut the components out for good and write the artifact; it must hold what the ledger says."""
         folder = self.folder / "artifact"
@@ -482,6 +523,7 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
             session.start()
             if any(TOKEN in strategy.kinds for strategy in job.strategies):
                 _ = session.lexicon.pieces  # refused before anything is priced
+            _ = session.latency  # likewise
             yield session
 
 

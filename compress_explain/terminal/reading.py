@@ -14,6 +14,7 @@ from compress_explain.embedding import TOKENS
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.ledger import Ledger, Record
 from compress_explain.replay import applied_plans, read_ledger
+from compress_explain.target import told
 from compress_explain.terminal.console import output
 
 
@@ -39,7 +40,8 @@ def describe(record: Record) -> str:
         case "audited":
             return f"audited the price of {body['edits']} edits on {body['rows']:,} rows: {_ranks(body['quality'])}"
         case "planned":
-            return f"{body['author']} proposed to {body['action']}: {counted(body['counts']) or 'nothing'}"
+            time = f"; {body['milliseconds']:.3g} ms foretold" if "milliseconds" in body else ""
+            return f"{body['author']} proposed to {body['action']}: {counted(body['counts']) or 'nothing'}{time}"
         case "applied":
             return f"masked; together expected loss {body['expected']['loss_change']:+.4f} nats"
         case "refitted":
@@ -64,6 +66,11 @@ def describe(record: Record) -> str:
             return f"taken back: {body['why']}"
         case "materialized":
             return f"wrote the artifact: {body['parameters']:,} parameters, {body['bytes'] / 1e6:.1f} MB"
+        case "timed" if record.step == "start":
+            whole, aim = body["whole"]["median"], body["aim"]
+            return f"timed sublayers ({body['runtime']}): the whole takes {whole:.3g} ms; the target is {aim}"
+        case "timed":
+            return told(body)
         case "finished":
             return f"finished: {body['state']}"
         case _:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from compress_explain.outcome import REPORT, Run
 from compress_explain.replay import applied_plans
+from compress_explain.target import told
 from compress_explain.terminal.console import output
 from compress_explain.terminal.reading import describe
 
@@ -30,6 +31,8 @@ def print_run(run: Run, console: Console | None = None) -> None:
     _print_tuned(run, console)
     _print_restored(run, console)
     console.print(f"\nVerdict: {_VERDICTS[run.state]}", highlight=False)
+    if run.summary.get("target"):
+        console.print(f"  {told(run.summary['target'])}", highlight=False, soft_wrap=True)
     for reason in _reasons(run):
         console.print(f"  {reason}", highlight=False, soft_wrap=True)
     _print_next(run, console)
