@@ -20,6 +20,7 @@ from compress_explain.deployment import Int8Dynamic, OnnxRunner, TorchRunner
 from compress_explain.deployment.deploy import deploy
 from compress_explain.deployment.latency import sized_inputs
 from compress_explain.deployment.stopwatch import Stopwatch, cache_folder, forms_to_measure
+from compress_explain.deployment.sublayers import LayerBench, groups_of, layer_shapes
 from compress_explain.errors import InputError
 from compress_explain.evaluators import Quality
 from compress_explain.job import Job
@@ -34,7 +35,7 @@ from compress_explain.target import outcome, told
 from compress_explain.terminal.reading import print_ledger
 from compress_explain.terminal.summary import print_run
 from tests.small_job import loaded_small_job
-from tests.tiny import tiny_examples, tiny_model, uneven_removal
+from tests.tiny import CLASSIFIERS, tiny_examples, tiny_model, uneven_removal
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +136,33 @@ def test_what_is_foretold_is_what_the_deployed_file_takes(scheme, tmp_path):
     assert table.predict(removed) < 0.9 * table.whole.median
     assert table.predict(removed) == pytest.approx(cut.median, rel=0.4)
     assert (table.original == table.whole) is (scheme is None)
+
+
+def outputs_of(model, layer, inputs):
+    seen = []
+    hook = model.get_submodule(layer.module).register_forward_hook(lambda module, given, output: seen.append(output))
+    with torch.no_grad():
+        model(**inputs)
+    hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("family", CLASSIFIERS)
+def test_a_layer_by_itself_computes_what_it_computes_in_the_model(family, tmp_path):
+    """Also where others lend it a position bias, a mask or what an encoder made; and it runs with nothing left."""
+    model, examples = tiny_model(family, labels=2), tiny_examples(family, labels=2)
+    anatomy, inputs = read_anatomy(model, 9), sized_inputs(examples, 2, 9)
+    bench = LayerBench(
+        model=model, anatomy=anatomy, inputs=inputs, runtime="torch", scheme=None, threads=1, folder=tmp_path
+    )
+    for layers in layer_shapes(model, anatomy).values():
+        layer = layers[-1]
+        seen = outputs_of(model, layer, inputs)
+        whole = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+        all_there = {group.name: group.count for group in groups_of(anatomy, layer)}
+        np.testing.assert_allclose(bench.runner(layer, all_there)({}), whole.numpy(), atol=1e-5)
+        bare = bench.runner(layer, dict.fromkeys(all_there, 0))({})
+        assert bare.shape == whole.shape and np.isfinite(bare).all() and not np.allclose(bare, whole.numpy(), atol=1e-5)
 
 
 def test_other_sizes_and_machines_have_other_tables_and_too_many_tokens_are_refused(monkeypatch):
