@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from compress_explain.anatomy import Anatomy, Group
 from compress_explain.embedding import TOKENS, Embedding
 from compress_explain.errors import EditError
-from compress_explain.refits import Refit, Refits, put, refittable, weights_of
+from compress_explain.refits import Refit, Refits, put, refittable, tunable, weights_of
 from compress_explain.weight_edits import Prepared, weight_edit
 
 
@@ -37,7 +37,7 @@ class Masks:
         }
         self._coordinates: dict[str, Bool[Tensor, " width"] | None] = dict.fromkeys(self.removed)
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
-        self._own = {name: weights_of(model, name) for name in refittable(anatomy)}
+        self._own = {name: weights_of(model, name) for name in dict.fromkeys([*refittable(anatomy), *tunable(model)])}
         self.refits: dict[str, Refit] = {}
         self.fitted_to = self._flags()  # what was removed when ``refits`` were made; nothing, if there are none
         self.quantized: dict[str, str] = {}  # by linear: the weight edit that it is under
@@ -110,7 +110,7 @@ class Masks:
         return {name: like[name].clone() if like else torch.zeros_like(flags) for name, flags in self.removed.items()}
 
     def own_weights(self, module: str) -> Refit:
-        """What a linear came with."""
+        """What a linear or norm came with."""
         return self._own[module]
 
     @contextmanager

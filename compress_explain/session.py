@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from compress_explain.anatomy import Anatomy, read_anatomy
@@ -53,6 +54,7 @@ from compress_explain.scores import Score
 from compress_explain.strategy import Situation
 from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.timing import latency_of, timed
+from compress_explain.tuning import Recipe, Tuner, lessons_for
 from compress_explain.vocabulary import Lexicon, read_by
 
 Predicts = Callable[[Examples, int, Callable[[int], None]], np.ndarray]  # logits, in batches of that size
@@ -71,6 +73,7 @@ class Session:
     work: dict[str, int] = field(
         default_factory=dict, repr=False
     )  # by quantized linear: the FLOPs that it is faster by
+    recipe: Recipe | None = None  # that what is left was tuned by
     _before: dict[str, Refits] = field(default_factory=dict, repr=False)  # by step: what was refitted before it
 
     @property
@@ -180,7 +183,7 @@ class Session:
     def compensate(self, plan: Plan, pairs: Pairs) -> Pairs:
         """Refit what is left to make up for what is gone now, and observe that; ``pairs`` are from before."""
         step = plan.step
-        if self._compensator is None or not plan.of_components:
+        if not plan.of_components or (self._compensator is None and self.recipe is None):
             return pairs
         self.refit(step)
         after = self.observe(f"{step}-refitted")
@@ -189,8 +192,13 @@ class Session:
         return after
 
     def refit(self, step: str) -> None:
-        """Put the weights in place that make up best for what is gone now."""
-        if self._compensator is None or self._at_no_site(step):
+        """Put the weights in place that make up best for what is gone now; what was tuned is tuned again, briefly."""
+        if self._at_no_site(step):
+            return
+        if self.recipe is not None:
+            self._tune(step, self.recipe, self.recipe.again)
+            return
+        if self._compensator is None:
             return
         table, tensors = self._table(f"refits-{step}"), self.folder / "tensors" / f"refits-{step}.safetensors"
         if not self.ledger.find("refitted", step):
@@ -201,7 +209,41 @@ class Session:
             rows = self._compensator.examples
             body = {"split": rows.name, "rows": len(rows), "linears": len(self.masks.refits), **summed_up(repairs)}
             self.ledger.append("refitted", step, body, (table, tensors))
-        with self.masks.untouched():  # what the file holds, at once and on resuming, so that both compute alike
+        self._put(tensors)
+
+    def tune(self, step: str, recipe: Recipe, before: Pairs) -> Pairs:
+        """Let what is left learn from the original, and observe that; ``before`` is from before it."""
+        self.recipe = recipe
+        self._tune(step, recipe)
+        after = self.observe(step)
+        change = observed_joint(before, after)
+        self.progress.say(
+            f"{step}: tuned; loss {change.loss_change:+.4f}, accuracy on {after.split} now {after.compressed_right.mean():.4f}"
+        )
+        return after
+
+    def _tune(self, step: str, recipe: Recipe, share: float = 1.0) -> None:
+        table, tensors = self._table(f"tuned-{step}"), self.folder / "tensors" / f"tuned-{step}.safetensors"
+        under_way = self.folder / "tensors" / f"tuning-{step}.safetensors"
+        if not self.ledger.find("tuned", step):
+            validation, words = self.job.splits.validation, self.job.subject.task == "text-classification"
+            calibration, seed = self.job.splits.calibration, self.job.seed
+            tuner = Tuner(
+                masks=self.masks, recipe=recipe, share=share, path=under_way, validation=self.read(validation),
+                lessons=lessons_for(recipe, calibration, self.lexicon, words=words, seed=seed),
+                original=self.untouched(validation),
+            )  # fmt: skip
+            with self.progress.track(f"tuning ({step})", tuner.rows) as advance:
+                tuned = tuner.run(advance)
+            tuned.to_frame().to_parquet(table, index=False)
+            save_file(tuned.tensors, tensors)
+            self.ledger.append("tuned", step, tuned.facts(), (table, tensors))
+        under_way.unlink(missing_ok=True)
+        self._put(tensors)
+
+    def _put(self, tensors: Path) -> None:
+        """Compute with what the file holds, at once and on resuming, so that both compute alike."""
+        with self.masks.untouched():
             refits = load_refits(self.masks.model, self.anatomy, self.masks.removed, tensors)
         self.masks.refit(refits)
 

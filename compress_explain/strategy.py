@@ -21,6 +21,7 @@ from compress_explain.weight_edits import weight_edit
 
 if TYPE_CHECKING:
     from compress_explain.deployment.scheme import Scheme
+    from compress_explain.tuning.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,14 @@ class Quantizing(Strategy, Protocol):
 
     @property
     def scheme(self) -> Scheme: ...
+
+
+@runtime_checkable
+class Tuning(Strategy, Protocol):
+    """A strategy that edits no component: what is left is tuned as its ``recipe`` says."""
+
+    @property
+    def recipe(self) -> Recipe: ...
 
 
 @runtime_checkable

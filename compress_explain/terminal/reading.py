@@ -47,6 +47,12 @@ def describe(record: Record) -> str:
         case "refitted":
             missing = f"{body['missing_before']:.1%} to {body['missing_after']:.1%}"
             return f"refitted {body['linears']} linears on {body['rows']:,} rows: missing at the sites, from {missing}"
+        case "tuned":
+            kl, accuracy = ((body[f"{name}_before"], body[f"{name}_after"]) for name in ("kl", "accuracy"))
+            return (
+                f"tuned {body['modules']} linears and norms on {body['rows_read']:,} rows: KL to the original on validation from "
+                f"{kl[0]:.4f} to {kl[1]:.4f} nats, accuracy from {accuracy[0]:.4f} to {accuracy[1]:.4f}"
+            )
         case "compensated":
             return f"compensation: loss {body['observed']['loss_change']:+.4f} nats"
         case "predicted":

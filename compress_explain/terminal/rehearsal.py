@@ -19,7 +19,7 @@ from compress_explain.masks import Masks
 from compress_explain.predictions import predict
 from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, expected_joint, price
 from compress_explain.progress import Progress
-from compress_explain.strategy import Quantizing, Situation, menu_of, rounds_of
+from compress_explain.strategy import Quantizing, Situation, Tuning, menu_of, rounds_of
 from compress_explain.target import Target, threads_in_words
 from compress_explain.terminal.console import output
 from compress_explain.timing import latency_of
@@ -42,6 +42,11 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
         start = _priced(job, masks, calibration, progress, "start")
         for strategy in job.strategies:
             author = type(strategy).__name__.lower()
+            if isinstance(strategy, Tuning):
+                console.print(
+                    f"{author}: what is left then will be tuned; what that gives back is only seen in a run\n"
+                )
+                continue
             rounds = rounds_of(strategy, _situation(job, masks, start, lexicon, latency))
             for round_number in range(rounds):
                 sited = set(strategy.kinds) & set(anatomy.kinds)
