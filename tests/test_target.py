@@ -59,9 +59,10 @@ def made_table(anatomy, *, head=0.2, neuron=0.1, rest=1.0):
         for name, group in anatomy.groups.items()
     )  # fmt: skip
     whole = rest + sum(each[group.kind] * group.count for group in anatomy.groups.values())
+    least = rest + sum(each[group.kind] * (group.count // 2) for group in anatomy.groups.values())
     return LatencyTable(
         runtime="torch, float32", batch=1, tokens=9, threads=1, processor="p", clock="processor time",
-        original=exactly(whole), whole=exactly(whole), curves=curves,
+        original=exactly(whole), whole=exactly(whole), least=exactly(least), curves=curves,
     )  # fmt: skip
 
 
@@ -86,6 +87,19 @@ def test_a_table_foretells_the_sum_and_reads_back_what_it_wrote(tmp_path):
     table.save(tmp_path / "latency.parquet")
     again = LatencyTable.load(tmp_path / "latency.parquet")
     assert again == table and again.predict(removed) == table.predict(removed)
+
+
+def test_layers_are_scaled_to_what_they_take_in_their_model():
+    """What was measured of whole models, with all and with few components, is foretold exactly."""
+    anatomy = read_anatomy(tiny_model("bert", labels=2), 9)
+    plain = made_table(anatomy)
+    few = {name: torch.arange(group.count) >= group.count // 2 for name, group in anatomy.groups.items()}
+    table = replace(plain, least=exactly(plain.whole.median - 0.8 * (plain.whole.median - plain.least.median)))
+    assert table.scale == pytest.approx(0.8)
+    assert table.predict(few) == pytest.approx(table.least.median)
+    assert table.predict({name: torch.zeros_like(flags) for name, flags in few.items()}) == pytest.approx(
+        table.whole.median
+    )
 
 
 def bigger():
