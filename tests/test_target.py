@@ -27,11 +27,13 @@ from compress_explain.job import Job
 from compress_explain.latency_table import Curve, LatencyTable, Timed
 from compress_explain.masks import Masks
 from compress_explain.pricing import price
+from compress_explain.progress import Progress
 from compress_explain.replay import replay
 from compress_explain.strategies import Structured
 from compress_explain.strategy import Situation, rounds_of
 from compress_explain.surgery import materialize
 from compress_explain.target import outcome, told
+from compress_explain.terminal import rehearsal
 from compress_explain.terminal.reading import print_ledger
 from compress_explain.terminal.summary import print_run
 from tests.small_job import loaded_small_job
@@ -315,6 +317,18 @@ def test_a_strategy_without_a_budget_needs_a_target(inputs, tmp_path):
     with pytest.raises(InputError, match="exactly one aim"):
         load_config(path, ["target={batch: 4}"])
     assert load_config(path, [*left_open, "target.speedup=2"]).build_target() == Target(speedup=2)
+
+
+def test_a_rehearsal_foretells_the_time_and_changes_nothing(inputs, monkeypatch, capsys):
+    _, subject, splits = inputs
+    monkeypatch.setattr(rehearsal, "latency_of", lambda job, target, anatomy, progress: made_table(anatomy))
+    job = Job(
+        subject=subject, splits=splits, strategies=[Structured(step=0.5, bite=1.0)], evaluators=[Quality()],
+        gates=[Gate(metric="accuracy", max_drop=0.9, rule="point")], compensation=None, target=Target(speedup=2),
+    )  # fmt: skip
+    edits = rehearsal.rehearse(job, Progress(quiet=True))
+    said = " ".join(capsys.readouterr().out.split())
+    assert edits and "Target: 2 times as fast as the original. Foretold: " in said
 
 
 def test_a_run_buys_measures_and_tells_its_target(inputs, tmp_path, monkeypatch):
