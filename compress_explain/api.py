@@ -44,6 +44,7 @@ def compress(
     redact: bool = False,
     runtime: Literal["torch", "onnx"] = "torch",
     target: Target | None = None,
+    priced_rows: int = 1024,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
@@ -79,6 +80,7 @@ def compress(
         redact=redact,
         runtime=runtime,
         target=target,
+        priced_rows=priced_rows,
     )
     progress = progress or Progress(quiet=True)
     run = execute(job, Path(out), progress, resume=resume)

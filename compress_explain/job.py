@@ -46,6 +46,7 @@ class Job:
     redact: bool = False
     runtime: Literal["torch", "onnx"] = "torch"
     target: Target | None = None
+    priced_rows: int = 1024
 
     def __post_init__(self) -> None:
         check_open(self.strategies, self.target)
@@ -105,6 +106,7 @@ class Job:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "runtime": self.runtime,
+            "priced_rows": self.priced_rows,
             "target": None if self.target is None else asdict(self.target),
         }
 

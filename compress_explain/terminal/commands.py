@@ -72,6 +72,7 @@ def build_job(config: Config, subject: Subject, splits: Splits) -> Job:
         redact=config.redact,
         runtime=config.runtime,
         target=config.build_target(),
+        priced_rows=config.priced_rows,
     )
 
 
