@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from compress_explain.compensation import Compensation
 from compress_explain.data import Splits
 from compress_explain.errors import InputError
 from compress_explain.evaluator import Evaluator
+from compress_explain.forms import Artifact, Choice, Form, check_forms, forms_for
 from compress_explain.gates import EVERY, Gate, check_gates
 from compress_explain.masks import Masks
 from compress_explain.models import Subject
@@ -41,12 +42,14 @@ class Job:
     seed: int = 0
     batch_size: int = 32
     redact: bool = False
-    runtime: Literal["torch", "onnx"] = "torch"
+    runtime: Choice = "torch"
+    artifacts: Sequence[Artifact] = ("checkpoint",)
 
     def __post_init__(self) -> None:
         quantizing = [type(each).__name__.lower() for each in self.strategies if isinstance(each, Quantizing)]
         if len(quantizing) > 1:
             raise InputError("strategies", quantizing, "a file has one scheme for its linears", "name one of them")
+        check_forms(self.runtime, self.artifacts, quantizing)
         metrics = {metric for evaluator in self.evaluators for metric in evaluator.metrics}
         check_gates(self.gates, metrics, self.splits.slices)
         bare = self.splits.bare_slices
@@ -63,9 +66,9 @@ class Job:
         return next((each.scheme for each in self.strategies if isinstance(each, Quantizing)), None)
 
     @property
-    def deploys_onnx(self) -> bool:
-        """Whether an ONNX file is deployed and judged: when it is asked for, or something is quantized."""
-        return self.runtime == "onnx" or any(isinstance(each, Quantizing) for each in self.strategies)
+    def forms(self) -> tuple[Form, ...]:
+        """What may be deployed and judged: one form, or with the runtime ``auto`` those of which the fastest is."""
+        return forms_for(self.runtime, None if self.scheme is None else self.scheme.name)
 
     def lexicon(self, masks: Masks) -> Lexicon:
         """The tokens of the model under ``masks``."""
@@ -94,6 +97,7 @@ class Job:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "runtime": self.runtime,
+            "artifacts": list(self.artifacts),
         }
 
     def identity(self) -> str:

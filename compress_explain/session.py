@@ -12,22 +12,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from transformers import AutoTokenizer
 
 from compress_explain.anatomy import Anatomy, read_anatomy
-from compress_explain.checkpoint import load_compressed, save_compressed
+from compress_explain.checkpoint import save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.edits import Edit, Plan
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
 from compress_explain.examples import ALL, Examples
 from compress_explain.folder import open_folder
+from compress_explain.forms import refuse_without_compiler
 from compress_explain.gates import Verdict, judge, overall
 from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
 from compress_explain.ledger import Ledger
 from compress_explain.masks import Masks
+from compress_explain.opening import load_deployed
 from compress_explain.predictions import Pairs, pair, predict
 from compress_explain.pricing import (
     MOVES,
@@ -315,30 +316,17 @@ class Session:
         return processor
 
     def deploy(self, artifact: Path, masked: Pairs) -> None:
-        """Write the ONNX file that will run, if one will, and compare it with the ``masked`` model on validation."""
-        if not self.job.deploys_onnx:
-            return
-        from compress_explain.deployment.deploy import FILE, deploy  # seconds to import
+        """Write what will run and what else was asked for, and compare what runs with the ``masked`` model on validation."""
+        from compress_explain.delivery import deliver  # seconds to import
 
         calibration, validation = self.job.splits.calibration, self.job.splits.validation
-        if not self.ledger.find("deployed", "artifact"):
-            self.progress.say("writing the ONNX file and checking it against the model")
-            made = deploy(
-                load_compressed(artifact), self.anatomy, self._read_by_artifact(calibration, artifact), artifact / FILE,
-                scheme=self.job.scheme, quantized=self.masks.quantized,
-            )  # fmt: skip
-            table = self._table("linears")
-            made.to_frame().to_parquet(table, index=False)
-            stored = [facts.scheme for facts in made.linears.values()]
-            body = {"scheme": made.scheme, "opset": made.opset, "bytes": made.bytes, "difference": made.difference,
-                    "linears": {name: stored.count(name) for name in dict.fromkeys(stored)}}  # fmt: skip
-            files = [table, *sorted(artifact.glob(f"{FILE}*"))]
-            self.ledger.append("deployed", "artifact", body, tuple(files))
+        deliver(self, artifact, self._read_by_artifact(calibration, artifact))
         read = self._read_by_artifact(validation, artifact)
         deployed = self._predictions("deployed", validation, self._deployed(artifact), read)
         if not self.ledger.find("compared", "deployed"):
             same = masked.compressed.argmax(1) == deployed.compressed.argmax(1)
-            body = {"split": masked.split, "agreement": float(same.mean()), "n": len(same),
+            gap = np.abs(masked.compressed - deployed.compressed)
+            body = {"split": masked.split, "agreement": float(same.mean()), "n": len(same), "logits": float(gap.max()),
                     "change": asdict(observed_joint(masked, deployed))}  # fmt: skip
             self.ledger.append("compared", "deployed", body)
 
@@ -348,12 +336,12 @@ class Session:
         return self._predictions("artifact", test, self._deployed(artifact), self._read_by_artifact(test, artifact))
 
     def _deployed(self, artifact: Path) -> Predicts:
-        if not self.job.deploys_onnx:
-            return partial(predict, load_compressed(artifact))
-        from compress_explain.deployment.deploy import FILE
-        from compress_explain.deployment.runtime import OnnxRunner, run_examples
+        from compress_explain.deployment.runtime import run_examples
 
-        return partial(run_examples, OnnxRunner(path=artifact / FILE, threads=torch.get_num_threads()))
+        def predicts(examples: Examples, batch_size: int, advance: Callable[[int], None]) -> np.ndarray:
+            return run_examples(load_deployed(artifact), examples, batch_size, advance)
+
+        return predicts
 
     def _read_by_artifact(self, examples: Examples, artifact: Path) -> Examples:
         """``examples`` as the artifact's own tokenizer cuts them, where tokens went."""
@@ -438,6 +426,8 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
             session.start()
+            if job.runtime == "compiled" and not ledger.find("deployed", "artifact"):
+                refuse_without_compiler()  # before anything is priced
             if any(TOKEN in strategy.kinds for strategy in job.strategies):
                 _ = session.lexicon.pieces  # refused before anything is priced
             yield session

@@ -1,14 +1,13 @@
 """A model compiled to machine code by torch, in bfloat16 or float32.
 
 The package is a shared library in an archive: code for the kind of processor that it was made on.
-Load only packages that you or your pipeline made; nothing that a registry hands out is one.
+Load only packages that you or your pipeline made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from transformers import PreTrainedModel
 from compress_explain.deployment.export import ready, sample, shapes
 from compress_explain.errors import ArtifactError, InputError
 from compress_explain.examples import Examples
+from compress_explain.forms import refuse_without_compiler
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 Dtype = Literal["bfloat16", "float32"]
@@ -59,14 +59,6 @@ def compile_package(model: PreTrainedModel, examples: Examples, path: Path, *, d
             f"{type(model).__name__}: torch cannot compile it ({cause}). Remedy: deploy it as ONNX"
         ) from error
     return path
-
-
-def refuse_without_compiler() -> None:
-    """Raises InputError where there is no C++ compiler, without which torch compiles nothing for a CPU."""
-    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
-        raise InputError(
-            "compiler", "g++", "there is none on this machine", "install one (apt-get install g++), or deploy as ONNX"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
