@@ -108,13 +108,10 @@ def _figures(run: Run, final: Judgement) -> Iterator[Figure]:
     context = f"rows right → wrong / wrong → right, of {count(len(pairs))}"
     yield Figure(name="Changed answers", value=f"{count(lost)} / {count(won)}", context=context)
     yield from _component_figures(summary)
-    deployed, materialized = summary["deployed"], run.ledger.find("materialized", "artifact")
+    deployed = summary["deployed"]
     if deployed is not None:
         context = f"{share(deployed['bytes'] / deployed['original_bytes'])} of the original in float32"
         yield Figure(name="File that runs", value=f"{deployed['bytes'] / 1e6:,.3g} MB", context=context)
-    elif materialized is not None:
-        megabytes = materialized.body["bytes"] / 1e6
-        yield Figure(name="Weights file", value=f"{megabytes:,.3g} MB", context="artifact/model.safetensors")
 
 
 def _score_figure(score: dict[str, Any], split: str) -> Figure:

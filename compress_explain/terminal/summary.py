@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from compress_explain.forms import spoken
 from compress_explain.outcome import REPORT, Run
 from compress_explain.replay import applied_plans
 from compress_explain.terminal.console import output
@@ -58,6 +59,8 @@ def _removed_table(run: Run) -> Table:
         table.add_row("bytes of the file", f"{before:,}", f"{after:,}", f"{after / before - 1:+.1%}")
         stored = ", ".join(f"{count} {name}" for name, count in deployed["linears"].items())
         table.caption = f"{deployed['file']}: linears {stored}"
+        if deployed["measured"] is not None:
+            table.caption += f"; fastest here: {spoken(deployed['measured'])}"
         table.caption_justify = "left"
     return table
 
