@@ -26,6 +26,8 @@ def print_run(run: Run, console: Console | None = None) -> None:
     console = console or output()
     console.print()
     console.print(_removed_table(run))
+    if run.summary["deployed"] is not None and run.summary["deployed"]["measured"] is not None:
+        console.print(f"Fastest here: {spoken(run.summary['deployed']['measured'])}\n", highlight=False, soft_wrap=True)
     console.print(_cost_table(run))
     _print_restored(run, console)
     console.print(f"\nVerdict: {_VERDICTS[run.state]}", highlight=False)
@@ -59,8 +61,6 @@ def _removed_table(run: Run) -> Table:
         table.add_row("bytes of the file", f"{before:,}", f"{after:,}", f"{after / before - 1:+.1%}")
         stored = ", ".join(f"{count} {name}" for name, count in deployed["linears"].items())
         table.caption = f"{deployed['file']}: linears {stored}"
-        if deployed["measured"] is not None:
-            table.caption += f"; fastest here: {spoken(deployed['measured'])}"
         table.caption_justify = "left"
     return table
 
