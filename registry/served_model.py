@@ -20,7 +20,7 @@ BATCH = 32
 
 
 class CompressedModel(PythonModel):
-    """Texts (a column ``text``) or pixels ``(n, channels, height, width)`` in, logits and a label a row out."""
+    """What was judged. Texts (a column ``text``) or pixels ``(n, channels, height, width)`` in, logits and a label a row out."""
 
     def load_context(self, context: PythonModelContext) -> None:
         folder = context.artifacts["compressed"]

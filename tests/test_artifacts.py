@@ -301,6 +301,10 @@ def test_a_compiled_run_judges_and_serves_the_package(inputs, tmp_path):
     np.testing.assert_allclose(run_examples(runner, inputs[1].test, 32), judged, atol=1e-5)
     alone = {name: torch.from_numpy(rows[0][None]) for name, rows in inputs[1].test.inputs.items()}
     assert np.abs(runner(alone)[0] - judged[0]).max() < 0.1, "a batch of one"
+    turned = {"unknown": torch.zeros(1), **{name: alone[name] for name in reversed(alone)}}
+    np.testing.assert_array_equal(runner(turned), runner(alone))
+    with pytest.raises(InputError, match="wants it"):
+        runner({"input_ids": alone["input_ids"]})
     assert facts["beside_masked"]["agreement"] > 0.95 and facts["beside_masked"]["logits"] > 0
     assert "machine code in bfloat16" in (done.folder / "report.html").read_text()
     served._save(done, tmp_path / "model", Model())

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten, treespec_loads
 from transformers import PreTrainedModel
 
 from compress_explain.deployment.export import ready, sample, shapes
@@ -65,8 +66,10 @@ def compile_package(model: PreTrainedModel, examples: Examples, path: Path, *, d
 class CompiledRunner:
     """A package that :func:`compile_package` wrote.
 
+    Inputs that the package does not have (a model may ignore some) are left out.
+
     Raises:
-        InputError: on first use, when it cannot be loaded on this machine.
+        InputError: on first use, when it cannot be loaded on this machine or wants an input that is not given.
     """
 
     path: Path
@@ -74,8 +77,19 @@ class CompiledRunner:
     threads: int = 1
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, "*shape"]:
+        missing = [name for name in self.inputs if name not in inputs]
+        if missing:
+            raise InputError("inputs", missing[0], f"{self.path} wants it", f"give {', '.join(self.inputs)}")
+        given = {name: inputs[name] for name in self.inputs}
         with threads(self.threads), torch.inference_mode():
-            return self._program(_cast(inputs, self.dtype)).float().numpy()
+            return self._program(_cast(given, self.dtype)).float().numpy()
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the package's inputs in their order, by which alone it tells them apart."""
+        spec = treespec_loads(self._program.loader.get_call_spec()[0])
+        (given,), _ = tree_unflatten(range(spec.num_leaves), spec)
+        return tuple(given)
 
     @cached_property
     def _program(self) -> Any:
