@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
 from compress_explain.examples import ALL, Examples
 from compress_explain.folder import open_folder
-from compress_explain.forms import refuse_without_compiler
+from compress_explain.forms import TORCH, refuse_without_compiler
 from compress_explain.gates import Verdict, judge, overall
 from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
 from compress_explain.ledger import Ledger
+from compress_explain.manifest import read_manifest
 from compress_explain.masks import Masks
 from compress_explain.opening import load_deployed
 from compress_explain.predictions import Pairs, pair, predict
@@ -54,6 +55,7 @@ from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.vocabulary import Lexicon, read_by
 
 Predicts = Callable[[Examples, int, Callable[[int], None]], np.ndarray]  # logits, in batches of that size
+_COMPARED = 256  # rows on which a checkpoint is compared with the masked model
 
 
 @dataclass
@@ -319,16 +321,27 @@ class Session:
         """Write what will run and what else was asked for, and compare what runs with the ``masked`` model on validation."""
         from compress_explain.delivery import deliver  # seconds to import
 
-        calibration, validation = self.job.splits.calibration, self.job.splits.validation
-        deliver(self, artifact, self._read_by_artifact(calibration, artifact))
-        read = self._read_by_artifact(validation, artifact)
-        deployed = self._predictions("deployed", validation, self._deployed(artifact), read)
+        deliver(self, artifact, self._read_by_artifact(self.job.splits.calibration, artifact))
         if not self.ledger.find("compared", "deployed"):
-            same = masked.compressed.argmax(1) == deployed.compressed.argmax(1)
-            gap = np.abs(masked.compressed - deployed.compressed)
+            simulated, deployed = self._side_by_side(masked, artifact)
+            same = simulated.compressed.argmax(1) == deployed.compressed.argmax(1)
+            gap = np.abs(simulated.compressed - deployed.compressed)
             body = {"split": masked.split, "agreement": float(same.mean()), "n": len(same), "logits": float(gap.max()),
-                    "change": asdict(observed_joint(masked, deployed))}  # fmt: skip
+                    "change": asdict(observed_joint(simulated, deployed))}  # fmt: skip
             self.ledger.append("compared", "deployed", body)
+
+    def _side_by_side(self, masked: Pairs, artifact: Path) -> tuple[Pairs, Pairs]:
+        """The ``masked`` model and what runs, on validation; a checkpoint, which differs by rounding alone, on some rows."""
+        validation = self.job.splits.validation
+        read = self._read_by_artifact(validation, artifact)
+        if read_manifest(artifact).form != TORCH:
+            return masked, self._predictions("deployed", validation, self._deployed(artifact), read)
+        some = replace(read, labels=np.arange(len(read))).draw(_COMPARED, self.job.seed)  # labelled by their row
+        rows = some.labels
+        simulated = replace(masked, labels=masked.labels[rows], original=masked.original[rows],
+                            compressed=masked.compressed[rows], slices={})  # fmt: skip
+        logits = self._predict(self._deployed(artifact), some, "comparing the checkpoint with the masked model")
+        return simulated, replace(simulated, compressed=logits)
 
     def observe_artifact(self, artifact: Path) -> Pairs:
         """Predictions of what will be deployed, loaded from disk, on the test split."""
