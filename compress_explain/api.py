@@ -20,6 +20,7 @@ from compress_explain.reinstate import Reinstatement
 from compress_explain.run import execute
 from compress_explain.slices import SliceRule
 from compress_explain.strategy import Strategy
+from compress_explain.target import Target
 
 COMPENSATION = Compensation()
 
@@ -43,6 +44,7 @@ def compress(
     redact: bool = False,
     runtime: Choice = "torch",
     artifacts: Sequence[Artifact] = ("checkpoint",),
+    target: Target | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
@@ -53,7 +55,8 @@ def compress(
     :func:`load_splits` gave. Without ``compensation`` what is left keeps its weights. What is judged
     is what runs: the torch checkpoint; with ``runtime="onnx"``, and whenever a strategy quantizes, an
     ONNX file; with ``compiled`` machine code in bfloat16; with ``auto`` whichever is fastest on this
-    machine. ``artifacts`` are written beside the checkpoint and run nowhere. Registries are asked first whether they can be reached, and are given the run when it is complete.
+    machine. ``artifacts`` are written beside the checkpoint. A strategy without a budget buys what the ``target`` asks for, and how
+    fast the deployed model then is is measured. Registries are asked first whether they can be reached, and are given the run when it is complete.
 
     Raises:
         InputError: something about the input or the output folder is wrong.
@@ -78,6 +81,7 @@ def compress(
         redact=redact,
         runtime=runtime,
         artifacts=artifacts,
+        target=target,
     )
     progress = progress or Progress(quiet=True)
     run = execute(job, Path(out), progress, resume=resume)

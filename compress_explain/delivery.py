@@ -106,7 +106,7 @@ def _fastest(
     runners = {form.name: open_form(form, each.path) for form, each in made.items()}
     timed = measure(runners, inputs, rounds=ROUNDS, warm_up=WARM_UP)
     chosen = min(made, key=lambda form: timed[form.name].median)
-    table = session.folder / "tables" / "latency.parquet"
+    table = session.folder / "tables" / "forms.parquet"
     rows = [
         {"form": name, "round": index, "milliseconds": value}
         for name, latency in timed.items()

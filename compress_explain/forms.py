@@ -35,8 +35,10 @@ ONNX = Form(runtime="onnx")
 COMPILED = Form(runtime="compiled", scheme="bfloat16")
 
 
-def check_forms(choice: str, artifacts: Sequence[str], quantizing: Sequence[str]) -> None:
-    """Refuse what is deployed or written if it is unknown, or cannot hold what ``quantizing`` strategies do.
+def check_forms(choice: str, artifacts: Sequence[str], quantizing: Sequence[str], *, timed: bool = False) -> None:
+    """Refuse what is deployed or written if it is unknown, or cannot do what the rest of a job asks for.
+
+    ``quantizing`` names the strategies that quantize; a ``timed`` job has a target.
 
     Raises:
         InputError: which, and what is known.
@@ -50,6 +52,9 @@ def check_forms(choice: str, artifacts: Sequence[str], quantizing: Sequence[str]
         problem = f"{quantizing[0]} quantizes linears, which only ONNX Runtime computes"
         remedy = "set runtime to onnx or auto, or leave that strategy out: bfloat16 quantizes nothing"
         raise InputError("runtime", choice, problem, remedy)
+    if timed and choice in ("compiled", "auto"):
+        problem = "what a target needs is foretold for torch and ONNX Runtime only"
+        raise InputError("runtime", choice, problem, "set runtime to torch or onnx, or leave the target out")
 
 
 def forms_for(choice: Choice, quantized: str | None) -> tuple[Form, ...]:

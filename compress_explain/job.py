@@ -15,12 +15,15 @@ from compress_explain.evaluator import Evaluator
 from compress_explain.forms import Artifact, Choice, Form, check_forms, forms_for
 from compress_explain.gates import EVERY, Gate, check_gates
 from compress_explain.masks import Masks
+from compress_explain.meters import Storage
 from compress_explain.models import Subject
 from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.strategy import Quantizing, Strategy
+from compress_explain.target import Target, check_open
 from compress_explain.vocabulary import Lexicon
+from compress_explain.weight_edits import weight_edit
 
 if TYPE_CHECKING:
     from compress_explain.deployment.scheme import Scheme
@@ -44,12 +47,14 @@ class Job:
     redact: bool = False
     runtime: Choice = "torch"
     artifacts: Sequence[Artifact] = ("checkpoint",)
+    target: Target | None = None
 
     def __post_init__(self) -> None:
+        check_open(self.strategies, self.target)
         quantizing = [type(each).__name__.lower() for each in self.strategies if isinstance(each, Quantizing)]
         if len(quantizing) > 1:
             raise InputError("strategies", quantizing, "a file has one scheme for its linears", "name one of them")
-        check_forms(self.runtime, self.artifacts, quantizing)
+        check_forms(self.runtime, self.artifacts, quantizing, timed=self.target is not None)
         metrics = {metric for evaluator in self.evaluators for metric in evaluator.metrics}
         check_gates(self.gates, metrics, self.splits.slices)
         bare = self.splits.bare_slices
@@ -66,9 +71,20 @@ class Job:
         return next((each.scheme for each in self.strategies if isinstance(each, Quantizing)), None)
 
     @property
+    def deploys_onnx(self) -> bool:
+        """Whether an ONNX file is deployed and judged: when it is asked for, or something is quantized."""
+        return self.runtime == "onnx" or any(isinstance(each, Quantizing) for each in self.strategies)
+
+    @property
     def forms(self) -> tuple[Form, ...]:
         """What may be deployed and judged: one form, or with the runtime ``auto`` those of which the fastest is."""
         return forms_for(self.runtime, None if self.scheme is None else self.scheme.name)
+
+    @property
+    def storage(self) -> Storage:
+        """How the deployed file stores weights."""
+        edits = [weight_edit(each.weight_edit) for each in self.strategies if isinstance(each, Quantizing)]
+        return Storage(edit=next(iter(edits), None), table_bits=getattr(self.scheme, "embeddings", 32))
 
     def lexicon(self, masks: Masks) -> Lexicon:
         """The tokens of the model under ``masks``."""
@@ -98,6 +114,7 @@ class Job:
             "batch_size": self.batch_size,
             "runtime": self.runtime,
             "artifacts": list(self.artifacts),
+            "target": None if self.target is None else asdict(self.target),
         }
 
     def identity(self) -> str:

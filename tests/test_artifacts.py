@@ -110,7 +110,7 @@ def test_the_fastest_form_is_chosen_and_what_cannot_be_made_is_left_out_with_the
     assert record.body["chosen"] == min(timed, key=lambda name: timed[name]["milliseconds"])
     [left_out] = record.body["left_out"]
     assert left_out["form"] == "compiled bfloat16" and "install one" in left_out["why"]
-    table = pd.read_parquet(finished.folder / "tables" / "latency.parquet")
+    table = pd.read_parquet(finished.folder / "tables" / "forms.parquet")
     for name, row in timed.items():
         taken = table.loc[table["form"] == name, "milliseconds"]
         assert len(taken) == record.body["rounds"] and row["milliseconds"] == pytest.approx(taken.median())
@@ -276,6 +276,13 @@ def test_what_cannot_be_compiled_is_refused_before_anything_is_priced(inputs, tm
 def test_forms_that_there_are_not_are_refused(choice, artifacts, quantizing, message):
     with pytest.raises(InputError, match=message):
         check_forms(choice, artifacts, quantizing)
+
+
+@pytest.mark.parametrize("choice", ["compiled", "auto"])
+def test_time_is_foretold_only_for_torch_and_onnx(choice):
+    check_forms("torch", (), (), timed=True)
+    with pytest.raises(InputError, match="what a target needs is foretold for torch and ONNX Runtime only"):
+        check_forms(choice, (), (), timed=True)
 
 
 def test_int8_is_measured_only_where_linears_are_quantized():

@@ -72,6 +72,7 @@ def build_job(config: Config, subject: Subject, splits: Splits) -> Job:
         redact=config.redact,
         runtime=config.runtime,
         artifacts=tuple(config.artifacts),
+        target=config.build_target(),
     )
 
 
