@@ -227,16 +227,17 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
 
 
 def _deployed(ledger: Ledger, anatomy: Anatomy) -> dict[str, Any] | None:
-    """The ONNX file and how its predictions differ from the masked model's; None where torch's checkpoint is judged."""
+    """What runs and how its predictions differ from the masked model's; None where nothing was written."""
     made, compared = ledger.find("deployed", "artifact"), ledger.find("compared", "deployed")
     if made is None or compared is None:
         return None
-    [file] = [name for name in made.files if name.endswith(".onnx")]
+    measured = ledger.find("measured", "runtime")
     return {
-        "file": file,
         "original_bytes": FLOAT_BYTES * anatomy.parameters,
         **made.body,
         "beside_masked": compared.body,
+        "measured": None if measured is None else measured.body,
+        "beside": {record.step: record.body for record in ledger.of_kind("written")},
     }
 
 

@@ -5,31 +5,33 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from compress_explain.anatomy import Anatomy, read_anatomy
-from compress_explain.checkpoint import load_compressed, save_compressed
+from compress_explain.checkpoint import save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.edits import Edit, Plan
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
 from compress_explain.examples import ALL, Examples
 from compress_explain.folder import open_folder
+from compress_explain.forms import TORCH, refuse_without_compiler
 from compress_explain.gates import Verdict, judge, overall
 from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
 from compress_explain.latency_table import LatencyTable
 from compress_explain.ledger import Ledger
+from compress_explain.manifest import read_manifest
 from compress_explain.masks import Masks
+from compress_explain.opening import load_deployed
 from compress_explain.perturbed import perturbed
 from compress_explain.predictions import Pairs, pair, predict
 from compress_explain.pricing import (
@@ -60,6 +62,7 @@ from compress_explain.vocabulary import Lexicon, read_by
 
 REFINEMENT = Refinement()
 Predicts = Callable[[Examples, int, Callable[[int], None]], np.ndarray]  # logits, in batches of that size
+_COMPARED = 256  # rows on which a checkpoint is compared with the masked model
 
 
 @dataclass
@@ -446,32 +449,30 @@ class Session:
         return processor
 
     def deploy(self, artifact: Path, masked: Pairs) -> None:
-        """Write the ONNX file that will run, if one will, and compare it with the ``masked`` model on validation."""
-        if not self.job.deploys_onnx:
-            return
-        from compress_explain.deployment.deploy import FILE, deploy  # seconds to import
+        """Write what will run and what else was asked for, and compare what runs with the ``masked`` model on validation."""
+        from compress_explain.delivery import deliver  # seconds to import
 
-        calibration, validation = self.job.splits.calibration, self.job.splits.validation
-        if not self.ledger.find("deployed", "artifact"):
-            self.progress.say("writing the ONNX file and checking it against the model")
-            made = deploy(
-                load_compressed(artifact), self.anatomy, self._read_by_artifact(calibration, artifact), artifact / FILE,
-                scheme=self.job.scheme, quantized=self.masks.quantized,
-            )  # fmt: skip
-            table = self._table("linears")
-            made.to_frame().to_parquet(table, index=False)
-            stored = [facts.scheme for facts in made.linears.values()]
-            body = {"scheme": made.scheme, "opset": made.opset, "bytes": made.bytes, "difference": made.difference,
-                    "linears": {name: stored.count(name) for name in dict.fromkeys(stored)}}  # fmt: skip
-            files = [table, *sorted(artifact.glob(f"{FILE}*"))]
-            self.ledger.append("deployed", "artifact", body, tuple(files))
-        read = self._read_by_artifact(validation, artifact)
-        deployed = self._predictions("deployed", validation, self._deployed(artifact), read)
+        deliver(self, artifact, self._read_by_artifact(self.job.splits.calibration, artifact))
         if not self.ledger.find("compared", "deployed"):
-            same = masked.compressed.argmax(1) == deployed.compressed.argmax(1)
-            body = {"split": masked.split, "agreement": float(same.mean()), "n": len(same),
-                    "change": asdict(observed_joint(masked, deployed))}  # fmt: skip
+            simulated, deployed = self._side_by_side(masked, artifact)
+            same = simulated.compressed.argmax(1) == deployed.compressed.argmax(1)
+            gap = np.abs(simulated.compressed - deployed.compressed)
+            body = {"split": masked.split, "agreement": float(same.mean()), "n": len(same), "logits": float(gap.max()),
+                    "change": asdict(observed_joint(simulated, deployed))}  # fmt: skip
             self.ledger.append("compared", "deployed", body)
+
+    def _side_by_side(self, masked: Pairs, artifact: Path) -> tuple[Pairs, Pairs]:
+        """The ``masked`` model and what runs, on validation; a checkpoint, which differs by rounding alone, on some rows."""
+        validation = self.job.splits.validation
+        read = self._read_by_artifact(validation, artifact)
+        if read_manifest(artifact).form != TORCH:
+            return masked, self._predictions("deployed", validation, self._deployed(artifact), read)
+        some = replace(read, labels=np.arange(len(read))).draw(_COMPARED, self.job.seed)  # labelled by their row
+        rows = some.labels
+        simulated = replace(masked, labels=masked.labels[rows], original=masked.original[rows],
+                            compressed=masked.compressed[rows], slices={})  # fmt: skip
+        logits = self._predict(self._deployed(artifact), some, "comparing the checkpoint with the masked model")
+        return simulated, replace(simulated, compressed=logits)
 
     def observe_artifact(self, artifact: Path) -> Pairs:
         """Predictions of what will be deployed, loaded from disk, on the test split."""
@@ -479,12 +480,12 @@ class Session:
         return self._predictions("artifact", test, self._deployed(artifact), self._read_by_artifact(test, artifact))
 
     def _deployed(self, artifact: Path) -> Predicts:
-        if not self.job.deploys_onnx:
-            return partial(predict, load_compressed(artifact))
-        from compress_explain.deployment.deploy import FILE
-        from compress_explain.deployment.runtime import OnnxRunner, run_examples
+        from compress_explain.deployment.runtime import run_examples
 
-        return partial(run_examples, OnnxRunner(path=artifact / FILE, threads=torch.get_num_threads()))
+        def predicts(examples: Examples, batch_size: int, advance: Callable[[int], None]) -> np.ndarray:
+            return run_examples(load_deployed(artifact), examples, batch_size, advance)
+
+        return predicts
 
     def _read_by_artifact(self, examples: Examples, artifact: Path) -> Examples:
         """``examples`` as the artifact's own tokenizer cuts them, where tokens went."""
@@ -569,6 +570,8 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
             session.start()
+            if job.runtime == "compiled" and not ledger.find("deployed", "artifact"):
+                refuse_without_compiler()  # before anything is priced
             if any(TOKEN in strategy.kinds for strategy in job.strategies):
                 _ = session.lexicon.pieces  # refused before anything is priced
             _ = session.latency  # likewise

@@ -21,9 +21,9 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from transformers import AutoTokenizer, PreTrainedModel
 
 from compress_explain.checkpoint import load_compressed
-from compress_explain.deployment import OnnxRunner
-from compress_explain.deployment.deploy import FILE
+from compress_explain.deployment import TorchRunner
 from compress_explain.errors import InputError
+from compress_explain.opening import load_deployed
 from compress_explain.outcome import Run
 
 from .description import model_name
@@ -80,15 +80,15 @@ def check_round_trip(client: MlflowClient, run: Run, model: LoggedModel) -> floa
 def judged(artifact: Path) -> tuple[Any, np.ndarray]:
     """A few fixed inputs, and the logits of what was judged on them."""
     inputs, expected = reference(load_compressed(artifact), artifact)
-    file = artifact / FILE
-    if not file.exists():
+    runner = load_deployed(artifact)
+    if isinstance(runner, TorchRunner):
         return inputs, expected
     if isinstance(inputs, pd.DataFrame):  # all at once: a quantized row depends on those beside it
         tokenizer = AutoTokenizer.from_pretrained(artifact)
         batch = dict(tokenizer(list(inputs["text"]), padding=True, return_tensors="pt"))
     else:
         batch = {"pixel_values": torch.from_numpy(inputs)}
-    return inputs, OnnxRunner(path=file, threads=torch.get_num_threads())(batch)
+    return inputs, runner(batch)
 
 
 def reference(model: PreTrainedModel, folder: Path) -> tuple[Any, np.ndarray]:

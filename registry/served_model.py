@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,18 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from transformers import AutoConfig, AutoTokenizer
 
-from compress_explain import load_compressed
+from compress_explain import load_deployed
 from compress_explain.checkpoint import read_manifest
-from compress_explain.deployment import OnnxRunner, TorchRunner
-from compress_explain.deployment.deploy import FILE
 
 BATCH = 32
 
 
 class CompressedModel(PythonModel):
-    """Texts (a column ``text``) or pixels ``(n, channels, height, width)`` in, logits and a label a row out."""
+    """What was judged. Texts (a column ``text``) or pixels ``(n, channels, height, width)`` in, logits and a label a row out."""
 
     def load_context(self, context: PythonModelContext) -> None:
         folder = context.artifacts["compressed"]
-        self.compute = _loaded(Path(folder))
+        self.compute = load_deployed(folder)
         self.config = AutoConfig.from_pretrained(folder)
         named = self.config.id2label or {}
         self.labels = [str(name) for _, name in sorted(named.items(), key=lambda entry: int(entry[0]))]
@@ -65,14 +62,6 @@ class CompressedModel(PythonModel):
         longest = getattr(self.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         limit = min(longest, self.tokenizer.model_max_length)
         return dict(self.tokenizer(rows, truncation=True, max_length=limit, padding=True, return_tensors="pt"))
-
-
-def _loaded(folder: Path) -> Callable[[dict[str, torch.Tensor]], np.ndarray]:
-    """What was judged: the ONNX file if there is one, else the torch checkpoint."""
-    file = folder / FILE
-    if file.exists():
-        return OnnxRunner(path=file, threads=torch.get_num_threads())
-    return TorchRunner(model=load_compressed(folder), threads=torch.get_num_threads())
 
 
 set_model(CompressedModel())

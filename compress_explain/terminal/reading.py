@@ -12,6 +12,7 @@ from rich.table import Table
 from compress_explain.edits import VERBS, counted
 from compress_explain.embedding import TOKENS
 from compress_explain.errors import InputError, did_you_mean
+from compress_explain.forms import spoken
 from compress_explain.ledger import Ledger, Record
 from compress_explain.replay import applied_plans, read_ledger
 from compress_explain.target import told
@@ -66,6 +67,15 @@ def describe(record: Record) -> str:
             return f"taken back: {body['why']}"
         case "materialized":
             return f"wrote the artifact: {body['parameters']:,} parameters, {body['bytes'] / 1e6:.1f} MB"
+        case "measured":
+            return f"fastest on {body['processor']}: {spoken(body)}"
+        case "deployed":
+            return f"what runs: {body['file']}, {body['runtime']} {body['scheme']}, {body['bytes'] / 1e6:.1f} MB"
+        case "written":
+            return f"wrote {record.step} beside it, {body['bytes'] / 1e6:.1f} MB, equal to the model up to {body['difference']:.1g}"
+        case "compared":
+            change = body["change"]["loss_change"]
+            return f"what runs beside the masked model: same answer for {body['agreement']:.2%} of {body['n']:,} rows, loss {change:+.4f} nats"
         case "timed" if record.step == "start":
             whole, aim = body["whole"]["median"], body["aim"]
             return f"timed sublayers ({body['runtime']}): the whole takes {whole:.3g} ms; the target is {aim}"

@@ -50,7 +50,9 @@ class Lexicon:
     barred: frozenset[str] = field(repr=False)
     batch_size: int = 32
     rehearsals: list[Rehearsal] = field(default_factory=list, repr=False)
-    _last: dict[str, tuple[bytes, Reread]] = field(default_factory=dict, repr=False)  # by digest of the split: for which flags
+    _last: dict[str, tuple[bytes, Reread]] = field(
+        default_factory=dict, repr=False
+    )  # by digest of the split: for which flags
 
     @cached_property
     def pieces(self) -> Pieces:
