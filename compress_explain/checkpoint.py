@@ -18,6 +18,7 @@ from safetensors.torch import load_model, save_file
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from compress_explain.anatomy import Anatomy, Removed, read_anatomy
+from compress_explain.depth import lengthened
 from compress_explain.embedding import TOKENS
 from compress_explain.errors import InputError
 from compress_explain.ledger import file_digest
@@ -138,7 +139,7 @@ def removed_flags(anatomy: Anatomy, removed: dict[str, list[int]]) -> dict[str, 
     flags = {name: torch.zeros(group.count, dtype=torch.bool) for name, group in anatomy.groups.items()}
     for name, indices in removed.items():
         for index in indices:
-            part, position = anatomy.find(f"{name}.{index}")
+            part, position = anatomy.find(name if name in anatomy.units else f"{name}.{index}")
             flags.setdefault(part.name, torch.zeros(part.count, dtype=torch.bool))[position] = True
     return flags
 
@@ -161,7 +162,7 @@ def _skeleton(folder: Path, manifest: dict[str, Any]) -> PreTrainedModel:
     dtype = getattr(torch, str(manifest["dtype"]), None)
     if not isinstance(dtype, torch.dtype):
         raise InputError("checkpoint", manifest["dtype"], "not a number format of torch", _COPY_AGAIN)
-    config = AutoConfig.from_pretrained(folder)
+    config = lengthened(AutoConfig.from_pretrained(folder), manifest["removed"])
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
