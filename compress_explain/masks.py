@@ -98,6 +98,10 @@ class Masks:
         """Which components of every group are gone, and which sublayers and layers, if any."""
         return self.anatomy.closed(self.off)
 
+    def removed_without(self, unit: str) -> Removed:
+        """What would be gone if a sublayer or layer were put back."""
+        return self.anatomy.closed({**self.off, unit: torch.zeros(1, dtype=torch.bool)})
+
     @property
     def removed_tokens(self) -> Bool[Tensor, " count"] | None:
         """Which rows of the token embedding are gone; None while all are there."""

@@ -76,7 +76,7 @@ def cheapest(situation: Situation, kinds: Sequence[str], budget: Budget) -> tupl
     shares = {kind: prices.decision_shares(kind) for kind in dict.fromkeys(prices.kind_of[mine])}
     candidates = int((~prices.restores[mine]).sum())
     return tuple(
-        _edit(prices, index, shares[prices.kinds[index]][:, index], rank, candidates)
+        removal(prices, index, shares[prices.kinds[index]][:, index], rank, candidates)
         for index, rank in _chosen(situation, kinds, budget, mine)
     )
 
@@ -181,7 +181,8 @@ def _room(situation: Situation, kinds: Sequence[str], budget: Budget) -> dict[st
     return room
 
 
-def _edit(prices: Prices, index: int, share: np.ndarray, rank: int, candidates: int) -> Edit:
+def removal(prices: Prices, index: int, share: np.ndarray, rank: int, candidates: int) -> Edit:
+    """The removal of component ``index``, which was ``rank`` of ``candidates`` and carries a ``share`` of each slice."""
     loss = float(prices.loss_change()[index])
     return Edit(
         component=prices.components[index],

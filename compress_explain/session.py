@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.checkpoint import load_compressed, save_compressed
 from compress_explain.compensation import Compensator, summed_up
+from compress_explain.depth import shortened
 from compress_explain.edits import Edit, Plan
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
@@ -49,6 +50,7 @@ from compress_explain.refits import Refits, load_refits, save_refits
 from compress_explain.reinstate import choose_restorations, tokens_back
 from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
+from compress_explain.strategy import check_fit
 from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.vocabulary import Lexicon, read_by
 
@@ -324,7 +326,7 @@ class Session:
         if not self.ledger.find("deployed", "artifact"):
             self.progress.say("writing the ONNX file and checking it against the model")
             made = deploy(
-                load_compressed(artifact), self.anatomy, self._read_by_artifact(calibration, artifact), artifact / FILE,
+                load_compressed(artifact), shortened(self.anatomy, self.masks.removed), self._read_by_artifact(calibration, artifact), artifact / FILE,
                 scheme=self.job.scheme, quantized=self.masks.quantized,
             )  # fmt: skip
             table = self._table("linears")
@@ -389,7 +391,7 @@ class Session:
     def _refuse_idle_edits(self, plan: Plan) -> None:
         """A removal is believed only if there was something to remove (a dead part must be priced 0)."""
         priced = [edit for edit in plan.edits if edit.action == "remove" and edit.expected_loss_change != 0]
-        suspects = [edit.component for edit in priced if edit.kind != TOKEN]
+        suspects = [edit.component for edit in priced if edit.kind in self.anatomy.kinds]  # others were tried
         for batch in self.read(self.job.splits.calibration).batches(self.job.batch_size):
             if not suspects:
                 return
@@ -437,6 +439,7 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
         anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, job.splits.calibration))
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
+            check_fit(job.strategies, anatomy)
             session.start()
             if any(TOKEN in strategy.kinds for strategy in job.strategies):
                 _ = session.lexicon.pieces  # refused before anything is priced

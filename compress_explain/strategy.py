@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy
+from compress_explain.anatomy import Anatomy, Layer, Sublayer
 from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.edits import Edit
 from compress_explain.pricing.menu import Menu, menu_of_kinds
@@ -70,6 +70,31 @@ class Quantizing(Strategy, Protocol):
 
     @property
     def scheme(self) -> Scheme: ...
+
+
+@runtime_checkable
+class Fitting(Strategy, Protocol):
+    """A strategy that can say, before anything is priced, whether a model has enough for it."""
+
+    def fit(self, anatomy: Anatomy) -> None: ...
+
+
+def check_fit(strategies: Sequence[Strategy], anatomy: Anatomy) -> None:
+    """Let strategies refuse a model.
+
+    Raises:
+        InputError: the model has not enough of what one of them removes.
+    """
+    for strategy in strategies:
+        if isinstance(strategy, Fitting):
+            strategy.fit(anatomy)
+
+
+def wants_prices(strategy: Strategy, anatomy: Anatomy, *, changed: bool) -> bool:
+    """Whether a round needs prices of its own: those of the start hold every head and neuron, until one is ``changed``."""
+    kinds = set(strategy.kinds)
+    whole = kinds & {Sublayer.kind, Layer.kind}
+    return isinstance(strategy, Quantizing) or bool(whole) or (changed and bool(kinds & set(anatomy.kinds)))
 
 
 def menu_of(anatomy: Anatomy, strategy: Strategy) -> Menu:

@@ -97,6 +97,8 @@ class Slopes:
         """
         ends = [self._masked[group.name] for group in self.groups]
         ends += [self._passages[name].y for name in self.weight_edits]
+        if not ends:
+            return []
         found = torch.autograd.grad(outputs, ends, slope, retain_graph=not last)
         return [by_row(gradient, self._rows) for gradient in found]
 

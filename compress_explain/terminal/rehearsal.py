@@ -16,7 +16,7 @@ from compress_explain.masks import Masks
 from compress_explain.predictions import predict
 from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, expected_joint, price
 from compress_explain.progress import Progress
-from compress_explain.strategy import Quantizing, Situation, menu_of
+from compress_explain.strategy import Situation, check_fit, menu_of, wants_prices
 from compress_explain.terminal.console import output
 
 
@@ -25,6 +25,7 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     console = output()
     calibration = job.splits.calibration
     anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, calibration))
+    check_fit(job.strategies, anatomy)
     proposed: list[Edit] = []
     joints: list[dict[str, Joint]] = []
     with Masks(job.subject.model, anatomy) as masks:
@@ -36,10 +37,9 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
         for strategy in job.strategies:
             author = type(strategy).__name__.lower()
             for round_number in range(strategy.rounds):
-                sited = set(strategy.kinds) & set(anatomy.kinds)
                 read = calibration if masks.removed_tokens is None else lexicon.read(calibration).examples
                 label, prices = f"{author} {round_number + 1}", start
-                if (proposed and sited) or isinstance(strategy, Quantizing):
+                if wants_prices(strategy, anatomy, changed=bool(proposed)):
                     prices = _priced(job, masks, read, progress, label, menu_of(anatomy, strategy))
                 situation = Situation(
                     anatomy=anatomy,
