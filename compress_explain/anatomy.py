@@ -253,7 +253,8 @@ class _Reader:
         feed_forward = _present(block, stack.feed_forward)
         sublayers = [self._read_attention(setting, name, path, parts) for parts in stack.attention]
         sublayers.append(self._read_feed_forward(setting, name, path, feed_forward))
-        for sublayer, parts in zip(sublayers, (*stack.attention, feed_forward), strict=True):
+        described: list[AttentionParts | FeedForwardParts] = [*stack.attention, feed_forward]
+        for sublayer, parts in zip(sublayers, described, strict=True):
             self.sublayers[sublayer.name] = self._with_around(sublayer, path, parts, norm)
         self.layers[name] = Layer(
             name=name,

@@ -36,13 +36,17 @@ def save_compressed(
 ) -> dict[str, Any]:
     """Write ``model`` (already cut) to ``folder`` and return its manifest.
 
-    ``base`` is the anatomy of the original; ``provenance`` is stored as it is.
+    ``base`` is the anatomy of the original; ``provenance`` is stored as it is. What lies in a removed
+    sublayer or layer is not listed again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
     save_file(_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
+    inside = {
+        inner for name, flags in removed.items() if name in base.units and flags.any() for inner in base.within(name)
+    }
     manifest = {
         "format": FORMAT,
         "model_class": type(model).__name__,
@@ -52,7 +56,7 @@ def save_compressed(
         "removed": {
             name: flags.nonzero().flatten().tolist()
             for name, flags in removed.items()
-            if flags.any() and name != TOKENS
+            if flags.any() and name != TOKENS and name not in inside
         },
         "tokens": _tokens_left(removed),
         "weights_sha256": file_digest(folder / WEIGHTS),

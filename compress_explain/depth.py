@@ -72,9 +72,9 @@ def shortened(anatomy: Anatomy, removed: Removed) -> Anatomy:
     groups = {name: anatomy.groups[name] for sublayer in sublayers.values() for name in sublayer.groups}
     linears = {name: anatomy.linears[name] for sublayer in sublayers.values() for name in sublayer.linears}
 
-    def at(path: str | None) -> str | None:
-        old = next((each for each in moved if path == each or (path or "").startswith(f"{each}.")), None)
-        return path if path is None or old is None else moved[old] + path.removeprefix(old)
+    def at(path: str) -> str:
+        old = next((each for each in moved if f"{path}.".startswith(f"{each}.")), None)
+        return path if old is None else moved[old] + path.removeprefix(old)
 
     return replace(
         anatomy,
@@ -86,9 +86,9 @@ def shortened(anatomy: Anatomy, removed: Removed) -> Anatomy:
                 each,
                 site=at(each.site),
                 producers=tuple(replace(producer, module=at(producer.module)) for producer in each.producers),
-                scale=at(each.scale),
-                attention=at(each.attention),
-                position_bias=at(each.position_bias),
+                scale=each.scale and at(each.scale),
+                attention=each.attention and at(each.attention),
+                position_bias=each.position_bias and at(each.position_bias),
             )
             for name, each in groups.items()
         },

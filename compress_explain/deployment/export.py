@@ -113,7 +113,7 @@ def _left(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, str]:
     modules = dict(model.named_modules())
     named = {name: linear.module for name, linear in anatomy.linears.items() if linear.module in modules}
     weights = {name: getattr(modules[module], "weight", None) for name, module in named.items()}
-    return {name: module for name, module in named.items() if weights[name] is not None and weights[name].numel()}
+    return {name: named[name] for name, weight in weights.items() if weight is not None and weight.numel()}
 
 
 def check(

@@ -105,7 +105,8 @@ class Menu:
         """
         whole = [(each.parameters, each.flops, FLOAT_BYTES * each.parameters) for each in self.groups]
         counts = [group.count for group in self.groups]
-        whole += [_unit_savings(self.anatomy, each.name, removed) for each in (*self.sublayers, *self.layers)]
+        units = [each.component for each in self.wholes if each.kind != "linear"]
+        whole += [_unit_savings(self.anatomy, unit, removed) for unit in units]
         linears, shared = (
             [_linear_savings(linear, edit) for linear in some for edit in self.weight_edits]
             for some in (self.linears, self.shared_linears)
