@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from compress_explain.components import Group, Layer, Linear, Producer, Sublayer
 from compress_explain.embedding import Embedding, read_embedding
+from compress_explain.emptied import EmptiedAttention, Nothing
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.families import AttentionParts, FeedForwardParts, Stack, family_of
 
@@ -128,10 +129,9 @@ class Anatomy:
     def saved(self, removed: Removed) -> tuple[int, int]:
         """Parameters and FLOPs saved when the flagged components are removed, each counted once."""
         counts = {name: int(flags.sum()) for name, flags in self.closed(removed).items()}
-        costs = [(self._alone[name], count) for name, count in counts.items() if count]
-        return sum(parameters * count for (parameters, _), count in costs), sum(
-            flops * count for (_, flops), count in costs
-        )
+        parameters = sum(self._alone[name][0] * count for name, count in counts.items() if count)
+        flops = sum(self._alone[name][1] * count for name, count in counts.items() if count)
+        return parameters, flops
 
     @cached_property
     def _alone(self) -> Mapping[str, tuple[int, int]]:
@@ -150,7 +150,8 @@ def read_anatomy(model: PreTrainedModel, tokens: int) -> Anatomy:
     """Catalogue ``model`` for examples of ``tokens`` tokens.
 
     Raises:
-        InputError: the model's family is unknown, or the model has no layers where its family has them.
+        InputError: the model's family is unknown, the model has no layers where its family has them, or
+            a whole sublayer of one was taken out.
     """
     family = family_of(model.config.model_type)
     reader = _Reader(model, tokens)
@@ -248,6 +249,9 @@ class _Reader:
         )
 
     def _read_layer(self, stack: Stack, setting: _Setting, name: str, path: str, block: nn.Module) -> None:
+        if any(isinstance(module, EmptiedAttention | Nothing) for module in block.modules()):
+            problem = f"a whole sublayer of {name} was taken out: what is left has no anatomy of its own"
+            raise InputError("model", type(self.model).__name__, problem, "give the original")
         before = stack.norm_before is None or getattr(setting.config, stack.norm_before)
         norm = stack.norm if before else "after"
         feed_forward = _present(block, stack.feed_forward)
