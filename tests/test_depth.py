@@ -17,6 +17,8 @@ from compress_explain.errors import EditError, InputError
 from compress_explain.masks import Masks
 from compress_explain.predictions import predict
 from compress_explain.pricing import expected_joint, price
+from compress_explain.pricing.exact import Trials, exact_sums
+from compress_explain.pricing.menu import Candidate, menu_of_kinds
 from compress_explain.ranking_units import Extent
 from compress_explain.strategies import Heads, Layers, Sublayers
 from compress_explain.strategy import Situation, menu_of
@@ -278,6 +280,35 @@ def test_what_one_unit_is_expected_to_do_is_what_it_does(family):
         assert expected.loss_change == pytest.approx(float(losses[1] - losses[0]), abs=1e-5)
         del switch
     assert np.array_equal(predict(masks.model, examples, 6), before)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_prices_without_a_layer_are_those_of_the_model_without_it(family):
+    masks, examples = tiny(family), tiny_examples(family, rows=12)
+    masks.remove(["decoder.layer.1" if family == "gpt2" else "encoder.layer.1"])
+    kinds = ("head", "neuron", "sublayer")
+    masked = price(masks, examples, kinds=kinds, batch_size=6)
+    smaller = materialize(masks.model, masks.anatomy, masks.removed)
+    cut = price(Masks(smaller, read_anatomy(smaller, 9)), examples, kinds=kinds, batch_size=6)
+    assert len(masked) == len(cut)
+    for impact, values in masked.values.items():
+        np.testing.assert_allclose(values, cut.values[impact], atol=2e-5, err_msg=impact)
+    assert masked.flops.tolist() == cut.flops.tolist()
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_what_is_reused_around_what_is_gone_changes_no_bit(family):
+    masks, examples = tiny(family), tiny_examples(family, rows=8)
+    masks.remove(["encoder.layer.1", "encoder.layer.0.ffn"])
+    menu = menu_of_kinds(masks.anatomy, ("head", "sublayer", "layer")).left(masks.gone)
+    pairs = zip(menu.components, menu.kinds, strict=True)
+    candidates = [Candidate(component=component, kind=kind, edit="remove") for component, kind in pairs]
+    sums = [
+        exact_sums(Trials(masks, candidates[::2]), examples, list(examples.batches(4)), reuse=reuse)
+        for reuse in (True, False)
+    ]
+    assert all(torch.equal(total, sums[1].totals[name]) for name, total in sums[0].totals.items())
+    assert sums[0].totals["kl"].abs().sum() > 0
 
 
 def test_nothing_of_a_removed_unit_is_refitted_and_its_neighbours_make_up_for_it():
