@@ -114,8 +114,8 @@ class Masks:
         return [unit for name, unit in self.anatomy.units.items() if self.is_off(name)]
 
     def is_off(self, name: str) -> bool:
-        """Whether a sublayer or layer was switched off itself."""
-        return bool(name in self.off and self.off[name].any())
+        """Whether a sublayer or layer was switched off itself; False of anything else."""
+        return bool(name in self.anatomy.units and name in self.off and self.off[name].any())
 
     def gone(self, name: str) -> bool:
         """Whether a sublayer or layer is gone, or what holds it, or for a group or linear its sublayer or layer."""

@@ -196,6 +196,15 @@ def test_what_a_unit_holds_goes_once_and_comes_back_as_it_was():
     assert masks.components == [head] and masks.is_removed(head) and not masks.is_removed(neuron)
 
 
+def test_a_group_that_lost_some_is_not_gone():
+    masks, examples = tiny("bert"), tiny_examples("bert", rows=6)
+    masks.remove(["encoder.layer.1.attention.head.2", "encoder.layer.2"])
+    named = {name for name in masks.anatomy.groups if masks.gone(name)}
+    assert named == {"encoder.layer.2.attention.head", "encoder.layer.2.ffn.neuron"}
+    prices = price(masks, examples, kinds=["head"], batch_size=6)
+    assert len(prices) == 8 and prices.restores.tolist() == [False] * 6 + [True, False]
+
+
 def test_parameters_and_flops_of_what_is_still_there_by_hand():
     """A BERT of 9 tokens, width 32, 24 neurons a layer: 10 of them are gone before their sublayer."""
     masks, examples = tiny("bert"), tiny_examples("bert", rows=12)
