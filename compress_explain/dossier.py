@@ -47,9 +47,7 @@ ABOUT = {
     "linears.*.edits": "expected and exact loss change of weight edits, nats an example; only those that were priced",
     "sublayers, layers: expected_loss_change, exact_loss_change, linear_loss_change": "nats an example if the whole is removed: priced, measured, and by the bare linearisation, which is too small a tool for it; null when not asked",
     "sublayers, layers: parameters_removed, flops_removed": "of the components that are removed in the end; of one that is removed itself, all",
-    "sublayers, layers: status, removed_step, restored_step": "what became of it as a whole, in the words of `groups`",
-    "sublayers.*.around": "modules that only this sublayer needs and that go with it: the norm before it, the scale behind it",
-    "layers.*.stays": "whether the model cannot do without it",
+    "sublayers, layers: status, removed_step, restored_step, around, stays": "what became of it as a whole, in the words of `groups`, the steps where it was switched; the modules that only it needs and that go with it; whether the model cannot do without it; left out where there is nothing to tell",
     "embedding": "the token embedding: rows, parameters of ONE row, and the rows, numbered as in the original, that are removed in the end or were put back; null when the model reads no tokens",
     "steps": "every step in order; expected and observed are means an example on the validation split: loss_change and kl in nats, flips and accuracy as shares, n rows",
     "steps.*.flops_removed": "share of the layer FLOPs that is gone after the step, in [0, 1]",
@@ -83,14 +81,14 @@ def dossier(
         "audit": None if audit is None else _audited(audit),
         "steps": [_short(stage_facts(stage)) for stage in stages],
         "layers": {
-            name: asdict(layer)
+            name: _told(asdict(layer))
             | _sums(_groups_of(anatomy, layer.sublayers), groups)
             | wholes.get(name, _UNKNOWN)
             | _unit_story(layer, components)
             for name, layer in anatomy.layers.items()
         },
         "sublayers": {
-            name: asdict(sublayer)
+            name: _told(asdict(sublayer))
             | _sums(sublayer.groups, groups)
             | wholes.get(name, _UNKNOWN)
             | _unit_story(sublayer, components)
@@ -188,11 +186,16 @@ def _sums(names: Iterable[str], groups: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _told(facts: dict[str, Any]) -> dict[str, Any]:
+    """Without what most units have nothing to tell of."""
+    return {key: value for key, value in facts.items() if value or key not in ("around", "stays")}
+
+
 def _unit_story(unit: Sublayer | Layer, components: pd.DataFrame) -> dict[str, Any]:
     """What became of a sublayer or layer as a whole."""
     rows = components[components["component"] == unit.name]
     if rows.empty:
-        return {"status": "kept", "removed_step": None, "restored_step": None}
+        return {"status": "kept"}
     story: dict[str, Any] = {column: rows.iloc[0][column] for column in _STORY}
     whole = {"parameters_removed": unit.parameters, "flops_removed": unit.flops}
     return {column: value if isinstance(value, str) else None for column, value in story.items()} | (
