@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from compress_explain.anatomy import Anatomy, Group, Layer, Removed, Sublayer
 from compress_explain.embedding import TOKENS
 from compress_explain.errors import EditError
-from compress_explain.refits import Refit, Refits, put, refittable, weights_of
+from compress_explain.refits import Refit, Refits, put, refittable, tunable, weights_of
 from compress_explain.weight_edits import Prepared, weight_edit
 
 
@@ -41,7 +41,7 @@ class Masks:
         self._coordinates: dict[str, Bool[Tensor, " width"] | None] = dict.fromkeys(self.off)
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
         self._units: list[torch.utils.hooks.RemovableHandle] = []  # of sublayers and layers that are off
-        self._own = {name: weights_of(model, name) for name in refittable(anatomy)}
+        self._own = {name: weights_of(model, name) for name in dict.fromkeys([*refittable(anatomy), *tunable(model)])}
         self.refits: dict[str, Refit] = {}
         self.fitted_to: Removed = {}  # what was removed when ``refits`` were made; nothing, if there are none
         self.quantized: dict[str, str] = {}  # by linear: the weight edit that it is under
@@ -122,8 +122,18 @@ class Masks:
         layer = ".".join(name.split(".")[:3])
         return any(self.is_off(each) for each in (name, name.rpartition(".")[0], layer))
 
+    def removed_after(self, more: Iterable[str], fewer: Iterable[str]) -> Removed:
+        """What would be gone with ``more`` components off and ``fewer``; linears and tokens aside."""
+        flags = {name: each.clone() for name, each in self.off.items()}
+        for off, components in ((True, more), (False, fewer)):
+            for component in (each for each in components if each not in self.anatomy.linears):
+                part, index = self.anatomy.find(component)
+                if part.name != TOKENS:
+                    flags.setdefault(part.name, torch.zeros(part.count, dtype=torch.bool))[index] = off
+        return self.anatomy.closed(flags)
+
     def own_weights(self, module: str) -> Refit:
-        """What a linear came with."""
+        """What a linear or norm came with."""
         return self._own[module]
 
     @contextmanager

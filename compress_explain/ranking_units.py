@@ -12,7 +12,7 @@ from compress_explain.anatomy import Anatomy, Layer, Sublayer
 from compress_explain.edits import Edit
 from compress_explain.errors import InputError
 from compress_explain.examples import ALL
-from compress_explain.ranking import removal
+from compress_explain.ranking import ordinal, removal
 from compress_explain.strategy import Situation
 
 
@@ -94,7 +94,7 @@ def cheapest_units(situation: Situation, extent: Extent) -> tuple[Edit, ...]:
         if left[stack] > 1 and saved + prices.flops[index] <= room + 0.5:
             left[stack] -= 1
             saved += int(prices.flops[index])
-            edits.append(removal(prices, index, shares[:, index], rank, len(mine)))
+            edits.append(removal(prices, index, shares[:, index], f"{ordinal(rank)} cheapest of {len(mine)} per FLOP"))
     return tuple(edits)
 
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from compress_explain.anatomy import Anatomy, Layer, Sublayer
 from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.edits import Edit
+from compress_explain.errors import InputError
+from compress_explain.latency_table import LatencyTable
+from compress_explain.meters import Storage
 from compress_explain.pricing.menu import Menu, menu_of_kinds
 from compress_explain.pricing.prices import Prices
 from compress_explain.vocabulary.lexicon import Lexicon
@@ -19,6 +22,7 @@ from compress_explain.weight_edits import weight_edit
 
 if TYPE_CHECKING:
     from compress_explain.deployment.scheme import Scheme
+    from compress_explain.tuning.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +30,10 @@ class Situation:
     """What a strategy decides on: the model as it is now, and what each further edit would do.
 
     ``removed`` flags the components of each group that are gone, ``quantized`` names the linears
-    that are quantized already; ``round`` counts this strategy's calls from 0. ``lexicon`` answers
-    about tokens; None where nobody asked.
+    that are quantized already; ``round`` counts this strategy's calls from 0, of ``rounds`` where that
+    was not the strategy's own number. ``lexicon`` answers about tokens; None where nobody asked.
+    ``storage`` is how the deployed file will hold weights. ``latency`` is what this machine takes,
+    and ``milliseconds`` what the job's target allows; None without a target.
     """
 
     anatomy: Anatomy
@@ -36,6 +42,10 @@ class Situation:
     round: int
     quantized: Collection[str] = ()
     lexicon: Lexicon | None = field(default=None, repr=False)
+    rounds: int | None = None
+    storage: Storage = field(default_factory=Storage)
+    latency: LatencyTable | None = field(default=None, repr=False)
+    milliseconds: float | None = None
 
     def flops_left(self, linear: str) -> float:
         """FLOPs of a linear that is not quantized yet, of the share that is left of it; 0 of others."""
@@ -83,8 +93,14 @@ def check_fit(strategies: Sequence[Strategy], anatomy: Anatomy) -> None:
     """Let strategies refuse a model.
 
     Raises:
-        InputError: the model has not enough of what one of them removes.
+        InputError: the model has not enough of what one of them removes, or what is left of its layers
+            could not be tuned.
     """
+    whole = [each for each in strategies if {Sublayer.kind, Layer.kind} & set(each.kinds)]
+    if whole and any(isinstance(each, Tuning) for each in strategies):
+        names = [type(each).__name__.lower() for each in strategies]
+        problem = "a model that lost whole sublayers or layers cannot be tuned"
+        raise InputError("strategies", names, problem, "leave out the tuning, or sublayers and layers")
     for strategy in strategies:
         if isinstance(strategy, Fitting):
             strategy.fit(anatomy)
@@ -95,6 +111,28 @@ def wants_prices(strategy: Strategy, anatomy: Anatomy, *, changed: bool) -> bool
     kinds = set(strategy.kinds)
     whole = kinds & {Sublayer.kind, Layer.kind}
     return isinstance(strategy, Quantizing) or bool(whole) or (changed and bool(kinds & set(anatomy.kinds)))
+
+
+@runtime_checkable
+class Tuning(Strategy, Protocol):
+    """A strategy that edits no component: what is left is tuned as its ``recipe`` says."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+
+@runtime_checkable
+class Paced(Strategy, Protocol):
+    """A strategy that needs as many rounds as there is to remove, which depends on the model."""
+
+    def rounds_from(self, situation: Situation) -> int:
+        """How many rounds it takes from here."""
+        ...
+
+
+def rounds_of(strategy: Strategy, situation: Situation) -> int:
+    """How many rounds a strategy gets that begins in ``situation``."""
+    return strategy.rounds_from(situation) if isinstance(strategy, Paced) else strategy.rounds
 
 
 def menu_of(anatomy: Anatomy, strategy: Strategy) -> Menu:
