@@ -21,6 +21,7 @@ from compress_explain.deployment.deploy import COMPILED_FILE, FILE, Deployed, de
 from compress_explain.deployment.export import check_runner
 from compress_explain.deployment.latency import Latency, measure
 from compress_explain.deployment.program import export_program
+from compress_explain.depth import shortened
 from compress_explain.errors import ArtifactError, InputError
 from compress_explain.examples import Examples
 from compress_explain.forms import Artifact, Form, spoken
@@ -92,7 +93,7 @@ def _make(
     scheme = session.job.scheme
     quantizes = scheme is not None and form.scheme == scheme.name
     return deploy(
-        model, session.anatomy, calibration, folder / FILE,
+        model, shortened(session.anatomy, session.masks.removed), calibration, folder / FILE,
         scheme=scheme if quantizes else None, quantized=session.masks.quantized if quantizes else (),
     )  # fmt: skip
 
@@ -156,7 +157,7 @@ _Written = tuple[dict[str, Any], list[Path]]
 def _write_onnx(session: Session, model: PreTrainedModel, artifact: Path, calibration: Examples) -> _Written:
     scheme = session.job.scheme
     made = deploy(
-        model, session.anatomy, calibration, artifact / FILE, scheme=scheme,
+        model, shortened(session.anatomy, session.masks.removed), calibration, artifact / FILE, scheme=scheme,
         quantized=() if scheme is None else session.masks.quantized,
     )  # fmt: skip
     return made.facts(), sorted(artifact.glob(f"{FILE}*"))

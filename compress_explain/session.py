@@ -54,7 +54,7 @@ from compress_explain.refits import Refits, load_refits, save_refits
 from compress_explain.reinstate import choose_restorations, tokens_back
 from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
-from compress_explain.strategy import Situation, Stepwise, Strategy, menu_of
+from compress_explain.strategy import Situation, Stepwise, Strategy, check_fit, menu_of
 from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.timing import latency_of, timed
 from compress_explain.tuning import Recipe, Tuner, lessons_for
@@ -521,7 +521,7 @@ class Session:
     def _refuse_idle_edits(self, plan: Plan) -> None:
         """A removal is believed only if there was something to remove (a dead part must be priced 0)."""
         priced = [edit for edit in plan.edits if edit.action == "remove" and edit.expected_loss_change != 0]
-        suspects = [edit.component for edit in priced if edit.kind != TOKEN]
+        suspects = [edit.component for edit in priced if edit.kind in self.anatomy.kinds]  # others were tried
         for batch in self.read(self.priced).batches(self.job.batch_size):
             if not suspects:
                 return
@@ -569,6 +569,7 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
         anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, job.splits.calibration))
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
+            check_fit(job.strategies, anatomy)
             session.start()
             if job.runtime == "compiled" and not ledger.find("deployed", "artifact"):
                 refuse_without_compiler()  # before anything is priced

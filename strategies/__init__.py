@@ -3,8 +3,10 @@
 from .distill import Distill
 from .heads import Heads
 from .int8_dynamic import Int8Dynamic
+from .layers import Layers
 from .neurons import Neurons
 from .structured import Structured
+from .sublayers import Sublayers
 from .vocabulary import Vocabulary
 
-__all__ = ["Distill", "Heads", "Int8Dynamic", "Neurons", "Structured", "Vocabulary"]
+__all__ = ["Distill", "Heads", "Int8Dynamic", "Layers", "Neurons", "Structured", "Sublayers", "Vocabulary"]

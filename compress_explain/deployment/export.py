@@ -112,7 +112,8 @@ def linears_left(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, str]:
     """The module of each linear that still computes something."""
     modules = dict(model.named_modules())
     named = {name: linear.module for name, linear in anatomy.linears.items() if linear.module in modules}
-    return {name: module for name, module in named.items() if modules[module].weight.numel()}  # type: ignore[operator,union-attr]
+    weights = {name: getattr(modules[module], "weight", None) for name, module in named.items()}
+    return {name: named[name] for name, weight in weights.items() if weight is not None and weight.numel()}
 
 
 def check(

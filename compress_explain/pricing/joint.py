@@ -4,12 +4,13 @@ Logit changes of all edits are added per example and only then turned into loss,
 sum of single impacts would count every curvature many times. The gradient is taken half-way, with
 the masks of the plan at half strength: along a path from one state to another the slope in the
 middle gives the difference of the ends up to third order, the slope at its start only to second.
+Sublayers and layers are too large for a slope: what each does by itself is observed, and added.
 Measured on MiniLM/SST-2: docs/measurements.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 
@@ -20,8 +21,9 @@ from scipy.special import log_softmax
 
 from compress_explain.examples import Examples
 from compress_explain.masks import Masks
-from compress_explain.predictions import Pairs
+from compress_explain.predictions import Pairs, predict
 from compress_explain.pricing.decision import Decision, decide
+from compress_explain.pricing.exact import masked
 from compress_explain.pricing.impact import impact_of
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes
@@ -62,7 +64,9 @@ def expected_joint(
     """
     if not components and not linears:
         return {name: _mean([0.0] * len(_SUMMED), int(flags.sum())) for name, flags in examples.slices.items()}
-    towards = _towards(masks, components)
+    units = [name for name in components if name in masks.anatomy.units]
+    towards = _towards(masks, [name for name in components if name not in units])
+    whole = torch.from_numpy(sum((each - before for each in unit_logits(masks, examples, units, batch_size)), before))
     groups = [masks.anatomy.groups[name] for name in towards]
     half_way = {name: flags * strength for name, flags in towards.items()}
     slopes = Slopes(masks, groups, {name: (edit,) for name, edit in linears.items()}, half_way)
@@ -73,7 +77,10 @@ def expected_joint(
         move = torch.zeros_like(each.decision.logits)
         for flags, block in zip(taken, each.moves(), strict=True):
             move += torch.einsum("bck,c->bk", block, flags.to(block.dtype))
-        impact = impact_of(_started(each.decision, before[rows], examples.labels[rows]), move[:, None])
+        started = _started(each.decision, before[rows], examples.labels[rows])
+        if units:
+            move += started.of(whole[rows].to(move.dtype)) - started.logits
+        impact = impact_of(started, move[:, None])
         values = torch.cat([impact[name] for name in _SUMMED], dim=1)  # (batch, impacts)
         totals += (examples.slice_matrix(rows).to(values.dtype) @ values).double()
         advance(len(rows))
@@ -81,6 +88,20 @@ def expected_joint(
         name: _mean(row, int(flags.sum()))
         for row, (name, flags) in zip(totals.tolist(), examples.slices.items(), strict=True)
     }
+
+
+def unit_logits(
+    masks: Masks, examples: Examples, units: Sequence[str], batch_size: int
+) -> Iterator[Float[np.ndarray, "rows classes"]]:
+    """What the model says with each of these sublayers and layers, alone, removed, or put back where it is gone."""
+    for unit in units:
+        off = masks.is_off(unit)
+        (masks.restore if off else masks.remove)([unit])
+        try:
+            with masked(masks):
+                yield predict(masks.model, examples, batch_size)
+        finally:
+            (masks.remove if off else masks.restore)([unit])
 
 
 def share_of(whole: Joint, share: float) -> Joint:

@@ -97,6 +97,8 @@ class Slopes:
         """
         ends = [self._masked[group.name] for group in self.groups]
         ends += [self._passages[name].y for name in self.weight_edits]
+        if not ends:
+            return []
         found = torch.autograd.grad(outputs, ends, slope, retain_graph=not last)
         return [by_row(gradient, self._rows) for gradient in found]
 
@@ -227,7 +229,9 @@ class Slopes:
     def __enter__(self) -> Slopes:
         self._signs.clear()
         self._was_attached = self.masks.attached
-        self.masks.detach()
+        self.masks.detach_groups()
+        if not self._was_attached:
+            self.masks.answer_for_units()
         self._hooks = [self._at_site(group) for group in self.masks.anatomy.groups.values()]
         self._hooks += [self._at_linear(name) for name in self.weight_edits]
         return self
@@ -240,6 +244,8 @@ class Slopes:
         self.clear()
         if self._was_attached:
             self.masks.attach()
+        else:
+            self.masks.answer_for_units(none=True)
 
 
 def prepared_edits(module: nn.Module, weight_edits: Sequence[WeightEdit]) -> list[Prepared]:

@@ -122,9 +122,10 @@ def _print_story(console: Console, ledger: Ledger, component: str) -> bool:
     times = {record.step: record.time for record in ledger.of_kind("applied")}
     touched = False
     for applied in applied_plans(ledger):
-        for edit in (edit for edit in applied.plan.edits if edit.component == component):
+        for edit in (edit for edit in applied.plan.edits if f"{component}.".startswith(f"{edit.component}.")):
             touched = True
-            verb = VERBS[edit.action] + (" on trial" if applied.reverted else "")
+            inside = "" if edit.component == component else f" with {edit.component}"  # the sublayer or layer
+            verb = VERBS[edit.action] + inside + (" on trial" if applied.reverted else "")
             console.print(
                 f"{times[applied.plan.step]}  {verb} at step {applied.plan.step}: {edit.reason}",
                 highlight=False,

@@ -19,7 +19,7 @@ from compress_explain.masks import Masks
 from compress_explain.predictions import predict
 from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, expected_joint, price
 from compress_explain.progress import Progress
-from compress_explain.strategy import Quantizing, Situation, Tuning, menu_of, rounds_of
+from compress_explain.strategy import Situation, Tuning, check_fit, menu_of, rounds_of, wants_prices
 from compress_explain.target import Target, threads_in_words
 from compress_explain.terminal.console import output
 from compress_explain.timing import latency_of
@@ -31,6 +31,7 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     console = output()
     calibration = job.splits.calibration
     anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, calibration))
+    check_fit(job.strategies, anatomy)
     proposed: list[Edit] = []
     joints: list[dict[str, Joint]] = []
     latency = None if job.target is None else latency_of(job, job.target, anatomy, progress)
@@ -49,10 +50,9 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                 continue
             rounds = rounds_of(strategy, _situation(job, masks, start, lexicon, latency))
             for round_number in range(rounds):
-                sited = set(strategy.kinds) & set(anatomy.kinds)
                 read = calibration if masks.removed_tokens is None else lexicon.read(calibration).examples
                 label, prices = f"{author} {round_number + 1}", start
-                if (proposed and sited) or isinstance(strategy, Quantizing):
+                if wants_prices(strategy, anatomy, changed=bool(proposed)):
                     prices = _priced(job, masks, read, progress, label, menu_of(anatomy, strategy))
                 situation = replace(_situation(job, masks, prices, lexicon, latency), round=round_number, rounds=rounds)
                 edits = strategy.plan(situation)
