@@ -45,6 +45,7 @@ def compress(
     runtime: Choice = "torch",
     artifacts: Sequence[Artifact] = ("checkpoint",),
     target: Target | None = None,
+    priced_rows: int = 1024,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
@@ -82,6 +83,7 @@ def compress(
         runtime=runtime,
         artifacts=artifacts,
         target=target,
+        priced_rows=priced_rows,
     )
     progress = progress or Progress(quiet=True)
     run = execute(job, Path(out), progress, resume=resume)

@@ -31,7 +31,7 @@ class DataSection(Section):
     test: str
     input: str = "text"
     label: str = "label"
-    calibration_rows: int | None = Field(default=1024, ge=2)
+    calibration_rows: int | None = Field(default=4096, ge=2)
     max_length: int | None = None
     long_text: Literal["truncate", "refuse"] = "truncate"
     overlap: Literal["refuse", "drop"] = "refuse"
@@ -49,6 +49,8 @@ class GateSection(Section):
 
 class CompensationSection(Section):
     ridge: float = Field(default=0.01, gt=0, le=1)
+    perturbed: bool = True
+    rows_a_round: int = Field(default=1024, ge=1)
 
 
 class ReinstatementSection(Section):
@@ -94,6 +96,7 @@ class Config(Section):
     runtime: Choice = "torch"
     artifacts: list[Artifact] = Field(default=["checkpoint"])
     target: TargetSection | None = None
+    priced_rows: int = Field(default=1024, ge=2)
 
     def data_spec(self) -> DataSpec:
         return DataSpec(**self.data.model_dump())

@@ -26,7 +26,7 @@ class DataSpec:
     """Where the splits come from and how their columns are read.
 
     A source is a CSV, JSONL or Parquet file or ``dataset_id:split``. ``calibration_rows`` draws
-    that many rows for pricing. ``long_text`` and ``overlap`` say what to do with texts beyond the
+    that many rows, to price and to refit on. ``long_text`` and ``overlap`` say what to do with texts beyond the
     model's length and with rows that stand in two splits.
     """
 
@@ -35,7 +35,7 @@ class DataSpec:
     test: str
     input: str = "text"
     label: str = "label"
-    calibration_rows: int | None = 1024
+    calibration_rows: int | None = 4096
     max_length: int | None = None
     long_text: str = "truncate"
     overlap: str = "refuse"

@@ -48,6 +48,7 @@ class Job:
     runtime: Choice = "torch"
     artifacts: Sequence[Artifact] = ("checkpoint",)
     target: Target | None = None
+    priced_rows: int = 1024
 
     def __post_init__(self) -> None:
         check_open(self.strategies, self.target)
@@ -114,6 +115,7 @@ class Job:
             "batch_size": self.batch_size,
             "runtime": self.runtime,
             "artifacts": list(self.artifacts),
+            "priced_rows": self.priced_rows,
             "target": None if self.target is None else asdict(self.target),
         }
 

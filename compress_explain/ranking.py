@@ -58,7 +58,9 @@ def _chosen(situation: Situation, kinds: Sequence[str], budget: Budget, mine: np
     group_of = {index: situation.anatomy.locate(prices.components[index])[0].name for index in mine.tolist()}
     purse = _Purse(situation, kinds, budget)
     costs = _Costs(
-        prices, budget, {name: mine[[group_of[index] == name for index in mine.tolist()]] for name in purse.room}
+        situation.unfamiliar or prices,
+        budget,
+        {name: mine[[group_of[index] == name for index in mine.tolist()]] for name in purse.room},
     )
     left = mine[~prices.restores[mine]]
     for portion in range(1, costs.portions + 1):

@@ -15,7 +15,7 @@ from compress_explain.predictions import Pairs
 from compress_explain.progress import Progress
 from compress_explain.reinstate import Reinstatement, can_be_helped, noise
 from compress_explain.session import Session, open_session
-from compress_explain.strategy import Quantizing, Tuning, menu_of, rounds_of
+from compress_explain.strategy import Quantizing, Stepwise, Tuning, rounds_of
 
 
 def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False) -> Run:
@@ -45,8 +45,8 @@ def compress(session: Session) -> Pairs:
 
     One that tunes edits nothing: what is left learns from the original.
     """
-    calibration, validation = session.job.splits.calibration, session.job.splits.validation
-    prices = session.price("start", calibration)
+    validation = session.job.splits.validation
+    prices, unfamiliar = session.price("start", session.priced), None
     session.audit()
     before = session.untouched(validation)
     for position, strategy in enumerate(session.job.strategies, start=1):
@@ -58,16 +58,16 @@ def compress(session: Session) -> Pairs:
                 before = session.tune(step, strategy.recipe, before)
                 continue
             sited = set(strategy.kinds) & set(session.anatomy.kinds)
-            if (session.masks.components and sited) or isinstance(strategy, Quantizing):
-                prices = session.price(step, calibration, menu_of(session.anatomy, strategy))
-            situation = session.situation(prices, round_number, rounds)
+            if (session.masks.components and sited) or isinstance(strategy, Quantizing | Stepwise):
+                prices, unfamiliar = session.prices_for(step, strategy)
+            situation = session.situation(prices, unfamiliar, round_number, rounds)
             plan = session.propose(step, author, partial(strategy.plan, situation))
             if not plan.edits:
                 continue
             expected = session.apply(plan, before)
             after = session.observe(step)
             session.record_effect(step, before, after, expected)
-            before = session.compensate(plan, after)
+            before = session.compensate(plan, after, passing=round_number + 1 < rounds)
             session.progress.say(
                 f"{author}, round {round_number + 1}: {plan.verb} {counted(plan.counts())}; loss expected "
                 f"{expected.loss_change:+.4f}, accuracy on {validation.name} now {before.compressed_right.mean():.4f}"

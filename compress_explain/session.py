@@ -32,6 +32,7 @@ from compress_explain.ledger import Ledger
 from compress_explain.manifest import read_manifest
 from compress_explain.masks import Masks
 from compress_explain.opening import load_deployed
+from compress_explain.perturbed import perturbed
 from compress_explain.predictions import Pairs, pair, predict
 from compress_explain.pricing import (
     MOVES,
@@ -53,12 +54,13 @@ from compress_explain.refits import Refits, load_refits, save_refits
 from compress_explain.reinstate import choose_restorations, tokens_back
 from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
-from compress_explain.strategy import Situation
+from compress_explain.strategy import Situation, Stepwise, Strategy, menu_of
 from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.timing import latency_of, timed
 from compress_explain.tuning import Recipe, Tuner, lessons_for
 from compress_explain.vocabulary import Lexicon, read_by
 
+REFINEMENT = Refinement()
 Predicts = Callable[[Examples, int, Callable[[int], None]], np.ndarray]  # logits, in batches of that size
 _COMPARED = 256  # rows on which a checkpoint is compared with the masked model
 
@@ -105,16 +107,40 @@ class Session:
         }  # fmt: skip
         self.ledger.append("started", "start", body)
 
-    def price(self, step: str, examples: Examples, menu: Menu | None = None) -> Prices:
-        """Price every edit of ``menu``, or one on every component, in the present state."""
+    @cached_property
+    def priced(self) -> Examples:
+        """The rows of calibration that price."""
+        return self.job.splits.calibration.draw(self.job.priced_rows, self.job.seed)
+
+    def prices_for(self, step: str, strategy: Strategy) -> tuple[Prices, Prices | None]:
+        """What ``strategy`` chooses from, on calibration and, if it goes in small steps, on unfamiliar texts too."""
+        menu = menu_of(self.anatomy, strategy)
+        if not isinstance(strategy, Stepwise):
+            return self.price(step, self.read(self.priced), menu), None
+        some = self.read(self.priced.draw(strategy.rows, self.job.seed))
+        new = perturbed(some, self.job.seed)
+        if new is some:
+            return self.price(step, some, menu, refinement=None), None
+        prices = self.price(step, some, menu, refinement=None, moves=0)
+        return prices, self.price(f"{step}-unfamiliar", new, menu, refinement=None)
+
+    def price(
+        self,
+        step: str,
+        examples: Examples,
+        menu: Menu | None = None,
+        *,
+        refinement: Refinement | None = REFINEMENT,
+        moves: int = MOVES,
+    ) -> Prices:
+        """Price every edit of ``menu``, or one on every component, in the present state, on examples as it reads them."""
         path, record = self._table(f"prices-{step}"), self.ledger.find("priced", step)
         if record and any(plan.seq > record.seq for plan in self.ledger.of_kind("planned")):
             return Prices.load(path)  # without the moves, which only a plan that is still to be made needs
-        examples = self.read(examples)
         with self.progress.track(f"pricing ({step})", len(examples)) as advance:
             prices = price(
-                self.masks, examples, menu=menu, batch_size=self.job.batch_size, refinement=Refinement(),
-                flow=step == "start", moves=MOVES, advance=advance,
+                self.masks, examples, menu=menu, batch_size=self.job.batch_size, refinement=refinement,
+                flow=step == "start", moves=moves, advance=advance,
             )  # fmt: skip
         if record:
             return prices
@@ -138,10 +164,12 @@ class Session:
         body = {"split": rows.name, "rows": len(rows), "edits": len(sample.of(prices)), "quality": audited.summary()}
         self.ledger.append("audited", "start", body, (path,))
 
-    def situation(self, prices: Prices, round_number: int = 0, rounds: int | None = None) -> Situation:
+    def situation(
+        self, prices: Prices, unfamiliar: Prices | None = None, round_number: int = 0, rounds: int | None = None
+    ) -> Situation:
         """What a strategy decides on in this round of so many."""
         return Situation(
-            anatomy=self.anatomy, prices=prices, removed=self.masks.removed, round=round_number, rounds=rounds,
+            anatomy=self.anatomy, prices=prices, unfamiliar=unfamiliar, removed=self.masks.removed, round=round_number, rounds=rounds,
             quantized=self.masks.quantized, lexicon=self.lexicon, storage=self.job.storage, latency=self.latency,
             milliseconds=self.milliseconds,
         )  # fmt: skip
@@ -183,34 +211,39 @@ class Session:
         self._switch(plan)
         return Joint(**record.body["expected"])
 
-    def compensate(self, plan: Plan, pairs: Pairs) -> Pairs:
-        """Refit what is left to make up for what is gone now, and observe that; ``pairs`` are from before."""
+    def compensate(self, plan: Plan, pairs: Pairs, *, passing: bool = False) -> Pairs:
+        """Refit what is left to make up for what is gone now, and observe that; ``pairs`` are from before.
+
+        In ``passing``, with more of the same to come, it is done on fewer rows.
+        """
         step = plan.step
         if not plan.of_components or (self._compensator is None and self.recipe is None):
             return pairs
-        self.refit(step)
+        self.refit(step, passing=passing)
         after = self.observe(f"{step}-refitted")
         if not self.ledger.find("compensated", step):
             self.ledger.append("compensated", step, {"observed": asdict(observed_joint(pairs, after))})
         return after
 
-    def refit(self, step: str) -> None:
+    def refit(self, step: str, *, passing: bool = False) -> None:
         """Put the weights in place that make up best for what is gone now; what was tuned is tuned again, briefly."""
         if self._at_no_site(step):
             return
         if self.recipe is not None:
             self._tune(step, self.recipe, self.recipe.again)
             return
-        if self._compensator is None:
+        compensator = self._passing_compensator if passing else self._compensator
+        if compensator is None:
             return
         table, tensors = self._table(f"refits-{step}"), self.folder / "tensors" / f"refits-{step}.safetensors"
         if not self.ledger.find("refitted", step):
             with self.progress.track(f"compensating ({step})", len(self.anatomy.layers)) as advance:
-                repairs = self._compensator.refit(advance)
+                repairs = compensator.refit(advance, anew=not passing and self._fitted_in_passing)
             pd.DataFrame([asdict(repair) for repair in repairs]).to_parquet(table, index=False)
             save_refits(self.masks.refits, self.anatomy, self.masks.removed, tensors)
-            rows = self._compensator.examples
-            body = {"split": rows.name, "rows": len(rows), "linears": len(self.masks.refits), **summed_up(repairs)}
+            rows = compensator.examples
+            body = {"split": rows.name, "rows": len(rows), "passing": passing, "linears": len(self.masks.refits),
+                    **summed_up(repairs)}  # fmt: skip
             self.ledger.append("refitted", step, body, (table, tensors))
         self._put(tensors)
 
@@ -256,6 +289,21 @@ class Session:
         calibration, chosen = self.job.splits.calibration, self.job.compensation
         return None if chosen is None else Compensator(self.masks, calibration, chosen, self.job.batch_size)
 
+    @cached_property
+    def _passing_compensator(self) -> Compensator | None:
+        chosen = self.job.compensation
+        if chosen is None or chosen.rows_a_round >= len(self.job.splits.calibration):
+            return self._compensator
+        rows = self.job.splits.calibration.draw(chosen.rows_a_round, self.job.seed)
+        return Compensator(self.masks, rows, chosen, self.job.batch_size)
+
+    @property
+    def _fitted_in_passing(self) -> bool:
+        """Whether the weights of now were fitted to fewer rows than there are."""
+        fitted = self.ledger.of_kind("refitted")
+        fewer = self._passing_compensator is not self._compensator
+        return bool(fitted) and fewer and fitted[-1].body["passing"]
+
     def revert(self, plan: Plan) -> None:
         """Switch a plan's components back: it did not do what it was tried for."""
         if not self.ledger.find("reverted", plan.step):
@@ -268,7 +316,7 @@ class Session:
 
         Tokens come last, when nothing else would help: calibration does not use them and cannot price them.
         """
-        calibration = self.read(self.job.splits.calibration)
+        calibration = self.read(self.priced)
         with self.progress.track(f"pricing restorations ({step})", len(calibration)) as advance:
             chosen = choose_restorations(
                 self.masks, calibration, verdicts, flops=allowance, most=most,
@@ -474,7 +522,7 @@ class Session:
         """A removal is believed only if there was something to remove (a dead part must be priced 0)."""
         priced = [edit for edit in plan.edits if edit.action == "remove" and edit.expected_loss_change != 0]
         suspects = [edit.component for edit in priced if edit.kind != TOKEN]
-        for batch in self.read(self.job.splits.calibration).batches(self.job.batch_size):
+        for batch in self.read(self.priced).batches(self.job.batch_size):
             if not suspects:
                 return
             suspects = self.masks.silent(suspects, batch.inputs)

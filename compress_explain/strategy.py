@@ -29,7 +29,8 @@ class Situation:
     """What a strategy decides on: the model as it is now, and what each further edit would do.
 
     ``removed`` flags the components of each group that are gone, ``quantized`` names the linears
-    that are quantized already; ``round`` counts this strategy's calls from 0, of ``rounds`` where that
+    that are quantized already; ``unfamiliar`` are the prices of the same edits on texts that the model
+    has not seen, where a strategy asks for them and there are texts; ``round`` counts this strategy's calls from 0, of ``rounds`` where that
     was not the strategy's own number. ``lexicon`` answers about tokens; None where nobody asked.
     ``storage`` is how the deployed file will hold weights. ``latency`` is what this machine takes,
     and ``milliseconds`` what the job's target allows; None without a target.
@@ -37,6 +38,7 @@ class Situation:
 
     anatomy: Anatomy
     prices: Prices = field(repr=False)
+    unfamiliar: Prices | None = field(default=None, repr=False)
     removed: Mapping[str, Tensor] = field(repr=False)
     round: int
     quantized: Collection[str] = ()
@@ -79,6 +81,14 @@ class Quantizing(Strategy, Protocol):
 
     @property
     def scheme(self) -> Scheme: ...
+
+
+@runtime_checkable
+class Stepwise(Strategy, Protocol):
+    """A strategy of many small steps: each is priced on ``rows`` rows of calibration and on as many unfamiliar texts."""
+
+    @property
+    def rows(self) -> int: ...
 
 
 @runtime_checkable

@@ -117,7 +117,7 @@ def test_it_makes_up_for_what_is_gone(family):
         original = logits_of(model, inputs)
     assert (whole - original).square().mean() < 0.8 * (bare - original).square().mean()
     assert all(repair.missing_after <= repair.missing_before for repair in repairs)
-    assert {repair.role for repair in repairs} == {"reader", "consumer"}
+    assert {repair.role for repair in repairs} == {"reader", "consumer", "readout"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -178,7 +178,7 @@ def test_only_what_depends_on_a_change_is_refitted(family):
     kept = int((~masks.removed[last.name]).nonzero()[0])
     masks.remove([last.components[kept]])
     repairs = compensator.refit()
-    layers = {repair.linear.rsplit(".", 2)[0] for repair in repairs}
+    layers = {repair.linear.rsplit(".", 2)[0] for repair in repairs if repair.role != "readout"}
     assert layers == {last.layer}
     assert any(masks.refits[name] is refit for name, refit in earlier.items()), "what comes before stays as it is"
     by_parts = {name: refit.weight for name, refit in masks.refits.items()}
@@ -229,7 +229,11 @@ def test_a_sublayer_without_components_gets_the_constant_that_helps_most(family,
     group = list(masks.anatomy.groups.values())[place]
     masks.remove(part for part in group.components if not masks.is_removed(part))
     repairs = Compensator(masks, examples, Compensation(perturbed=False), batch_size=16).refit()
-    [mine] = [repair for repair in repairs if masks.anatomy.linears[repair.linear].module == group.site]
+    [mine] = [
+        repair
+        for repair in repairs
+        if repair.role == "consumer" and masks.anatomy.linears[repair.linear].module == group.site
+    ]
     assert mine.missing_after <= mine.missing_before + 1e-9
     own = masks.own_weights(group.site)
     assert (own.bias is None) == (group.site not in masks.refits)
@@ -239,3 +243,44 @@ def test_a_sublayer_without_components_gets_the_constant_that_helps_most(family,
 def test_a_ridge_that_makes_no_sense_is_refused():
     with pytest.raises(InputError, match=r"compensation\.ridge"):
         Compensation(ridge=0.0)
+
+
+# What makes the answer
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("bert", ["bert.pooler.dense", "classifier"]),
+        ("roberta", ["classifier.dense", "classifier.out_proj"]),
+        ("distilbert", ["pre_classifier", "classifier"]),
+        ("vit", ["classifier"]),
+        ("llama", ["score"]),
+        ("bart", ["classification_head.dense", "classification_head.out_proj"]),
+    ],
+)
+def test_what_makes_the_answer_is_fitted_last_to_the_originals(family, names):
+    model, examples, masks, compensator = refitted(family)
+    repairs = compensator.refit()
+    assert [repair.linear for repair in repairs if repair.role == "readout"] == names
+    assert [repair.role for repair in repairs[-len(names) :]] == ["readout"] * len(names)
+    assert all(repair.missing_after <= repair.missing_before for repair in repairs if repair.role == "readout")
+    refits = dict(masks.refits)
+    error = distance_of(masks, examples)
+    masks.refit({name: refit for name, refit in refits.items() if name not in names})
+    assert error < distance_of(masks, examples)
+
+
+def distance_of(masks, examples):
+    """The squared distance of the logits from the original's."""
+    inputs = next(examples.batches(len(examples))).inputs
+    now = logits_of(masks.model, inputs)
+    with masks.untouched():
+        return float((now - logits_of(masks.model, inputs)).square().mean())
+
+
+def test_other_rows_ask_for_every_layer_anew():
+    _, examples, masks, compensator = refitted("bert")
+    compensator.refit()
+    assert not compensator.refit()
+    assert len(compensator.refit(anew=True)) == len(compensator.refit(anew=True)) > 0

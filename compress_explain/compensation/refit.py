@@ -7,24 +7,29 @@ Layer by layer, in the order in which the model computes, two things are refitte
 - the linear that **consumes** the site gets the weights and the bias with which what it adds brings
   the compressed model's stream closest to the original's. Fitting the stream, and not what the
   sublayer itself adds to it, lets each sublayer make up for the errors of those before it.
+
+Last come the linears that make a classifier's answer of what leaves the last layer: each is to compute
+what the original's would.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from compress_explain.anatomy import Anatomy, Group, Layer, Producer
-from compress_explain.compensation.perturbed import perturbed
+from compress_explain.compensation.readout import readout
 from compress_explain.compensation.ridge import Moments
 from compress_explain.compensation.walk import Visit, Walk
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 from compress_explain.masks import Masks
+from compress_explain.perturbed import perturbed
 from compress_explain.pricing.exact import masked
 from compress_explain.pricing.slopes import wide
 from compress_explain.refits import Refit
@@ -39,14 +44,18 @@ class Compensation:
 
     It is the penalty on a weight's distance, in units of the mean square of an input. Texts of a
     classifier are ``perturbed`` first, because a model knows those that it was trained on by heart.
+    Between the rounds of a strategy ``rows_a_round`` rows of calibration do, after the last all are used.
     """
 
     ridge: float = 0.01
     perturbed: bool = True
+    rows_a_round: int = 1024
 
     def __post_init__(self) -> None:
         if not 0 < self.ridge <= 1:
             raise InputError("compensation.ridge", self.ridge, "lies outside (0, 1]", "try 0.01")
+        if self.rows_a_round < 1:
+            raise InputError("compensation.rows_a_round", self.rows_a_round, "nothing could be fitted", "try 1024")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +101,13 @@ class Compensator:
             str, list[Tensor]
         ] = {}  # of a layer, by module: what readers read, the stream after a site
 
-    def refit(self, advance: Callable[[int], None] = lambda layers: None) -> list[Repair]:
+    def refit(self, advance: Callable[[int], None] = lambda layers: None, *, anew: bool = False) -> list[Repair]:
         """Refit from the first layer on that is not what its weights were fitted to; ``advance`` hears of each layer.
 
-        What comes before that layer stays as it is: nothing that it was fitted to is different.
+        What comes before that layer stays as it is, because nothing that it was fitted to is different; all
+        layers are refitted ``anew`` when what they were fitted to were other rows.
         """
-        masks, repairs, changed = self.masks, list[Repair](), False
+        masks, repairs, changed = self.masks, list[Repair](), anew and bool(self.masks.refits)
         original, compressed = (Walk(masks.model, self._batches, self._settled) for _ in range(2))
         with torch.no_grad(), masked(masks):
             for layer in masks.anatomy.layers.values():
@@ -112,6 +122,10 @@ class Compensator:
                         repairs += self._fit_consumer(compressed, layer, groups, group)
                 compressed.pass_by(layer)
                 advance(1)
+            for module in self._readout if changed else ():
+                with masks.untouched():
+                    self._original = {module: [self._tokens(*each) for each in self._into(original, module)]}
+                repairs.append(self._fit_readout(compressed, module))
         self._original.clear()
         return repairs
 
@@ -171,6 +185,29 @@ class Compensator:
         unscaled = torch.where(scale == 0, _stacked(own, columns), fitted / scale)  # what is scaled to nothing stays
         yield self._put(site, "consumer", _unstacked(unscaled, own, columns), missing, moments.missing(fitted))
 
+    @cached_property
+    def _readout(self) -> list[str]:
+        """What makes the answer of a classifier; the vocabulary of a language model is too wide to be fitted."""
+        return [] if self.examples.tokenwise else readout(self.masks.model, self.masks.anatomy, self._batches[-1])
+
+    def _into(self, walk: Walk, module: str) -> Iterator[tuple[int, Tensor]]:
+        for index, visit in enumerate(walk.look([module])):
+            yield index, visit.inputs[module]
+
+    def _fit_readout(self, walk: Walk, module: str) -> Repair:
+        """Let a linear after the last layer compute what it would of the original's answer."""
+        own = self.masks.own_weights(module)
+        start = _stacked(own, torch.arange(own.weight.shape[1]))
+        moments = Moments(intercept=own.bias is not None)
+        for index, values in self._into(walk, module):
+            moments.add(self._tokens(index, values), _computed(own, self._original[module][index]))
+        missing = moments.missing(start)
+        if missing <= _NOTHING:
+            return self._put(module, "readout", None, missing, missing)
+        fitted = moments.fit(start, self.compensation.ridge)
+        refit = _unstacked(fitted, own, torch.arange(own.weight.shape[1]))
+        return self._put(module, "readout", refit, missing, moments.missing(fitted))
+
     def _scale(self, group: Group) -> Float[Tensor, " outputs"]:
         """What multiplies each output of a consumer before it is added to the stream."""
         if group.scale is None:
@@ -183,7 +220,9 @@ class Compensator:
         self.masks.refit(others if refit is None else {**others, module: refit})
         own = self.masks.own_weights(module).weight
         moved = 0.0 if refit is None else float((wide(refit.weight) - wide(own)).norm() / wide(own).norm())
-        return Repair(linear=self._names[module], role=role, missing_before=before, missing_after=after, moved=moved)
+        return Repair(
+            linear=self._names.get(module, module), role=role, missing_before=before, missing_after=after, moved=moved
+        )
 
     def _tokens(self, index: int, values: Tensor) -> Float[Tensor, "tokens width"]:
         """The real tokens of a batch."""
@@ -231,6 +270,10 @@ def _read_through(own: Refit, fitted: Float[Tensor, "inputs width"], shifts: boo
     if own.bias is None or not shifts:
         return Refit(read, own.bias)
     return Refit(read, (own.bias.double() + weight @ fitted[-1]).to(own.bias.dtype))
+
+
+def _computed(own: Refit, inputs: Float[Tensor, "tokens inputs"]) -> Float[Tensor, "tokens outputs"]:
+    return torch.nn.functional.linear(inputs, wide(own.weight), None if own.bias is None else wide(own.bias))
 
 
 def _stacked(values: Refit, columns: Tensor) -> Float[Tensor, "inputs outputs"]:

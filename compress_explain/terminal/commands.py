@@ -73,6 +73,7 @@ def build_job(config: Config, subject: Subject, splits: Splits) -> Job:
         runtime=config.runtime,
         artifacts=tuple(config.artifacts),
         target=config.build_target(),
+        priced_rows=config.priced_rows,
     )
 
 

@@ -50,7 +50,9 @@ class Lexicon:
     barred: frozenset[str] = field(repr=False)
     batch_size: int = 32
     rehearsals: list[Rehearsal] = field(default_factory=list, repr=False)
-    _last: dict[str, tuple[bytes, Reread]] = field(default_factory=dict, repr=False)  # by split: for which flags
+    _last: dict[str, tuple[bytes, Reread]] = field(
+        default_factory=dict, repr=False
+    )  # by digest of the split: for which flags
 
     @cached_property
     def pieces(self) -> Pieces:
@@ -115,10 +117,10 @@ class Lexicon:
     def read(self, examples: Examples) -> Reread:
         """``examples`` as the model reads them without the tokens that are removed now."""
         state = self.gone.tobytes()
-        known = self._last.get(examples.name)
+        known = self._last.get(examples.digest)
         if known is None or known[0] != state:
-            self._last[examples.name] = (state, self._read_without(examples, self.gone))
-        return self._last[examples.name][1]
+            self._last[examples.digest] = (state, self._read_without(examples, self.gone))
+        return self._last[examples.digest][1]
 
     def reader(self) -> Callable[[Examples], Examples]:
         """What reads any examples as the model does without the tokens that are removed now."""
