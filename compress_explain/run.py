@@ -15,7 +15,7 @@ from compress_explain.predictions import Pairs
 from compress_explain.progress import Progress
 from compress_explain.reinstate import Reinstatement, can_be_helped, noise
 from compress_explain.session import Session, open_session
-from compress_explain.strategy import Quantizing, Situation, menu_of
+from compress_explain.strategy import Quantizing, Situation, menu_of, ranges_of
 
 
 def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False) -> Run:
@@ -49,6 +49,7 @@ def compress(session: Session) -> Pairs:
         author = type(strategy).__name__.lower()
         for round_number in range(strategy.rounds):
             step = f"{position}-{author}-{round_number + 1}"
+            session.find_activations(step, ranges_of(strategy))
             sited = set(strategy.kinds) & set(session.anatomy.kinds)
             if (session.masks.components and sited) or isinstance(strategy, Quantizing):
                 prices = session.price(step, calibration, menu_of(session.anatomy, strategy))

@@ -1,9 +1,23 @@
-"""Strategies: each proposes which components to remove next, as a plan."""
+"""Strategies: each proposes which components to remove or to quantize next, as a plan."""
 
+from .half import Half
 from .heads import Heads
 from .int8_dynamic import Int8Dynamic
+from .int8_static import Int8Static
+from .mixed_precision import MixedPrecision
 from .neurons import Neurons
 from .structured import Structured
 from .vocabulary import Vocabulary
+from .weight_only import WeightOnly
 
-__all__ = ["Heads", "Int8Dynamic", "Neurons", "Structured", "Vocabulary"]
+__all__ = [
+    "Half",
+    "Heads",
+    "Int8Dynamic",
+    "Int8Static",
+    "MixedPrecision",
+    "Neurons",
+    "Structured",
+    "Vocabulary",
+    "WeightOnly",
+]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import pandas as pd
 from transformers import PreTrainedModel
@@ -14,8 +15,9 @@ from compress_explain.anatomy import Anatomy
 from compress_explain.deployment.export import check, export_onnx
 from compress_explain.deployment.facts import LinearFacts
 from compress_explain.deployment.float32 import Float32
-from compress_explain.deployment.scheme import Scheme
+from compress_explain.deployment.scheme import Following, Scheme
 from compress_explain.examples import Examples
+from compress_explain.weight_edits import Found
 
 FILE = "model.onnx"
 
@@ -43,18 +45,23 @@ def deploy(
     path: Path,
     *,
     scheme: Scheme | None = None,
-    quantized: Collection[str] = (),
+    quantized: Mapping[str, str] | Collection[str] = (),
+    found: Found = MappingProxyType({}),
 ) -> Deployed:
     """Write ``model`` to ``path`` with the linears in ``quantized`` stored as ``scheme`` says, the others in float32.
 
     ``anatomy`` is that of the original. The float32 draft is compared with the model on rows of
-    ``examples``, on which a static scheme also finds its ranges.
+    ``examples``, on which a static scheme also finds its ranges. Where ``quantized`` says by which weight edit
+    each linear was simulated, and ``found`` what was found to enter them in the original's coordinates, the
+    file is written accordingly.
 
     Raises:
         InputError: the model cannot be deployed this way.
         ArtifactError: the file does not compute what the model computes.
     """
     chosen = scheme or Float32()
+    if isinstance(chosen, Following) and isinstance(quantized, Mapping):
+        chosen = chosen.following(quantized, found)
     with TemporaryDirectory() as folder:
         draft = export_onnx(model, examples, Path(folder) / FILE, anatomy=anatomy)
         difference = check(draft.path, model, examples)

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from compress_explain.activations import Ranges, find_activations
 from compress_explain.anatomy import read_anatomy
 from compress_explain.compensation import Compensator
 from compress_explain.edits import Edit, Plan, counted
@@ -15,9 +16,11 @@ from compress_explain.job import Job
 from compress_explain.masks import Masks
 from compress_explain.predictions import predict
 from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, expected_joint, price
+from compress_explain.pricing.exact import masked
 from compress_explain.progress import Progress
-from compress_explain.strategy import Quantizing, Situation, menu_of
+from compress_explain.strategy import Quantizing, Situation, menu_of, ranges_of
 from compress_explain.terminal.console import output
+from compress_explain.weight_edits import Activations
 
 
 def rehearse(job: Job, progress: Progress) -> list[Edit]:
@@ -39,6 +42,8 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                 sited = set(strategy.kinds) & set(anatomy.kinds)
                 read = calibration if masks.removed_tokens is None else lexicon.read(calibration).examples
                 label, prices = f"{author} {round_number + 1}", start
+                if ranges := ranges_of(strategy):
+                    masks.activations = _found(masks, read, ranges, job.batch_size)
                 if (proposed and sited) or isinstance(strategy, Quantizing):
                     prices = _priced(job, masks, read, progress, label, menu_of(anatomy, strategy))
                 situation = Situation(
@@ -71,6 +76,12 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     _print_slices(console, joints)
     _print_total(console, anatomy.flops, anatomy.parameters, proposed)
     return proposed
+
+
+def _found(masks: Masks, examples: Examples, ranges: Ranges, batch_size: int) -> dict[str, Activations]:
+    """What enters the linears of the model as it would be then."""
+    with masked(masks):
+        return find_activations(masks, examples, ranges, batch_size=batch_size)
 
 
 def _priced(
