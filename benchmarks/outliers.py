@@ -20,8 +20,8 @@ def with_outliers(
     *,
     scaled: Sequence[int],
     constant: Sequence[int],
-    factor: float = 64.0,
-    size: float = 64.0,
+    factor: float = 100.0,
+    size: float = 100.0,
 ) -> PreTrainedModel:
     """A copy of a BERT that computes the same but for one neuron in each of the layers in ``constant``.
 
