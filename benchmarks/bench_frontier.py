@@ -8,15 +8,20 @@ methods are
 
 compensated   strategy structured, and what is left refitted after every round
 bare          the same strategy, nothing refitted
-magnitude     Torch-Pruning's group magnitude, in one go, then nothing, for scale
+textpruner    after TextPruner (Yang et al. 2022): the size of each head's and neuron's mask gradient, sixteen times over
+taylor        Torch-Pruning's group Taylor importance, in one go
+hessian       Torch-Pruning's group Hessian importance, in one go
+magnitude     Torch-Pruning's group magnitude, in one go
 random        components drawn at random
+
+The peers learn from the labels of the same rows; ours sees none.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -39,7 +44,8 @@ from compress_explain.scores import METRICS, score
 from compress_explain.strategies import Structured
 from compress_explain.strategy import Situation
 
-METHODS = ("compensated", "bare", "magnitude", "random")
+METHODS = ("compensated", "bare", "textpruner", "taylor", "hessian", "magnitude", "random")
+ITERATIONS = 16  # of TextPruner, as in its own best results
 BATCH = 64
 FEWEST = 40  # rows of a slice that is looked at
 ROWS = 1024  # that prices and refits see
@@ -137,27 +143,62 @@ def main() -> None:
 
 
 def _compress(masks: Masks, training: Examples, method: str, kept: float, options: argparse.Namespace) -> None:
-    if method == "magnitude":
-        scores = peers.magnitude(masks, training).scores()
-        _take(masks, sorted(scores, key=lambda component: scores[component]), kept)
-        return
-    if method == "random":
+    if method in ("compensated", "bare"):
+        _ours(masks, training, kept, options, refits=method == "compensated")
+    elif method == "textpruner":
+        _textpruner(masks, training, kept)
+    elif method == "random":
         everything = [component for group in masks.anatomy.groups.values() for component in group.components]
         _take(masks, np.random.default_rng(0).permutation(everything).tolist(), kept)
-        return
+    else:
+        _take(masks, _ascending(_torch_pruning(masks, training, method).scores()), kept)
+
+
+def _ours(masks: Masks, training: Examples, kept: float, options: argparse.Namespace, *, refits: bool) -> None:
     strategy, pricing = Structured(flops_kept=kept, step=options.step), training.draw(options.priced, seed=0)
     compensator = Compensator(masks, training, Compensation(ridge=options.ridge), BATCH)
     for number in range(strategy.rounds):
         prices = price(masks, pricing, kinds=strategy.kinds, batch_size=BATCH, moves=MOVES)
         situation = Situation(anatomy=masks.anatomy, prices=prices, removed=masks.removed, round=number)
         masks.remove(edit.component for edit in strategy.plan(situation))
-        if method == "compensated":
+        if refits:
             compensator.refit()
 
 
-def _take(masks: Masks, order: Sequence[str], kept: float) -> None:
-    """Remove components in ``order`` until only ``kept`` of the FLOPs are left; each group keeps one."""
-    need = (1 - kept) * masks.anatomy.flops
+def _torch_pruning(masks: Masks, training: Examples, method: str) -> peers.Ranking:
+    if method == "taylor":
+        return peers.taylor(masks, training, loss=peers.classification_loss, batch_size=BATCH)
+    if method == "hessian":
+        return peers.hessian(masks, training, loss=peers.classification_loss)
+    return peers.magnitude(masks, training)
+
+
+def _textpruner(masks: Masks, training: Examples, kept: float) -> None:
+    """Heads and neurons in proportion, those of one kind ranked over all layers, and scored anew after every part.
+
+    The package itself no longer runs: it passes the masks of heads to models that ignore them now.
+    """
+    for iteration in range(1, ITERATIONS + 1):
+        scores = peers.michel(masks, training, loss=peers.classification_loss, batch_size=BATCH).scores()
+        until = 1 - (1 - kept) * iteration / ITERATIONS
+        for kind in ("head", "neuron"):
+            of_kind = {name for group in masks.anatomy.of_kind(kind) for name in group.components}
+            left = [name for name in _ascending(scores) if name in of_kind and not masks.is_removed(name)]
+            _take(masks, left, until, of_kind)
+
+
+def _ascending(scores: dict[str, float]) -> list[str]:
+    return sorted(scores, key=lambda component: scores[component])
+
+
+def _take(masks: Masks, order: Sequence[str], kept: float, among: Collection[str] = ()) -> None:
+    """Remove components in ``order`` until only ``kept`` of the FLOPs are left; each group keeps one.
+
+    Counted are those of ``among``, or of all layers.
+    """
+    groups = [group for group in masks.anatomy.groups.values() if not among or group.components[0] in among]
+    left = sum(group.flops * int((~masks.removed[group.name]).sum()) for group in groups)
+    need = left - kept * sum(group.flops * group.count for group in groups)
     for component in order:
         group, _ = masks.anatomy.locate(component)
         if need <= 0:

@@ -108,6 +108,19 @@ def test_taylor_is_the_weight_times_its_gradient_on_the_rows_of_the_slice(family
         np.testing.assert_allclose(ranking.slices[slice_name], expected, rtol=2e-3)
 
 
+def test_hessian_is_the_squared_weight_times_the_mean_squared_gradient_of_a_row():
+    masks, examples, loss = subject("bert", False)
+    ranking = peers.hessian(masks, examples, loss=loss)
+    squares = {}
+    for batch in examples.batches(1):
+        masks.model.zero_grad()
+        loss(masks.model, batch.inputs, torch.from_numpy(examples.labels[batch.rows])).sum().backward()
+        for each in masks.model.parameters():
+            squares[each] = squares.get(each, 0) + each.grad.square() / len(examples)
+    expected = weight_scores(masks, lambda parameter: (parameter.square() * squares[parameter]).detach())
+    np.testing.assert_allclose(ranking.slices["all"], expected, rtol=2e-3)
+
+
 def weight_scores(masks, of):
     """Per component the mean over its channels, producers and consumer of ``of(weight)``, over the layer's mean."""
     scores = []
@@ -126,7 +139,7 @@ def rows_of(producer, of):
     return of(producer.weight).sum(1 if isinstance(producer, torch.nn.Linear) else 0)
 
 
-@pytest.mark.parametrize("method", [peers.michel, peers.taylor, peers.captum, peers.leave_one_out])
+@pytest.mark.parametrize("method", [peers.michel, peers.taylor, peers.hessian, peers.captum, peers.leave_one_out])
 def test_nobody_leaves_a_trace_on_the_model(method):
     masks, examples, loss = subject("gpt2", True)
     before = {name: value.clone() for name, value in masks.model.state_dict().items()}
