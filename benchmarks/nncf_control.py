@@ -40,18 +40,15 @@ class Validation:
     def __init__(self) -> None:
         self.calls: list[dict[str, float]] = []
 
-    def __call__(self, model: Any, rows: Iterable[Row]) -> tuple[float, list[np.ndarray]]:
+    def __call__(self, model: Any, rows: Iterable[Row]) -> tuple[float, list[float]]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        right, logits = [], []
-        for inputs, label in rows:
-            logits.append(session.run(None, inputs)[0])
-            right.append(int(logits[-1].argmax()) == label)
+        right = [float(session.run(None, inputs)[0].argmax() == label) for inputs, label in rows]
         accuracy = sum(right) / len(right)
         self.calls.append({"rows": len(right), "accuracy": accuracy})
         print(f"validated {len(right)} rows: {accuracy:.4f}", flush=True)
-        return accuracy, logits
+        return accuracy, right
 
 
 def linears(model: onnx.ModelProto) -> Iterator[tuple[str, bool]]:

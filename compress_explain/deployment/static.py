@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -44,7 +44,8 @@ class Int8Static:
     :func:`~compress_explain.deployment.smooth.smoothed` made.
 
     ``found`` is what is known of some linears' inputs already: their ranges are those, and where there is
-    a divisor the input is divided by it before it is rounded. No examples are needed then.
+    a divisor the input is divided by it before it is rounded. No examples are needed then, and what else reads
+    the same tensor, as the residual stream does, reads it in full.
 
     Raises:
         InputError: on creation, for a percentile outside of (0, 100].
@@ -88,7 +89,7 @@ class Int8Static:
             raise InputError(
                 "found", missing[0], "nothing is known of its input", "give the activations of every linear"
             )
-        moved = Source(model=_divided(opened, found), chosen=opened.chosen)
+        moved = Source(model=_apart(opened, found), chosen=opened.chosen)
         written = drafted(lambda draft: self._fix(moved, found, draft)) if moved.chosen else moved.copy()
         return finish(moved, written, target, self.name, self.embeddings)
 
@@ -137,21 +138,28 @@ def _range(activations: Activations) -> TensorData:
     return TensorData(lowest=np.float32(activations.low), highest=np.float32(activations.high))
 
 
-def _divided(source: Source, found: Found) -> ModelProto:
-    """The model with a product before each chosen linear whose input is divided, and its weight multiplied."""
+def _apart(source: Source, found: Found) -> ModelProto:
+    """The model with inputs of their own for the chosen linears: what else reads the tensor is not to be rounded.
+
+    Where an input is divided that is a product, and the weight is multiplied.
+    """
     model = source.copy()
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = []
+    nodes, apart = list[NodeProto](), set[str]()
     for node in model.graph.node:
-        divisor = found[node.name].divisor if node.name in source.chosen else None
-        if divisor is not None:
-            weight, name = weights[node.name + WEIGHT], node.name + ".factor"
-            moved = numpy_helper.to_array(weight) * divisor.numpy()[:, None]
-            weight.CopyFrom(numpy_helper.from_array(moved, weight.name))
-            model.graph.initializer.append(numpy_helper.from_array((1 / divisor).numpy(), name))
-            narrowed = node.name + ".narrowed"
-            nodes.append(onnx.helper.make_node("Mul", [node.input[0], name], [narrowed], name=narrowed))
-            node.input[0] = narrowed
+        if node.name in source.chosen:
+            divisor = found[node.name].divisor
+            read, own = node.input[0], (node.input[0] if divisor is None else node.name) + ".narrowed"
+            if divisor is not None:
+                weight, name = weights[node.name + WEIGHT], node.name + ".factor"
+                moved = numpy_helper.to_array(weight) * divisor.numpy()[:, None]
+                weight.CopyFrom(numpy_helper.from_array(moved, weight.name))
+                model.graph.initializer.append(numpy_helper.from_array((1 / divisor).numpy(), name))
+                nodes.append(onnx.helper.make_node("Mul", [read, name], [own], name=own))
+            elif own not in apart:
+                nodes.append(onnx.helper.make_node("Identity", [read], [own], name=own))
+            apart.add(own)
+            node.input[0] = own
         nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
