@@ -40,7 +40,7 @@ MAX_DROP = 0.01
 NNCF_FORMS = ("transformer", "plain")
 
 
-def prepare(models: Path, data: Path, folder: Path) -> tuple[Subject, Splits]:
+def prepare(models: Path, data: Path, folder: Path, ranking_rows: int) -> tuple[Subject, Splits]:
     """The model with outliers, its rows, and both in the forms that NNCF takes, in ``folder``."""
     original = load_subject(str(models / "minilm-sst2"), "text-classification")
     changed = with_outliers(original.model, scaled=SCALED, constant=CONSTANT)
@@ -57,7 +57,7 @@ def prepare(models: Path, data: Path, folder: Path) -> tuple[Subject, Splits]:
     )
     export_onnx(subject.model, splits.calibration, folder / "model.onnx", anatomy=read_anatomy(subject.model, 64))
     np.savez(folder / "rows.npz", **{k: v for part in splits for k, v in padded(part)})
-    facts = {"max_drop": MAX_DROP, "accuracy": before, "accuracy with outliers": after}
+    facts = {"max_drop": MAX_DROP, "ranking_rows": ranking_rows, "accuracy": before, "accuracy with outliers": after}
     (folder / "job.json").write_text(json.dumps(facts))
     return subject, splits
 
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="for what is made and found")
     parser.add_argument("--nncf", type=Path, help="the Python interpreter of an environment with nncf")
     parser.add_argument("--forms", default=",".join(NNCF_FORMS), help="NNCF's model type: transformer, plain")
+    parser.add_argument("--ranking-rows", type=int, default=300, help="that NNCF ranks on; 300 unless told otherwise")
     parser.add_argument("--to", default="int8_dynamic", help="in YAML")
     parser.add_argument("--loss", type=float, default=0.02, help="nats of KL that may be expected")
     parser.add_argument(
@@ -121,7 +122,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
-    subject, splits = prepare(options.models, options.data, options.folder)
+    subject, splits = prepare(options.models, options.data, options.folder, options.ranking_rows)
     results = {}
     strategies = {"mixed": MixedPrecision(to=yaml.safe_load(options.to), loss=options.loss)}
     strategies |= {"plain": Int8Dynamic()} if options.plain else {}

@@ -81,7 +81,9 @@ def main(folder: Path, name: str) -> None:
         drop_type=DropType.ABSOLUTE,
         subset_size=len(tables["calibration:labels"]),
         model_type=ModelType.TRANSFORMER if name == "transformer" else None,
-        advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(num_ranking_workers=1),
+        advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(
+            num_ranking_workers=1, ranking_subset_size=job["ranking_rows"]
+        ),
     )
     onnx.save(quantized, folder / f"nncf-{name}.onnx")
     whole = len(tables["validation:labels"])

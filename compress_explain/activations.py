@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Float64
@@ -19,7 +18,6 @@ from compress_explain.masks import Masks
 from compress_explain.refits import weights_of
 from compress_explain.weight_edits import Activations, Found
 
-Method = Literal["minmax", "percentile", "entropy"]
 _METHODS = ("minmax", "percentile", "entropy")
 _BINS = 4096  # of a histogram
 _LEVELS = 256
@@ -39,7 +37,7 @@ class Ranges:
         InputError: on creation, for values outside of these.
     """
 
-    method: Method = "minmax"
+    method: str = "minmax"
     percentile: float = 99.999
     smooth: float | None = None
 

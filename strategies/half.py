@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from compress_explain.edits import Edit
 from compress_explain.errors import InputError
@@ -28,7 +28,7 @@ class Half:
     as where reading weights takes the time.
     """
 
-    format: Literal["float16", "bfloat16"] = "float16"
+    format: str = "float16"
     float_kept: float = 0.0
     embeddings: bool = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from compress_explain.activations import Ranges
 from compress_explain.edits import Edit
@@ -27,7 +27,7 @@ class Int8Static:
     ``speedup`` are those of ``int8_dynamic``.
     """
 
-    calibration: Literal["minmax", "percentile", "entropy"] = "minmax"
+    calibration: str = "minmax"
     percentile: float = 99.999
     smooth: float | None = None
     float_kept: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from compress_explain.edits import Edit
 from compress_explain.errors import InputError
@@ -28,9 +28,9 @@ class WeightOnly:
     takes the time; with many tokens at once it is slower than in float32.
     """
 
-    bits: Literal[4, 8] = 4
+    bits: int = 4
     block: int = 32
-    method: Literal["rtn", "hqq"] = "rtn"
+    method: str = "rtn"
     float_kept: float = 0.0
     embeddings: int = 8
 
