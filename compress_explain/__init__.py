@@ -21,6 +21,7 @@ from compress_explain.replay import replay
 from compress_explain.scores import Score
 from compress_explain.slices import SliceRule
 from compress_explain.strategy import Situation, Strategy, check_strategy
+from compress_explain.target import Target
 
 __all__ = [
     "Anatomy",
@@ -48,6 +49,7 @@ __all__ = [
     "Splits",
     "Strategy",
     "Subject",
+    "Target",
     "Verdict",
     "check_evaluator",
     "check_strategy",

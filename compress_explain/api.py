@@ -20,6 +20,7 @@ from compress_explain.reinstate import Reinstatement
 from compress_explain.run import execute
 from compress_explain.slices import SliceRule
 from compress_explain.strategy import Strategy
+from compress_explain.target import Target
 
 COMPENSATION = Compensation()
 
@@ -42,6 +43,7 @@ def compress(
     batch_size: int = 32,
     redact: bool = False,
     runtime: Literal["torch", "onnx"] = "torch",
+    target: Target | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
@@ -51,8 +53,8 @@ def compress(
     ``data`` says where the splits are (then ``slices`` are cut from them), or is what
     :func:`load_splits` gave. Without ``compensation`` what is left keeps its weights. What is judged
     is what runs: the torch checkpoint, or with ``runtime="onnx"``, and whenever a strategy
-    quantizes, an ONNX file. Registries are
-    asked first whether they can be reached, and are given the run when it is complete.
+    quantizes, an ONNX file. A strategy without a budget buys what the ``target`` asks for, and how
+    fast the deployed model then is is measured. Registries are asked first whether they can be reached, and are given the run when it is complete.
 
     Raises:
         InputError: something about the input or the output folder is wrong.
@@ -76,6 +78,7 @@ def compress(
         batch_size=batch_size,
         redact=redact,
         runtime=runtime,
+        target=target,
     )
     progress = progress or Progress(quiet=True)
     run = execute(job, Path(out), progress, resume=resume)

@@ -21,6 +21,7 @@ from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.slices import SliceRule, SliceSection
 from compress_explain.strategy import Strategy
+from compress_explain.target import Target, check_open
 
 
 class DataSection(Section):
@@ -63,6 +64,13 @@ class AuditSection(Section):
     rows: int = Field(default=256, ge=2)
 
 
+class TargetSection(Section):
+    speedup: float | None = None
+    latency_p50_ms: float | None = None
+    batch: int = 1
+    tokens: int | None = None
+
+
 class Config(Section):
     """Every key of a configuration file, with its default."""
 
@@ -83,6 +91,7 @@ class Config(Section):
     threads: int | None = Field(default=None, ge=1)
     redact: bool = False
     runtime: Literal["torch", "onnx"] = "torch"
+    target: TargetSection | None = None
 
     def data_spec(self) -> DataSpec:
         return DataSpec(**self.data.model_dump())
@@ -104,6 +113,9 @@ class Config(Section):
 
     def build_compensation(self) -> Compensation | None:
         return None if self.compensation is None else Compensation(**self.compensation.model_dump())
+
+    def build_target(self) -> Target | None:
+        return None if self.target is None else Target(**self.target.model_dump())
 
     def build_audit(self) -> AuditPlan:
         return AuditPlan(**self.audit.model_dump())
@@ -141,6 +153,7 @@ def _check_parts(config: Config) -> None:
         config.build_evaluators,
         config.build_gates,
         config.build_registries,
+        config.build_target,
     ):
         try:
             build()
@@ -149,6 +162,7 @@ def _check_parts(config: Config) -> None:
         except InputError as error:
             faults.append(error)
     if not faults:
+        check_open(config.build_strategies(), config.build_target())
         metrics = {metric for evaluator in config.build_evaluators() for metric in evaluator.metrics}
         gates = config.build_gates()
         check_gates(gates, metrics, [gate.slice for gate in gates] if config.slices else [])
@@ -211,6 +225,7 @@ def _named(kind: str, entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict
 _SECTIONS: dict[str, type[Section]] = {
     "data": DataSection, "slices": SliceSection, "gates": GateSection, "reinstatement": ReinstatementSection,
     "audit": AuditSection, "compensation": CompensationSection,
+    "target": TargetSection,
 }  # fmt: skip
 
 

@@ -99,8 +99,11 @@ class Examples:
         chosen = np.arange(len(self)) if rows is None else rows
         order = chosen[np.argsort(-self.lengths[chosen], kind="stable")]
         for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            yield Batch({name: self._pad(name, values, rows) for name, values in self.inputs.items()}, rows)
+            yield self.batch(order[start : start + size])
+
+    def batch(self, rows: Int[np.ndarray, " chosen"]) -> Batch:
+        """Those rows, in that order."""
+        return Batch({name: self._pad(name, values, rows) for name, values in self.inputs.items()}, rows)
 
     def slice_matrix(self, rows: Int[np.ndarray, " batch"]) -> Tensor:
         """Membership of ``rows`` in the slices, ``(slices, batch)``, as float."""

@@ -14,12 +14,15 @@ from compress_explain.errors import InputError
 from compress_explain.evaluator import Evaluator
 from compress_explain.gates import EVERY, Gate, check_gates
 from compress_explain.masks import Masks
+from compress_explain.meters import Storage
 from compress_explain.models import Subject
 from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.strategy import Quantizing, Strategy
+from compress_explain.target import Target, check_open
 from compress_explain.vocabulary import Lexicon
+from compress_explain.weight_edits import weight_edit
 
 if TYPE_CHECKING:
     from compress_explain.deployment.scheme import Scheme
@@ -42,8 +45,10 @@ class Job:
     batch_size: int = 32
     redact: bool = False
     runtime: Literal["torch", "onnx"] = "torch"
+    target: Target | None = None
 
     def __post_init__(self) -> None:
+        check_open(self.strategies, self.target)
         quantizing = [type(each).__name__.lower() for each in self.strategies if isinstance(each, Quantizing)]
         if len(quantizing) > 1:
             raise InputError("strategies", quantizing, "a file has one scheme for its linears", "name one of them")
@@ -66,6 +71,15 @@ class Job:
     def deploys_onnx(self) -> bool:
         """Whether an ONNX file is deployed and judged: when it is asked for, or something is quantized."""
         return self.runtime == "onnx" or any(isinstance(each, Quantizing) for each in self.strategies)
+
+    @property
+    def storage(self) -> Storage:
+        """How the deployed file stores weights."""
+        names = [name for each in self.strategies if isinstance(each, Quantizing) for name in each.weight_edits]
+        bits = getattr(self.scheme, "embeddings", 32)
+        if isinstance(bits, bool):  # a scheme of 16 bits stores tables so, or leaves them
+            bits = 16 if bits else 32
+        return Storage(edit=weight_edit(names[0]) if names else None, table_bits=bits)
 
     def lexicon(self, masks: Masks) -> Lexicon:
         """The tokens of the model under ``masks``."""
@@ -94,6 +108,7 @@ class Job:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "runtime": self.runtime,
+            "target": None if self.target is None else asdict(self.target),
         }
 
     def identity(self) -> str:

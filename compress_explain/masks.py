@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from compress_explain.anatomy import Anatomy, Group
 from compress_explain.embedding import TOKENS, Embedding
 from compress_explain.errors import EditError
-from compress_explain.refits import Refit, Refits, put, refittable, weights_of
+from compress_explain.refits import Refit, Refits, put, refittable, tunable, weights_of
 from compress_explain.weight_edits import Activations, Prepared, WeightEdit, knowing, weight_edit
 from compress_explain.weight_edits.narrowed import Narrowed
 
@@ -38,7 +38,7 @@ class Masks:
         }
         self._coordinates: dict[str, Bool[Tensor, " width"] | None] = dict.fromkeys(self.removed)
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
-        self._own = {name: weights_of(model, name) for name in refittable(anatomy)}
+        self._own = {name: weights_of(model, name) for name in dict.fromkeys([*refittable(anatomy), *tunable(model)])}
         self.refits: dict[str, Refit] = {}
         self.fitted_to = self._flags()  # what was removed when ``refits`` were made; nothing, if there are none
         self.quantized: dict[str, str] = {}  # by linear: the weight edit that it is under
@@ -97,12 +97,22 @@ class Masks:
         flags = self.removed.get(TOKENS)
         return flags if flags is not None and flags.any() else None
 
+    def removed_after(self, more: Iterable[str], fewer: Iterable[str]) -> dict[str, Bool[Tensor, " count"]]:
+        """The flags of each group as they would be with ``more`` components off and ``fewer``; linears and tokens aside."""
+        flags = self._flags(like=self.removed)
+        for off, components in ((True, more), (False, fewer)):
+            for component in components:
+                name, _, index = component.rpartition(".")
+                if name in self.anatomy.groups:
+                    flags[name][int(index)] = off
+        return flags
+
     def _flags(self, like: dict[str, Bool[Tensor, " count"]] | None = None) -> dict[str, Bool[Tensor, " count"]]:
         """Flags of their own over every group: as in ``like``, or none set."""
         return {name: like[name].clone() if like else torch.zeros_like(flags) for name, flags in self.removed.items()}
 
     def own_weights(self, module: str) -> Refit:
-        """What a linear came with."""
+        """What a linear or norm came with."""
         return self._own[module]
 
     @contextmanager

@@ -222,6 +222,7 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
                    for split in session.job.splits},
         "artifact": "artifact" if materialized else None,
         "deployed": _deployed(ledger, anatomy),
+        "target": _target(session),
     }  # fmt: skip
 
 
@@ -237,6 +238,14 @@ def _deployed(ledger: Ledger, anatomy: Anatomy) -> dict[str, Any] | None:
         **made.body,
         "beside_masked": compared.body,
     }
+
+
+def _target(session: Session) -> dict[str, Any] | None:
+    """What was aimed at and what was measured; nothing is measured where no artifact was written."""
+    target, measured = session.job.target, session.ledger.find("timed", "artifact")
+    if target is None:
+        return None
+    return measured.body if measured else {"aim": target.words, "met": None}
 
 
 def _token_counts(anatomy: Anatomy, by_status: pd.Series) -> dict[str, dict[str, int]]:

@@ -17,20 +17,22 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor_name(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version_of(name) for name in _PACKAGES},
     }
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """The version of an installed package, in words where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """The model of this machine's processor."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as stream:
             return next(line.partition(":")[2].strip() for line in stream if line.startswith("model name"))

@@ -5,106 +5,112 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from compress_explain.budget import Budget
 from compress_explain.edits import Edit
 from compress_explain.errors import InputError
 from compress_explain.examples import ALL
+from compress_explain.meters import Meter, taken
 from compress_explain.pricing.prices import Prices
 from compress_explain.strategy import Situation
 
 _PORTIONS = 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How much to remove: a ``share`` of the components of a kind, or down to a share of FLOPs.
-
-    ``flops_kept`` is the share of the FLOPs of all layers that remains after the strategy, also
-    counting what earlier strategies took. ``floor`` is the share of each group that always stays,
-    ``bite`` the share of what it has left that a group may lose in one round. ``proportional``
-    rounds each take the same share of the FLOPs that are left, even ones the same amount.
-
-    What is cheap is measured ``by`` expected KL, or by that of softened predictions: a model is
-    sure of itself on the rows that it was trained on, and there KL hears only of the few in doubt.
-    The latter also tells what components of a group cost ``together``, where prices hold their moves.
-    """
-
-    share: float | None
-    flops_kept: float | None
-    floor: float
-    rounds: int
-    bite: float = 1.0
-    proportional: bool = False
-    by: Literal["kl", "soft_kl"] = "kl"
-    together: bool = False
-
-    def check(self, strategy: str) -> None:
-        """Raises InputError unless exactly one target is set and everything is in range."""
-        if (self.share is None) == (self.flops_kept is None):
-            raise InputError(
-                f"strategies: {strategy}",
-                {"share": self.share, "flops_kept": self.flops_kept},
-                "exactly one target is needed",
-                "give share (of components removed) or flops_kept (of layer FLOPs that remain)",
-            )
-        for name, value, low_open in (("share", self.share, False), ("flops_kept", self.flops_kept, True)):
-            if value is not None and not (0 < value <= 1 if low_open else 0 <= value < 1):
-                interval = "(0, 1]" if low_open else "[0, 1)"
-                raise InputError(
-                    f"strategies: {strategy}.{name}", value, f"lies outside {interval}", "give a share such as 0.3"
-                )
-        if not 0 <= self.floor < 1:
-            raise InputError(f"strategies: {strategy}.floor", self.floor, "lies outside [0, 1)", "try 0.1")
-        if not 0 < self.bite <= 1:
-            raise InputError(f"strategies: {strategy}.bite", self.bite, "lies outside (0, 1]", "try 0.35")
-        if not 1 <= self.rounds <= 100:
-            raise InputError(f"strategies: {strategy}.rounds", self.rounds, "lies outside 1..100", "try 4")
-
-
 def cheapest(situation: Situation, kinds: Sequence[str], budget: Budget) -> tuple[Edit, ...]:
-    """The removals of this round: components of ``kinds``, all in one order of expected KL per FLOP.
+    """The removals of this round: components of ``kinds``, all in one order of expected KL per unit of the budget.
 
-    The KL divergence from the present predictions ranks, not the signed loss: many small edits
-    that each seem to help push the decision in one direction together. Measured on MiniLM/SST-2 at
-    60% of FLOPs kept: accuracy .883 by KL, .491 by loss.
+    That is per FLOP, parameter, byte or millisecond saved. The KL divergence from the present
+    predictions ranks, not the signed loss: many small edits that each seem to help push the decision
+    in one direction together. Measured on MiniLM/SST-2 at 60% of FLOPs kept: accuracy .883 by KL,
+    .491 by loss.
+
+    Raises:
+        InputError: the budget cannot be reached however much is removed, or it is left to a target that there is not.
     """
     prices = situation.prices
     mine = np.flatnonzero(np.isin(prices.kind_of, kinds))
     shares = {kind: prices.decision_shares(kind) for kind in dict.fromkeys(prices.kind_of[mine])}
     candidates = int((~prices.restores[mine]).sum())
+    unit = budget.meter(situation).unit
     return tuple(
-        _edit(prices, index, shares[prices.kinds[index]][:, index], rank, candidates)
+        _edit(
+            prices, index, shares[prices.kinds[index]][:, index], f"{ordinal(rank)} cheapest of {candidates} per {unit}"
+        )
         for index, rank in _chosen(situation, kinds, budget, mine)
     )
 
 
+def rounds_to_go(situation: Situation, budget: Budget, step: float) -> int:
+    """How many rounds that each take the share ``step`` of what is left, and can go, lead to the budget from here."""
+    meter = budget.meter(situation)
+    rest = meter.rest(situation.removed)
+    left = taken(meter, situation.removed, situation.anatomy) - rest
+    share = min(max((budget.wanted(situation) - rest) / max(left, 1e-12), 0.01), 1.0)
+    return max(1, round(math.log(share) / math.log(1 - step)))
+
+
 def _chosen(situation: Situation, kinds: Sequence[str], budget: Budget, mine: np.ndarray) -> Iterator[tuple[int, int]]:
     """Components until the goal of this round is reached, each with its rank when it was chosen."""
-    prices, room, goal = situation.prices, _room(situation, kinds, budget), _goal(situation, kinds, budget)
+    prices, goal = situation.prices, _goal(situation, kinds, budget)
     group_of = {index: situation.anatomy.locate(prices.components[index])[0].name for index in mine.tolist()}
-    costs = _Costs(prices, budget, {name: mine[[group_of[index] == name for index in mine.tolist()]] for name in room})
+    purse = _Purse(situation, kinds, budget)
+    costs = _Costs(
+        prices, budget, {name: mine[[group_of[index] == name for index in mine.tolist()]] for name in purse.room}
+    )
     left = mine[~prices.restores[mine]]
-    count = flops = 0
     for portion in range(1, costs.portions + 1):
         until = goal.part(portion / costs.portions)
-        order = left[np.lexsort((left, costs.now[left] / prices.flops[left]))]  # ties in the order of the anatomy
-        taken = list[int]()
-        for rank, index in enumerate(order.tolist(), start=count + 1):
-            if until.reached(count, flops + int(prices.flops[index])):
+        worth = purse.worth()
+        saves = np.array([worth[group_of[index]] for index in left.tolist()])
+        left, saves = left[saves > 0], saves[saves > 0]
+        per_unit = costs.now[left] / saves
+        order = left[np.lexsort((left, per_unit))]  # ties in the order of the anatomy
+        chosen = list[int]()
+        for rank, index in enumerate(order.tolist(), start=purse.count + 1):
+            group = group_of[index]
+            if until.reached(purse.count, purse.saved + max(purse.next(group), worth[group])):
                 if portion < costs.portions:
                     break
                 continue  # something smaller may still fit
-            if room[group_of[index]] > 0:
-                room[group_of[index]] -= 1
-                count += 1
-                flops += int(prices.flops[index])
-                taken.append(index)
+            if purse.room[group] > 0:
+                purse.take(group)
+                chosen.append(index)
                 yield index, rank
-        costs.take(taken)
-        left = np.setdiff1d(left, taken)
+        costs.take(chosen)
+        left = np.setdiff1d(left, chosen)
+
+
+class _Purse:
+    """What is chosen in one round, counted by the budget's meter."""
+
+    def __init__(self, situation: Situation, kinds: Sequence[str], budget: Budget) -> None:
+        self.room = _room(situation, kinds, budget)  # by group: how many more it can lose
+        self.count, self.saved = 0, 0.0
+        self._meter: Meter = budget.meter(situation)
+        self._left = {name: int((~situation.removed[name]).sum()) for name in self.room}
+
+    def next(self, group: str) -> float:
+        """What one component less of a group saves."""
+        left = self._left[group]
+        return self._meter.of(group, left) - self._meter.of(group, left - 1) if left else 0.0
+
+    def worth(self) -> dict[str, float]:
+        """What a component of each group saves, on average over all that it can still lose this round."""
+        return {name: self._average(name, max(1, room)) for name, room in self.room.items()}
+
+    def take(self, group: str) -> None:
+        self.saved += self.next(group)
+        self.room[group] -= 1
+        self._left[group] -= 1
+        self.count += 1
+
+    def _average(self, group: str, many: int) -> float:
+        left = self._left[group]
+        many = min(many, left)
+        return (self._meter.of(group, left) - self._meter.of(group, left - many)) / many if many else 0.0
 
 
 class _Costs:
@@ -141,34 +147,63 @@ class _Costs:
 @dataclass(frozen=True)
 class _Goal:
     count: int | None
-    flops: float | None
+    amount: float | None
 
-    def reached(self, chosen: int, flops_with_next: int) -> bool:
+    def reached(self, chosen: int, saved_with_next: float) -> bool:
         """Whether one more component would go beyond the goal."""
         if self.count is not None:
             return chosen >= self.count
-        return self.flops is not None and flops_with_next > self.flops
+        return self.amount is not None and saved_with_next > self.amount
 
     def part(self, share: float) -> _Goal:
         """A share of it."""
-        count, flops = self.count, self.flops
-        return _Goal(None if count is None else round(count * share), None if flops is None else flops * share)
+        count, amount = self.count, self.amount
+        return _Goal(None if count is None else round(count * share), None if amount is None else amount * share)
 
 
 def _goal(situation: Situation, kinds: Sequence[str], budget: Budget) -> _Goal:
     """What this round still has to remove."""
-    progress = (situation.round + 1) / budget.rounds
+    rounds = situation.rounds or budget.rounds
     if budget.share is not None:
         total = sum(group.count for group in situation.anatomy.of_kind(*kinds))
         gone = sum(int(situation.removed[group.name].sum()) for group in situation.anatomy.of_kind(*kinds))
-        return _Goal(count=round(total * budget.share * progress) - gone, flops=None)
-    assert budget.flops_kept is not None
-    saved = situation.anatomy.saved(dict(situation.removed))[1]
-    whole, rounds_left = situation.anatomy.flops, budget.rounds - situation.round
-    left, wanted = whole - saved, whole * budget.flops_kept
-    if budget.proportional:
-        return _Goal(count=None, flops=max(0.0, left - left * (wanted / left) ** (1 / rounds_left)))
-    return _Goal(count=None, flops=max(0.0, left - wanted) / rounds_left)
+        return _Goal(count=round(total * budget.share * (situation.round + 1) / rounds) - gone, amount=None)
+    meter, rounds_left = budget.meter(situation), rounds - situation.round
+    wanted, left = budget.wanted(situation), taken(meter, situation.removed, situation.anatomy)
+    _refuse_out_of_reach(situation, kinds, budget, meter)
+    if not budget.proportional:
+        return _Goal(count=None, amount=max(0.0, left - wanted) / rounds_left)
+    rest = meter.rest(situation.removed)
+    can_go, stays = left - rest, max(wanted - rest, 0.0)
+    if can_go <= 0:
+        return _Goal(count=None, amount=0.0)
+    return _Goal(count=None, amount=max(0.0, can_go - can_go * (stays / can_go) ** (1 / rounds_left)))
+
+
+def _refuse_out_of_reach(situation: Situation, kinds: Sequence[str], budget: Budget, meter: Meter) -> None:
+    """A budget of FLOPs is taken for a direction, as it always was; the others are promises."""
+    if budget.flops_kept is not None:
+        return
+    left = taken(meter, situation.removed, situation.anatomy)
+    for group in situation.anatomy.of_kind(*kinds):
+        now = int((~situation.removed[group.name]).sum())
+        left -= meter.of(group.name, now) - meter.of(group.name, min(now, math.ceil(budget.floor * group.count)))
+    wanted = budget.wanted(situation)
+    if left > wanted:
+        raise InputError(
+            "target" if budget.left_to_target else "budget",
+            f"{_amount(wanted)} {meter.unit}s",
+            f"out of reach: {_amount(left)} of {_amount(meter.original)} stay when everything is gone that may go",
+            "ask for less, lower floor, or add a strategy that saves elsewhere (vocabulary bytes, int8_dynamic bytes and time)",
+        )
+
+
+def _amount(value: float) -> str:
+    """
+    >>> _amount(12850.0), _amount(4.256)
+    ('12,850', '4.26')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _room(situation: Situation, kinds: Sequence[str], budget: Budget) -> dict[str, int]:
@@ -181,13 +216,13 @@ def _room(situation: Situation, kinds: Sequence[str], budget: Budget) -> dict[st
     return room
 
 
-def _edit(prices: Prices, index: int, share: np.ndarray, rank: int, candidates: int) -> Edit:
+def _edit(prices: Prices, index: int, share: np.ndarray, place: str) -> Edit:
     loss = float(prices.loss_change()[index])
     return Edit(
         component=prices.components[index],
         kind=prices.kinds[index],
         action="remove",
-        reason=_reason(prices, index, share, rank, candidates),
+        reason=_reason(prices, index, share, place),
         expected_loss_change=loss,
         parameters_saved=int(prices.parameters[index]),
         flops_saved=int(prices.flops[index]),
@@ -195,9 +230,9 @@ def _edit(prices: Prices, index: int, share: np.ndarray, rank: int, candidates: 
     )
 
 
-def _reason(prices: Prices, index: int, share: np.ndarray, rank: int, candidates: int) -> str:
+def _reason(prices: Prices, index: int, share: np.ndarray, place: str) -> str:
     loss = prices.loss_change()[index]
-    text = f"{ordinal(rank)} cheapest of {candidates} per FLOP; expected {loss:+.2g} nats"
+    text = f"{place}; expected {loss:+.2g} nats"
     if len(prices.slices) > 1:
         worst = int(np.argmax(share[1:])) + 1
         text += f"; carries {100 * share[worst]:.2g}% of the decision on slice {prices.slices[worst]}"

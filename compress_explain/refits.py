@@ -1,4 +1,4 @@
-"""Linears that compute with other weights than they came with: in memory, in a model, in a file."""
+"""Modules that compute with other weights than they came with: in memory, in a model, in a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -18,9 +18,9 @@ from compress_explain.anatomy import Anatomy, Removed
 
 @dataclass(frozen=True)
 class Refit:
-    """A weight, always ``(outputs, inputs)`` of the original, and a bias; None where there is none."""
+    """A weight of the original's shape, that of a linear always ``(outputs, inputs)``, and a bias; None where there is none."""
 
-    weight: Float[Tensor, "outputs inputs"] = field(repr=False)
+    weight: Float[Tensor, "outputs ..."] = field(repr=False)
     bias: Float[Tensor, " outputs"] | None = field(repr=False)
 
 
@@ -33,16 +33,28 @@ def refittable(anatomy: Anatomy) -> list[str]:
     return list(dict.fromkeys(module for modules in found for module in modules))
 
 
+def tunable(model: PreTrainedModel) -> list[str]:
+    """Linears and norms, wherever they stand; no table of tokens or positions, and nothing that shares its weights with one."""
+    tables = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
+    return [name for name, module in model.named_modules() if _has_weights(module) and id(module.weight) not in tables]
+
+
+def _has_weights(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, nn.Parameter) and weight.dim() in (1, 2) and not isinstance(module, nn.Embedding)
+
+
 def weights_of(model: PreTrainedModel, name: str) -> Refit:
-    """What the linear ``name`` computes with now; shares its memory."""
+    """What the linear or norm ``name`` computes with now; shares its memory."""
     module = model.get_submodule(name)
     weight: Tensor = module.weight.data  # type: ignore[union-attr,assignment]
-    bias = None if module.bias is None else module.bias.data  # type: ignore[union-attr]
+    own = getattr(module, "bias", None)
+    bias = own.data if isinstance(own, Tensor) else None
     return Refit(weight.T if isinstance(module, Conv1D) else weight, bias)  # type: ignore[arg-type]
 
 
 def put(model: PreTrainedModel, refits: Refits) -> None:
-    """Let linears compute with these weights; nothing is written into those that they had."""
+    """Let modules compute with these weights; nothing is written into those that they had."""
     for name, values in refits.items():
         module = model.get_submodule(name)
         module.weight.data = values.weight.T if isinstance(module, Conv1D) else values.weight  # type: ignore[union-attr]
@@ -53,11 +65,14 @@ def put(model: PreTrainedModel, refits: Refits) -> None:
 def save_refits(refits: Refits, anatomy: Anatomy, removed: Removed, path: Path) -> None:
     """Write what is left of the refitted weights once the ``removed`` components are gone."""
     tensors: dict[str, Tensor] = {}
-    for name, (rows, columns) in _left(anatomy, removed):
-        if name in refits:
-            tensors[f"{name}.weight"] = refits[name].weight[rows][:, columns].contiguous()
-            bias = refits[name].bias
-            tensors |= {} if bias is None else {f"{name}.bias": bias[rows].contiguous()}
+    left = dict(_left(anatomy, removed))
+    for name, values in refits.items():
+        weight, bias = values.weight, values.bias
+        if name in left:
+            rows, columns = left[name]
+            weight, bias = weight[rows][:, columns], None if bias is None else bias[rows]
+        tensors[f"{name}.weight"] = weight.contiguous()
+        tensors |= {} if bias is None else {f"{name}.bias": bias.contiguous()}
     save_file(tensors, path)
 
 
@@ -65,16 +80,22 @@ def load_refits(base: PreTrainedModel, anatomy: Anatomy, removed: Removed, path:
     """Read them again; what is not in the file is that of ``base``, the original."""
     tensors = load_file(path)
     refits: dict[str, Refit] = {}
-    for name, (rows, columns) in _left(anatomy, removed):
-        if f"{name}.weight" in tensors:
-            own = weights_of(base, name)
-            weight = own.weight.clone(memory_format=torch.contiguous_format)
-            weight[rows[:, None], columns] = tensors[f"{name}.weight"]
-            bias = None if own.bias is None else own.bias.clone()
-            if bias is not None:
-                bias[rows] = tensors[f"{name}.bias"]
-            refits[name] = Refit(weight, bias)
+    left = dict(_left(anatomy, removed))
+    for name in (each.removesuffix(".weight") for each in tensors if each.endswith(".weight")):
+        stored = Refit(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+        refits[name] = _whole(stored, weights_of(base, name), *left[name]) if name in left else stored
     return refits
+
+
+def _whole(stored: Refit, own: Refit, rows: Tensor, columns: Tensor) -> Refit:
+    """What is stored of a linear, and the ``own`` weights of the original where nothing is."""
+    weight = own.weight.clone(memory_format=torch.contiguous_format)
+    weight[rows[:, None], columns] = stored.weight
+    bias = None if own.bias is None else own.bias.clone()
+    if bias is not None:
+        assert stored.bias is not None, "a linear is stored with its bias"
+        bias[rows] = stored.bias
+    return Refit(weight, bias)
 
 
 def _left(anatomy: Anatomy, removed: Removed) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:

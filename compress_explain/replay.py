@@ -84,8 +84,10 @@ def replay(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
 
 
 def standing_refits(ledger: Ledger) -> Path | None:
-    """The file of the last refit that was not taken back."""
-    standing = ledger.standing("refitted")
+    """The file of the last refit or tuning that was not taken back."""
+    standing = max(
+        filter(None, map(ledger.standing, ("refitted", "tuned"))), key=lambda record: record.seq, default=None
+    )
     if standing is None:
         return None
     [tensors] = [name for name in standing.files if name.endswith(".safetensors")]

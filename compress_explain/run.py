@@ -1,4 +1,4 @@
-"""The flow of a run, from top to bottom: price, plan, mask, compensate, observe, judge, reinstate, materialize, deploy, judge."""
+"""The flow of a run, from top to bottom: price, plan, mask, compensate, observe, tune, judge, reinstate, materialize, deploy, judge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress_explain.predictions import Pairs
 from compress_explain.progress import Progress
 from compress_explain.reinstate import Reinstatement, can_be_helped, noise
 from compress_explain.session import Session, open_session
-from compress_explain.strategy import Quantizing, Situation, menu_of, ranges_of
+from compress_explain.strategy import Quantizing, Tuning, menu_of, ranges_of, rounds_of
 
 
 def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False) -> Run:
@@ -32,6 +32,7 @@ def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False)
             if state != "fail":
                 artifact = session.materialize()
                 session.deploy(artifact, masked)
+                session.time(artifact)
                 verdicts = session.judge("artifact", session.observe_artifact(artifact))
                 state = overall(verdicts)
             return finish(session, state)
@@ -40,23 +41,27 @@ def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False)
 
 
 def compress(session: Session) -> Pairs:
-    """Let each strategy propose and apply its edits, round by round, at fresh prices; make up for them, and observe."""
+    """Let each strategy propose and apply its edits, round by round, at fresh prices; make up for them, and observe.
+
+    One that tunes edits nothing: what is left learns from the original.
+    """
     calibration, validation = session.job.splits.calibration, session.job.splits.validation
     prices = session.price("start", calibration)
     session.audit()
     before = session.untouched(validation)
     for position, strategy in enumerate(session.job.strategies, start=1):
         author = type(strategy).__name__.lower()
-        for round_number in range(strategy.rounds):
+        rounds = rounds_of(strategy, session.situation(prices))
+        for round_number in range(rounds):
             step = f"{position}-{author}-{round_number + 1}"
+            if isinstance(strategy, Tuning):
+                before = session.tune(step, strategy.recipe, before)
+                continue
             session.find_activations(step, ranges_of(strategy))
             sited = set(strategy.kinds) & set(session.anatomy.kinds)
             if (session.masks.components and sited) or isinstance(strategy, Quantizing):
                 prices = session.price(step, calibration, menu_of(session.anatomy, strategy))
-            situation = Situation(
-                anatomy=session.anatomy, prices=prices, removed=session.masks.removed, round=round_number,
-                quantized=session.masks.quantized, lexicon=session.lexicon,
-            )  # fmt: skip
+            situation = session.situation(prices, round_number, rounds)
             plan = session.propose(step, author, partial(strategy.plan, situation))
             if not plan.edits:
                 continue

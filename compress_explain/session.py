@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from compress_explain.activations import Ranges, find_activations, load_activations, passes_of, save_activations
@@ -27,6 +28,7 @@ from compress_explain.folder import open_folder
 from compress_explain.gates import Verdict, judge, overall
 from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
+from compress_explain.latency_table import LatencyTable
 from compress_explain.ledger import Ledger
 from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs, pair, predict
@@ -50,7 +52,10 @@ from compress_explain.refits import Refits, load_refits, save_refits
 from compress_explain.reinstate import choose_restorations, tokens_back
 from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
+from compress_explain.strategy import Situation
 from compress_explain.surgery import expected_parameters, materialize
+from compress_explain.timing import latency_of, timed
+from compress_explain.tuning import Recipe, Tuner, lessons_for
 from compress_explain.vocabulary import Lexicon, read_by
 
 Predicts = Callable[[Examples, int, Callable[[int], None]], np.ndarray]  # logits, in batches of that size
@@ -69,6 +74,7 @@ class Session:
     work: dict[str, int] = field(
         default_factory=dict, repr=False
     )  # by quantized linear: the FLOPs that it is faster by
+    recipe: Recipe | None = None  # that what is left was tuned by
     _before: dict[str, Refits] = field(default_factory=dict, repr=False)  # by step: what was refitted before it
 
     @property
@@ -144,6 +150,14 @@ class Session:
         body = {"split": rows.name, "rows": len(rows), "edits": len(sample.of(prices)), "quality": audited.summary()}
         self.ledger.append("audited", "start", body, (path,))
 
+    def situation(self, prices: Prices, round_number: int = 0, rounds: int | None = None) -> Situation:
+        """What a strategy decides on in this round of so many."""
+        return Situation(
+            anatomy=self.anatomy, prices=prices, removed=self.masks.removed, round=round_number, rounds=rounds,
+            quantized=self.masks.quantized, lexicon=self.lexicon, storage=self.job.storage, latency=self.latency,
+            milliseconds=self.milliseconds,
+        )  # fmt: skip
+
     def propose(self, step: str, author: str, decide: Callable[[], tuple[Edit, ...]]) -> Plan:
         """Let ``decide`` make a plan and record it before anything is changed."""
         path = self._table(f"edits-{step}")
@@ -156,6 +170,8 @@ class Session:
                 "flops_saved": plan.flops_saved, "parameters_saved": plan.parameters_saved}  # fmt: skip
         if self.lexicon.rehearsals:
             body["vocabulary"] = self.lexicon.rehearsals.pop().facts
+        if self.latency is not None:
+            body["milliseconds"] = self.latency.predict(self.masks.removed_after(plan.of("remove"), plan.of("restore")))
         self.ledger.append("planned", step, body, (path,))
         return plan
 
@@ -182,7 +198,7 @@ class Session:
     def compensate(self, plan: Plan, pairs: Pairs) -> Pairs:
         """Refit what is left to make up for what is gone now, and observe that; ``pairs`` are from before."""
         step = plan.step
-        if self._compensator is None or not plan.of_components:
+        if not plan.of_components or (self._compensator is None and self.recipe is None):
             return pairs
         self.refit(step)
         after = self.observe(f"{step}-refitted")
@@ -191,8 +207,13 @@ class Session:
         return after
 
     def refit(self, step: str) -> None:
-        """Put the weights in place that make up best for what is gone now."""
-        if self._compensator is None or self._at_no_site(step):
+        """Put the weights in place that make up best for what is gone now; what was tuned is tuned again, briefly."""
+        if self._at_no_site(step):
+            return
+        if self.recipe is not None:
+            self._tune(step, self.recipe, self.recipe.again)
+            return
+        if self._compensator is None:
             return
         table, tensors = self._table(f"refits-{step}"), self.folder / "tensors" / f"refits-{step}.safetensors"
         if not self.ledger.find("refitted", step):
@@ -203,7 +224,41 @@ class Session:
             rows = self._compensator.examples
             body = {"split": rows.name, "rows": len(rows), "linears": len(self.masks.refits), **summed_up(repairs)}
             self.ledger.append("refitted", step, body, (table, tensors))
-        with self.masks.untouched():  # what the file holds, at once and on resuming, so that both compute alike
+        self._put(tensors)
+
+    def tune(self, step: str, recipe: Recipe, before: Pairs) -> Pairs:
+        """Let what is left learn from the original, and observe that; ``before`` is from before it."""
+        self.recipe = recipe
+        self._tune(step, recipe)
+        after = self.observe(step)
+        change = observed_joint(before, after)
+        self.progress.say(
+            f"{step}: tuned; loss {change.loss_change:+.4f}, accuracy on {after.split} now {after.compressed_right.mean():.4f}"
+        )
+        return after
+
+    def _tune(self, step: str, recipe: Recipe, share: float = 1.0) -> None:
+        table, tensors = self._table(f"tuned-{step}"), self.folder / "tensors" / f"tuned-{step}.safetensors"
+        under_way = self.folder / "tensors" / f"tuning-{step}.safetensors"
+        if not self.ledger.find("tuned", step):
+            validation, words = self.job.splits.validation, self.job.subject.task == "text-classification"
+            calibration, seed = self.job.splits.calibration, self.job.seed
+            tuner = Tuner(
+                masks=self.masks, recipe=recipe, share=share, path=under_way, validation=self.read(validation),
+                lessons=lessons_for(recipe, calibration, self.lexicon, words=words, seed=seed),
+                original=self.untouched(validation),
+            )  # fmt: skip
+            with self.progress.track(f"tuning ({step})", tuner.rows) as advance:
+                tuned = tuner.run(advance)
+            tuned.to_frame().to_parquet(table, index=False)
+            save_file(tuned.tensors, tensors)
+            self.ledger.append("tuned", step, tuned.facts(), (table, tensors))
+        under_way.unlink(missing_ok=True)
+        self._put(tensors)
+
+    def _put(self, tensors: Path) -> None:
+        """Compute with what the file holds, at once and on resuming, so that both compute alike."""
+        with self.masks.untouched():
             refits = load_refits(self.masks.model, self.anatomy, self.masks.removed, tensors)
         self.masks.refit(refits)
 
@@ -293,6 +348,34 @@ class Session:
                 self.ledger.append("predicted", f"original-{examples.name}", body, (path,))
             self.originals[examples.name] = Pairs.load(path).original
         return self.originals[examples.name]
+
+    @cached_property
+    def latency(self) -> LatencyTable | None:
+        """What this machine takes, as it was found when the run began; None without a target."""
+        target, path = self.job.target, self._table("latency")
+        if target is None:
+            return None
+        if not self.ledger.find("timed", "start"):
+            with self.masks.untouched():
+                table = latency_of(self.job, target, self.anatomy, self.progress)
+            table.save(path)
+            self.ledger.append("timed", "start", table.facts() | {"aim": target.words}, (path,))
+        return LatencyTable.load(path)
+
+    @property
+    def milliseconds(self) -> float | None:
+        """What the target allows."""
+        return None if self.job.target is None or self.latency is None else self.job.target.milliseconds(self.latency)
+
+    def time(self, artifact: Path) -> None:
+        """Measure what will be deployed against the original, where there is a target."""
+        if self.job.target is None or self.latency is None or self.ledger.find("timed", "artifact"):
+            return
+        self.progress.say("timing what will be deployed against the original, in turn")
+        read = self._read_by_artifact(self.job.splits.calibration, artifact)
+        with self.masks.untouched():
+            body = timed(self.job, self.job.target, self.anatomy, artifact, read)
+        self.ledger.append("timed", "artifact", body | {"predicted": self.latency.predict(self.masks.removed)})
 
     def materialize(self) -> Path:
         """Cut the components out for good and write the artifact; it must hold what the ledger says."""
@@ -455,6 +538,7 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
             session.start()
             if any(TOKEN in strategy.kinds for strategy in job.strategies):
                 _ = session.lexicon.pieces  # refused before anything is priced
+            _ = session.latency  # likewise
             yield session
 
 

@@ -13,6 +13,8 @@ from compress_explain.activations import Ranges
 from compress_explain.anatomy import Anatomy
 from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.edits import Edit
+from compress_explain.latency_table import LatencyTable
+from compress_explain.meters import Storage
 from compress_explain.pricing.menu import Menu, menu_of_kinds
 from compress_explain.pricing.prices import Prices
 from compress_explain.vocabulary.lexicon import Lexicon
@@ -20,6 +22,7 @@ from compress_explain.weight_edits import weight_edit
 
 if TYPE_CHECKING:
     from compress_explain.deployment.scheme import Scheme
+    from compress_explain.tuning.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +30,10 @@ class Situation:
     """What a strategy decides on: the model as it is now, and what each further edit would do.
 
     ``removed`` flags the components of each group that are gone, ``quantized`` names the linears
-    that are quantized already; ``round`` counts this strategy's calls from 0. ``lexicon`` answers
-    about tokens; None where nobody asked.
+    that are quantized already; ``round`` counts this strategy's calls from 0, of ``rounds`` where that
+    was not the strategy's own number. ``lexicon`` answers about tokens; None where nobody asked.
+    ``storage`` is how the deployed file will hold weights. ``latency`` is what this machine takes,
+    and ``milliseconds`` what the job's target allows; None without a target.
     """
 
     anatomy: Anatomy
@@ -37,6 +42,10 @@ class Situation:
     round: int
     quantized: Collection[str] = ()
     lexicon: Lexicon | None = field(default=None, repr=False)
+    rounds: int | None = None
+    storage: Storage = field(default_factory=Storage)
+    latency: LatencyTable | None = field(default=None, repr=False)
+    milliseconds: float | None = None
 
     def flops_left(self, linear: str) -> float:
         """FLOPs of a linear that is not quantized yet, of the share that is left of it; 0 of others."""
@@ -78,6 +87,28 @@ class Quantizing(Strategy, Protocol):
 def ranges_of(strategy: Strategy) -> Ranges | None:
     """How the ranges that a strategy's edits round by are to be found; None where they ask for none."""
     return getattr(strategy, "ranges", None)
+
+
+@runtime_checkable
+class Tuning(Strategy, Protocol):
+    """A strategy that edits no component: what is left is tuned as its ``recipe`` says."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+
+@runtime_checkable
+class Paced(Strategy, Protocol):
+    """A strategy that needs as many rounds as there is to remove, which depends on the model."""
+
+    def rounds_from(self, situation: Situation) -> int:
+        """How many rounds it takes from here."""
+        ...
+
+
+def rounds_of(strategy: Strategy, situation: Situation) -> int:
+    """How many rounds a strategy gets that begins in ``situation``."""
+    return strategy.rounds_from(situation) if isinstance(strategy, Paced) else strategy.rounds
 
 
 def menu_of(anatomy: Anatomy, strategy: Strategy) -> Menu:

@@ -1,5 +1,6 @@
 """Strategies: each proposes which components to remove or to quantize next, as a plan."""
 
+from .distill import Distill
 from .half import Half
 from .heads import Heads
 from .int8_dynamic import Int8Dynamic
@@ -11,6 +12,7 @@ from .vocabulary import Vocabulary
 from .weight_only import WeightOnly
 
 __all__ = [
+    "Distill",
     "Half",
     "Heads",
     "Int8Dynamic",

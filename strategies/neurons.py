@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compress_explain.budget import Budget
 from compress_explain.edits import Edit
-from compress_explain.ranking import Budget, cheapest
+from compress_explain.ranking import cheapest
 from compress_explain.strategy import Situation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Neurons:
-    """Remove ``share`` of all neurons, in [0, 1), or enough to keep ``flops_kept`` of layer FLOPs.
+    """Remove ``share`` of all neurons, in [0, 1), or enough to keep a share of something else, in (0, 1].
 
-    Neurons are ranked over all layers by expected KL per FLOP and priced again before each of
+    That is ``flops_kept`` of layer FLOPs, ``parameters_kept`` of all parameters, or ``bytes_kept`` of
+    what they take in float32, as the deployed file will store them. Neurons are ranked over all layers
+    by expected KL per FLOP, parameter or byte that they save and priced again before each of
     ``rounds`` rounds. Every feed-forward sublayer keeps at least ``floor`` of its neurons.
     """
 
     share: float | None = None
     flops_kept: float | None = None
+    parameters_kept: float | None = None
+    bytes_kept: float | None = None
     rounds: int = 4
     floor: float = 0.1
 
@@ -28,7 +33,14 @@ class Neurons:
 
     @property
     def budget(self) -> Budget:
-        return Budget(share=self.share, flops_kept=self.flops_kept, floor=self.floor, rounds=self.rounds)
+        return Budget(
+            share=self.share,
+            flops_kept=self.flops_kept,
+            parameters_kept=self.parameters_kept,
+            bytes_kept=self.bytes_kept,
+            floor=self.floor,
+            rounds=self.rounds,
+        )
 
     def __post_init__(self) -> None:
         self.budget.check("neurons")

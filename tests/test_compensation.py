@@ -20,13 +20,14 @@ from tests.tiny import FAMILIES, flagged, logits_of, tiny_examples, tiny_inputs,
 TOLERANCE = 1e-5  # of logits of order 1 to 5
 
 
-def refitted(family, *, rows=48, ridge=0.01):
+def refitted(family, *, rows=64, ridge=0.01):
     """A tiny model with something missing nearly everywhere, and what makes up for it."""
     model, examples = tiny_model(family), tiny_examples(family, rows=rows)
     masks = Masks(model, read_anatomy(model, tiny_tokens(family)))
     masks.attach()
     masks.remove(flagged(masks.anatomy, uneven_removal(masks.anatomy)))
-    return model, examples, masks, Compensator(masks, examples, Compensation(ridge=ridge), batch_size=16)
+    compensator = Compensator(masks, examples, Compensation(ridge=ridge), batch_size=16)
+    return model, compensator.examples, masks, compensator
 
 
 # The regression
@@ -182,7 +183,7 @@ def test_only_what_depends_on_a_change_is_refitted(family):
     assert any(masks.refits[name] is refit for name, refit in earlier.items()), "what comes before stays as it is"
     by_parts = {name: refit.weight for name, refit in masks.refits.items()}
     masks.refit({})
-    Compensator(masks, examples, Compensation(), batch_size=16).refit()
+    Compensator(masks, examples, Compensation(perturbed=False), batch_size=16).refit()
     assert by_parts.keys() == masks.refits.keys()
     for name, weight in by_parts.items():
         torch.testing.assert_close(weight, masks.refits[name].weight, rtol=0, atol=0)
@@ -206,7 +207,7 @@ def test_a_change_that_was_taken_back_and_comes_again_is_refitted_again(family):
     compensator.refit()
     found = masks.refits
     masks.refit({})
-    Compensator(masks, examples, Compensation(), batch_size=16).refit()
+    Compensator(masks, examples, Compensation(perturbed=False), batch_size=16).refit()
     assert found.keys() == masks.refits.keys()
     assert all(torch.equal(found[name].weight, refit.weight) for name, refit in masks.refits.items())
 
@@ -216,7 +217,7 @@ def test_a_compensator_that_comes_later_sees_what_weights_were_fitted_to():
     _, examples, masks, compensator = refitted("bert")
     compensator.refit()
     masks.restore(masks.components)
-    Compensator(masks, examples, Compensation(), batch_size=16).refit()
+    Compensator(masks, examples, Compensation(perturbed=False), batch_size=16).refit()
     assert not masks.refits
 
 
@@ -227,7 +228,7 @@ def test_a_sublayer_without_components_gets_the_constant_that_helps_most(family,
     _, examples, masks, _ = refitted(family)
     group = list(masks.anatomy.groups.values())[place]
     masks.remove(part for part in group.components if not masks.is_removed(part))
-    repairs = Compensator(masks, examples, Compensation(), batch_size=16).refit()
+    repairs = Compensator(masks, examples, Compensation(perturbed=False), batch_size=16).refit()
     [mine] = [repair for repair in repairs if masks.anatomy.linears[repair.linear].module == group.site]
     assert mine.missing_after <= mine.missing_before + 1e-9
     own = masks.own_weights(group.site)

@@ -11,7 +11,7 @@ Layer by layer, in the order in which the model computes, two things are refitte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from compress_explain.anatomy import Anatomy, Group, Layer, Producer
+from compress_explain.compensation.perturbed import perturbed
 from compress_explain.compensation.ridge import Moments
 from compress_explain.compensation.walk import Visit, Walk
 from compress_explain.errors import InputError
@@ -28,7 +29,7 @@ from compress_explain.pricing.exact import masked
 from compress_explain.pricing.slopes import wide
 from compress_explain.refits import Refit
 
-_MEMORY = 2**31  # bytes of what the original computes that are kept; beyond it examples are thinned
+_MEMORY = 2**32  # bytes of what is kept while a layer is at hand; beyond it examples are drawn from
 _NOTHING = 1e-6  # a smaller share of what should be there is rounding
 
 
@@ -36,10 +37,12 @@ _NOTHING = 1e-6  # a smaller share of what should be there is rounding
 class Compensation:
     """How weights are refitted: ``ridge`` pulls them towards those of the original.
 
-    It is the penalty on a weight's distance, in units of the mean square of an input.
+    It is the penalty on a weight's distance, in units of the mean square of an input. Texts of a
+    classifier are ``perturbed`` first, because a model knows those that it was trained on by heart.
     """
 
     ridge: float = 0.01
+    perturbed: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.ridge <= 1:
@@ -78,13 +81,16 @@ class Compensator:
 
     def __init__(self, masks: Masks, examples: Examples, compensation: Compensation, batch_size: int = 32) -> None:
         self.masks, self.compensation = masks, compensation
-        self.examples = _thinned(masks.anatomy, examples)
+        some = _drawn(masks.anatomy, examples)
+        self.examples = perturbed(some) if compensation.perturbed else some
         self._batches = [batch.inputs for batch in self.examples.batches(batch_size)]
         self._settled = [
             each.module for group in masks.anatomy.groups.values() for readers in group.readers for each in readers
         ]
         self._names = {linear.module: linear.name for linear in masks.anatomy.linears.values()}
-        self._original: dict[str, list[Tensor]] = {}  # by module: what readers read, and the stream after a site
+        self._original: dict[
+            str, list[Tensor]
+        ] = {}  # of a layer, by module: what readers read, the stream after a site
 
     def refit(self, advance: Callable[[int], None] = lambda layers: None) -> list[Repair]:
         """Refit from the first layer on that is not what its weights were fitted to; ``advance`` hears of each layer.
@@ -92,14 +98,13 @@ class Compensator:
         What comes before that layer stays as it is: nothing that it was fitted to is different.
         """
         masks, repairs, changed = self.masks, list[Repair](), False
-        compressed = Walk(masks.model, self._batches, self._settled)
+        original, compressed = (Walk(masks.model, self._batches, self._settled) for _ in range(2))
         with torch.no_grad(), masked(masks):
-            if not self._original:
-                with masks.untouched():
-                    self._remember()
             for layer in masks.anatomy.layers.values():
                 groups = _groups(masks.anatomy, layer)
                 changed = changed or any(map(self._changed, groups))
+                with masks.untouched():
+                    self._look_at_original(original, layer, groups)
                 if changed:
                     for group in groups:
                         for readers in group.readers if not self.masks.removed[group.name].all() else ():
@@ -107,26 +112,24 @@ class Compensator:
                         repairs += self._fit_consumer(compressed, layer, groups, group)
                 compressed.pass_by(layer)
                 advance(1)
+        self._original.clear()
         return repairs
 
     def _changed(self, group: Group) -> bool:
         return not torch.equal(self.masks.removed[group.name], self.masks.fitted_to[group.name])
 
-    def _remember(self) -> None:
-        """Take the original through its layers and keep what readers read and the stream after each site."""
-        walk = Walk(self.masks.model, self._batches, self._settled)
-        for layer in self.masks.anatomy.layers.values():
-            groups = _groups(self.masks.anatomy, layer)
-            first = [readers[0].module for group in groups for readers in group.readers]
-            reading = [group.producers[0].module for group in groups]
-            self._original |= {module: [] for module in [*first, *(group.site for group in groups)]}
-            visits = walk.finish(layer, [layer.module, *first, *reading], [group.adds for group in groups])
-            for index, visit in enumerate(visits):
-                for module in first:
-                    self._original[module].append(self._tokens(index, visit.inputs[module]))
-                for place, group in enumerate(groups):
-                    stream = _stream(visit, layer, groups, place) + visit.outputs[group.adds]
-                    self._original[group.site].append(self._tokens(index, stream))
+    def _look_at_original(self, walk: Walk, layer: Layer, groups: Sequence[Group]) -> None:
+        """Take the original through a layer and keep what readers read and the stream after each site."""
+        first = [readers[0].module for group in groups for readers in group.readers]
+        reading = [group.producers[0].module for group in groups]
+        self._original = {module: [] for module in [*first, *(group.site for group in groups)]}
+        visits = walk.finish(layer, [layer.module, *first, *reading], [group.adds for group in groups])
+        for index, visit in enumerate(visits):
+            for module in first:
+                self._original[module].append(self._tokens(index, visit.inputs[module]))
+            for place, group in enumerate(groups):
+                stream = _stream(visit, layer, groups, place) + visit.outputs[group.adds]
+                self._original[group.site].append(self._tokens(index, stream))
 
     def _fit_readers(self, walk: Walk, readers: Sequence[Producer]) -> Iterator[Repair]:
         """Let linears make of the compressed model's stream what they would of the original's."""
@@ -190,11 +193,20 @@ class Compensator:
         return wide(values[mask.bool()])
 
 
-def _thinned(anatomy: Anatomy, examples: Examples) -> Examples:
-    """As many of the examples as may be kept in memory."""
-    width = max(linear.inputs for linear in anatomy.linears.values() if linear.name.endswith(("query", "qkv", "up")))
-    row = 4 * width * sum(1 + len(group.readers) for group in anatomy.groups.values()) * anatomy.tokens
-    return examples.draw(max(1, _MEMORY // row), seed=0)
+def _drawn(anatomy: Anatomy, examples: Examples) -> Examples:
+    """As many of the examples as fit into memory: two streams, and of a layer what goes into and comes out of linears."""
+    widths = {linear.module: (linear.inputs, linear.outputs) for linear in anatomy.linears.values()}
+    layer = max(sum(_kept(group, widths) for group in _groups(anatomy, each)) for each in anatomy.layers.values())
+    width = max(widths[group.site][1] for group in anatomy.groups.values())
+    tokens = float(examples.lengths.mean()) if "input_ids" in examples.inputs else anatomy.tokens
+    row = 4 * tokens * (2 * width + layer)
+    return examples.draw(max(1, int(_MEMORY / row)), seed=0)
+
+
+def _kept(group: Group, widths: Mapping[str, tuple[int, int]]) -> int:
+    """Numbers a token: what its readers are given and give, and the stream after it."""
+    read = sum(widths[readers[0].module][0] for readers in group.readers)
+    return read + sum(widths[each.module][1] for each in group.producers) + widths[group.site][1]
 
 
 def _groups(anatomy: Anatomy, layer: Layer) -> list[Group]:

@@ -96,7 +96,7 @@ def export_onnx(
     linears = _left(model, anatomy or read_anatomy(model, tokens=1))
     name_linears(document, linears)
     name_embeddings(document)
-    _tidy(document)
+    tidy(document)
     size = save(document, path, single_file)
     return Exported(
         path=path,
@@ -215,7 +215,7 @@ def _caches(module: nn.Module) -> bool:
     return isinstance(config, PreTrainedConfig) and hasattr(config, "use_cache")
 
 
-def _tidy(model: ModelProto) -> None:
+def tidy(model: ModelProto) -> None:
     """Without what the exporter noted for its own debugging: source lines of this machine, and shapes that go stale."""
     del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
     for node in model.graph.node:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,8 @@ from compress_explain.anatomy import Anatomy
 from compress_explain.deployment.compiled import threads as torch_threads
 from compress_explain.deployment.runtime import OnnxRunner, Runner
 from compress_explain.errors import InputError
+from compress_explain.examples import Examples
+from compress_explain.latency_table import Timed
 
 _FORMATS = ("float32", "bfloat16", "int8")
 _OPERATORS: dict[type[np.generic], tuple[str, type[np.generic], int]] = {  # and the types of its input and output
@@ -53,22 +55,42 @@ class Latency:
         >>> Latency(milliseconds=tuple(float(each) for each in range(1, 21))).interval
         (6.0, 15.0)
         """
-        ordered = sorted(self.milliseconds)
-        rank = max(int(binom.ppf(0.025, len(ordered), 0.5)), 1) - 1
-        return ordered[rank], ordered[-1 - rank]
+        return _interval(self.milliseconds)
+
+    @property
+    def timed(self) -> Timed:
+        """Its median and interval."""
+        return Timed(median=self.median, low=self.interval[0], high=self.interval[1])
 
     def times_faster(self, other: Latency) -> float:
         """The median over rounds of how many times as long ``other`` took."""
-        pairs = zip(other.milliseconds, self.milliseconds, strict=True)
-        return statistics.median(slow / fast for slow, fast in pairs)
+        return statistics.median(self._ratios(other))
+
+    def times_faster_interval(self, other: Latency) -> tuple[float, float]:
+        """Its 95% interval."""
+        return _interval(self._ratios(other))
+
+    def _ratios(self, other: Latency) -> list[float]:
+        return [slow / fast for slow, fast in zip(other.milliseconds, self.milliseconds, strict=True)]
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    rank = max(int(binom.ppf(0.025, len(ordered), 0.5)), 1) - 1
+    return ordered[rank], ordered[-1 - rank]
 
 
 def measure(
-    runners: Mapping[str, Runner], inputs: Mapping[str, Tensor], *, rounds: int = 20, warm_up: int = 3
+    runners: Mapping[str, Runner],
+    inputs: Mapping[str, Tensor],
+    *,
+    rounds: int = 20,
+    warm_up: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
     """Call every runner on ``inputs``, one after another, ``rounds`` times; the first ``warm_up`` calls do not count.
 
-    Threads are the runners' own. Each round begins with another runner.
+    Threads are the runners' own. Each round begins with another runner. The ``clock`` tells seconds.
 
     Raises:
         InputError: fewer than one round.
@@ -83,7 +105,7 @@ def measure(
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            taken[name].append(_milliseconds(lambda name=name: runners[name](inputs)))  # type: ignore[misc]
+            taken[name].append(_milliseconds(lambda name=name: runners[name](inputs), clock))  # type: ignore[misc]
     return {name: Latency(milliseconds=tuple(times)) for name, times in taken.items()}
 
 
@@ -91,6 +113,18 @@ def text_inputs(batch: int, tokens: int, *, vocabulary: int, seed: int = 0) -> d
     """Random tokens, none of them padding: ``(batch, tokens)``."""
     ids = torch.randint(vocabulary // 2, vocabulary, (batch, tokens), generator=torch.Generator().manual_seed(seed))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+
+
+def sized_inputs(examples: Examples, batch: int, tokens: int) -> dict[str, Tensor]:
+    """The longest row ``batch`` times, texts repeated or cut to ``tokens`` tokens with their last one at the end."""
+    longest = int(examples.lengths.argmax())
+    inputs = {}
+    for name, values in examples.inputs.items():
+        row = values[longest]
+        if row.ndim == 1 and name in examples.padding:
+            row = np.append(np.resize(row, tokens - 1), row[-1])
+        inputs[name] = torch.from_numpy(np.stack([row] * batch))
+    return inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +167,10 @@ def _fastest(action: Callable[[], object], rounds: int) -> float:
     return min(_milliseconds(action) for _ in range(rounds + 1))  # the first is never it
 
 
-def _milliseconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _milliseconds(action: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     action()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (clock() - start)
 
 
 def _torch_product(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> Callable[[], object]:

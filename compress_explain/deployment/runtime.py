@@ -29,7 +29,7 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxRunner:
-    """An ONNX file on this machine's CPU, every graph optimisation on that pays.
+    """An ONNX file on this machine's CPU, every graph optimisation on that pays, but those in ``without``.
 
     Inputs that the file does not have (a model may ignore some) are left out.
 
@@ -39,6 +39,7 @@ class OnnxRunner:
 
     path: Path
     threads: int = 1
+    without: tuple[str, ...] = ()
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, "*shape"]:
         missing = [name for name in self.inputs if name not in inputs]
@@ -60,7 +61,10 @@ class OnnxRunner:
         options.log_severity_level = 4
         try:
             return onnxruntime.InferenceSession(
-                self.path, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
+                self.path,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=[*_SLOW_FUSIONS, *self.without],
             )
         except Exception as error:  # the runtime raises a class of its own for every status
             problem = f"ONNX Runtime cannot load it ({str(error).splitlines()[0][:200]})"

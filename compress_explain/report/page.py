@@ -24,6 +24,7 @@ from compress_explain.report.removed import removed
 from compress_explain.report.slices import slice_section
 from compress_explain.report.steps import effects
 from compress_explain.report.tokens import tokens
+from compress_explain.report.tuned import tuned
 from compress_explain.report.verdict import opening
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "parts": parts(run),
         "audit": audited(run),
         "effects": effects(run, first),
+        "tuned": tuned(run),
         "slices": slice_section(run, final, first),
         "flips": flipped(final, texts, labels),
         "reinstated": reinstated(run),

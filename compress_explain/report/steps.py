@@ -81,12 +81,26 @@ def step_title(step: str) -> str:
 
 def _states(run: Run, stages: Sequence[Stage], split: str) -> dict[str, tuple[Losses, Losses]]:
     """For each step the change of every row's loss since the original, before it and after it."""
-    found, before = {}, None
+    found, before, tunings = {}, None, _tunings(run)
     for stage in stages:
+        if stage.step in tunings:
+            before = _since_original(run, tunings[stage.step], split)
         after = _since_original(run, stage.step, split)
         found[stage.step] = (np.zeros_like(after) if before is None else before, after)
         if not stage.reverted:
             before = after if stage.compensated is None else _since_original(run, f"{stage.step}-refitted", split)
+    return found
+
+
+def _tunings(run: Run) -> dict[str, str]:
+    """By step that was carried out, the step at which the model was tuned just before it, if it was."""
+    found, last = {}, None
+    for record in run.ledger:
+        if record.kind == "applied":
+            found |= {} if last is None else {record.step: last}
+            last = None
+        elif record.kind == "tuned" and run.ledger.find("applied", record.step) is None:
+            last = record.step
     return found
 
 

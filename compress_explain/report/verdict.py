@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from compress_explain.report.judgement import Judgement, headline
 from compress_explain.report.labels import plural
 from compress_explain.report.numbers import count, kinds, magnitude, plain, share
+from compress_explain.target import told
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run
@@ -50,7 +51,12 @@ def opening(run: Run, final: Judgement) -> Opening:
         state=run.state,
         word=word,
         advice=advice,
-        sentences=(_size_and_quality(run, final), _gates_in_words(run.state, final), _where_judged(final)),
+        sentences=(
+            _size_and_quality(run, final),
+            _gates_in_words(run.state, final),
+            *_target_in_words(run),
+            _where_judged(final),
+        ),
         figures=tuple(_figures(run, final)),
     )
 
@@ -84,6 +90,13 @@ def _gates_in_words(state: str, final: Judgement) -> str:
     return f"No gate failed, but {undecided} of {total} could not be decided with the examples at hand.{settle}"
 
 
+def _target_in_words(run: Run) -> Iterator[str]:
+    target = run.summary.get("target")
+    if target:
+        sentence = told(target)
+        yield f"{sentence[0].upper()}{sentence[1:]}."
+
+
 def _where_judged(final: Judgement) -> str:
     if final.of_artifact:
         return f"Judged is the file that would be deployed, on the {final.split} split, which nothing else has read."
@@ -107,6 +120,8 @@ def _figures(run: Run, final: Judgement) -> Iterator[Figure]:
     won = int((~pairs.original_right & pairs.compressed_right).sum())
     context = f"rows right → wrong / wrong → right, of {count(len(pairs))}"
     yield Figure(name="Changed answers", value=f"{count(lost)} / {count(won)}", context=context)
+    if (summary.get("target") or {}).get("met") is not None:
+        yield _speed_figure(summary["target"])
     yield from _component_figures(summary)
     deployed, materialized = summary["deployed"], run.ledger.find("materialized", "artifact")
     if deployed is not None:
@@ -115,6 +130,12 @@ def _figures(run: Run, final: Judgement) -> Iterator[Figure]:
     elif materialized is not None:
         megabytes = materialized.body["bytes"] / 1e6
         yield Figure(name="Weights file", value=f"{megabytes:,.3g} MB", context="artifact/model.safetensors")
+
+
+def _speed_figure(target: dict[str, Any]) -> Figure:
+    aim = "target met" if target["met"] else f"target missed by {share(target['missed'])}"
+    times = f"{plain(target['deployed']['median'], 2)} ms against {plain(target['original']['median'], 2)} ms"
+    return Figure(name="Times as fast", value=plain(target["speedup"], 2), context=f"{times}; {aim}")
 
 
 def _score_figure(score: dict[str, Any], split: str) -> Figure:

@@ -14,6 +14,7 @@ from compress_explain.embedding import TOKENS
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.ledger import Ledger, Record
 from compress_explain.replay import applied_plans, read_ledger
+from compress_explain.target import told
 from compress_explain.terminal.console import output
 
 
@@ -39,12 +40,19 @@ def describe(record: Record) -> str:
         case "audited":
             return f"audited the price of {body['edits']} edits on {body['rows']:,} rows: {_ranks(body['quality'])}"
         case "planned":
-            return f"{body['author']} proposed to {body['action']}: {counted(body['counts']) or 'nothing'}"
+            time = f"; {body['milliseconds']:.3g} ms foretold" if "milliseconds" in body else ""
+            return f"{body['author']} proposed to {body['action']}: {counted(body['counts']) or 'nothing'}{time}"
         case "applied":
             return f"masked; together expected loss {body['expected']['loss_change']:+.4f} nats"
         case "refitted":
             missing = f"{body['missing_before']:.1%} to {body['missing_after']:.1%}"
             return f"refitted {body['linears']} linears on {body['rows']:,} rows: missing at the sites, from {missing}"
+        case "tuned":
+            kl, accuracy = ((body[f"{name}_before"], body[f"{name}_after"]) for name in ("kl", "accuracy"))
+            return (
+                f"tuned {body['modules']} linears and norms on {body['rows_read']:,} rows: KL to the original on validation from "
+                f"{kl[0]:.4f} to {kl[1]:.4f} nats, accuracy from {accuracy[0]:.4f} to {accuracy[1]:.4f}"
+            )
         case "compensated":
             return f"compensation: loss {body['observed']['loss_change']:+.4f} nats"
         case "predicted":
@@ -58,6 +66,11 @@ def describe(record: Record) -> str:
             return f"taken back: {body['why']}"
         case "materialized":
             return f"wrote the artifact: {body['parameters']:,} parameters, {body['bytes'] / 1e6:.1f} MB"
+        case "timed" if record.step == "start":
+            whole, aim = body["whole"]["median"], body["aim"]
+            return f"timed sublayers ({body['runtime']}): the whole takes {whole:.3g} ms; the target is {aim}"
+        case "timed":
+            return told(body)
         case "finished":
             return f"finished: {body['state']}"
         case _:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -13,13 +15,17 @@ from compress_explain.edits import Edit, Plan, counted
 from compress_explain.examples import ALL, Examples
 from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
+from compress_explain.latency_table import LatencyTable
 from compress_explain.masks import Masks
 from compress_explain.predictions import predict
 from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, expected_joint, price
 from compress_explain.pricing.exact import masked
 from compress_explain.progress import Progress
-from compress_explain.strategy import Quantizing, Situation, menu_of, ranges_of
+from compress_explain.strategy import Quantizing, Situation, Tuning, menu_of, ranges_of, rounds_of
+from compress_explain.target import Target, threads_in_words
 from compress_explain.terminal.console import output
+from compress_explain.timing import latency_of
+from compress_explain.vocabulary import Lexicon
 from compress_explain.weight_edits import Activations
 
 
@@ -30,6 +36,7 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, calibration))
     proposed: list[Edit] = []
     joints: list[dict[str, Joint]] = []
+    latency = None if job.target is None else latency_of(job, job.target, anatomy, progress)
     with Masks(job.subject.model, anatomy) as masks:
         lexicon = job.lexicon(masks)
         compensator = None
@@ -38,7 +45,13 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
         start = _priced(job, masks, calibration, progress, "start")
         for strategy in job.strategies:
             author = type(strategy).__name__.lower()
-            for round_number in range(strategy.rounds):
+            if isinstance(strategy, Tuning):
+                console.print(
+                    f"{author}: what is left then will be tuned; what that gives back is only seen in a run\n"
+                )
+                continue
+            rounds = rounds_of(strategy, _situation(job, masks, start, lexicon, latency))
+            for round_number in range(rounds):
                 sited = set(strategy.kinds) & set(anatomy.kinds)
                 read = calibration if masks.removed_tokens is None else lexicon.read(calibration).examples
                 label, prices = f"{author} {round_number + 1}", start
@@ -46,14 +59,7 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                     masks.activations = _found(masks, read, ranges, job.batch_size)
                 if (proposed and sited) or isinstance(strategy, Quantizing):
                     prices = _priced(job, masks, read, progress, label, menu_of(anatomy, strategy))
-                situation = Situation(
-                    anatomy=anatomy,
-                    prices=prices,
-                    removed=masks.removed,
-                    round=round_number,
-                    quantized=masks.quantized,
-                    lexicon=lexicon,
-                )
+                situation = replace(_situation(job, masks, prices, lexicon, latency), round=round_number, rounds=rounds)
                 edits = strategy.plan(situation)
                 if not edits:
                     continue
@@ -73,7 +79,10 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                 if compensator is not None and plan.of_components:
                     with progress.track(f"compensating ({author} {round_number + 1})", len(anatomy.layers)) as advance:
                         compensator.refit(advance)
+        predicted = None if latency is None else latency.predict(masks.removed)
     _print_slices(console, joints)
+    if latency is not None and job.target is not None and predicted is not None:
+        _print_time(console, job.target, latency, predicted)
     _print_total(console, anatomy.flops, anatomy.parameters, proposed)
     return proposed
 
@@ -82,6 +91,25 @@ def _found(masks: Masks, examples: Examples, ranges: Ranges, batch_size: int) ->
     """What enters the linears of the model as it would be then."""
     with masked(masks):
         return find_activations(masks, examples, ranges, batch_size=batch_size)
+
+
+def _situation(job: Job, masks: Masks, prices: Prices, lexicon: Lexicon, latency: LatencyTable | None) -> Situation:
+    return Situation(
+        anatomy=masks.anatomy, prices=prices, removed=masks.removed, round=0, quantized=masks.quantized,
+        lexicon=lexicon, storage=job.storage, latency=latency,
+        milliseconds=None if job.target is None or latency is None else job.target.milliseconds(latency),
+    )  # fmt: skip
+
+
+def _print_time(console: Console, target: Target, latency: LatencyTable, predicted: float) -> None:
+    original = latency.original.median
+    console.print(
+        f"Target: {target.words}. Foretold: {predicted:.3g} ms against {original:.3g} ms of the original in float32, "
+        f"{original / predicted:.2f} times as fast ({latency.runtime}, {latency.batch} x {latency.tokens} tokens, "
+        f"{threads_in_words(latency.threads)})",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _priced(

@@ -10,7 +10,9 @@ from rich.table import Table
 
 from compress_explain.outcome import REPORT, Run
 from compress_explain.replay import applied_plans
+from compress_explain.target import told
 from compress_explain.terminal.console import output
+from compress_explain.terminal.reading import describe
 
 _STATES = {"pass": "[green]✔ pass[/]", "fail": "[red]✘ fail[/]", "inconclusive": "[yellow]? inconclusive[/]"}
 _VERDICTS = {
@@ -26,8 +28,11 @@ def print_run(run: Run, console: Console | None = None) -> None:
     console.print()
     console.print(_removed_table(run))
     console.print(_cost_table(run))
+    _print_tuned(run, console)
     _print_restored(run, console)
     console.print(f"\nVerdict: {_VERDICTS[run.state]}", highlight=False)
+    if run.summary.get("target"):
+        console.print(f"  {told(run.summary['target'])}", highlight=False, soft_wrap=True)
     for reason in _reasons(run):
         console.print(f"  {reason}", highlight=False, soft_wrap=True)
     _print_next(run, console)
@@ -84,6 +89,17 @@ def _cost_table(run: Run) -> Table:
     table.caption = "* on validation, where parts are put back; worst slices first"
     table.caption_justify = "left"
     return table
+
+
+def _print_tuned(run: Run, console: Console) -> None:
+    """What learning from the original did, a line a strategy that tuned; brief tunings belong to what is put back."""
+    for record in run.ledger.of_kind("tuned"):
+        if record.body["share"] == 1:
+            console.print(
+                f"What was left was {describe(record)} ({record.body['seconds']:.0f} s)",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _print_restored(run: Run, console: Console) -> None:

@@ -7,6 +7,7 @@ strategy names is looked at; of the latter those that stand in validation or tes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -119,6 +120,13 @@ class Lexicon:
             self._last[examples.name] = (state, self._read_without(examples, self.gone))
         return self._last[examples.name][1]
 
+    def reader(self) -> Callable[[Examples], Examples]:
+        """What reads any examples as the model does without the tokens that are removed now."""
+        if self.masks.removed_tokens is None:
+            return _as_it_is
+        tokenizer, left = self.without(self.gone), np.flatnonzero(~self.gone)
+        return lambda examples: reread(examples, tokenizer, left).examples
+
     def rehearse(self, choice: Choice) -> Rehearsal:
         """What the choice is expected to do to new texts, from what one use more to ask for would do to calibration."""
         now = self.read(self.calibration).examples if self.gone.any() else self.calibration
@@ -154,6 +162,10 @@ class Lexicon:
             for batch in examples.batches(self.batch_size, rows):
                 logits[batch.rows] = self.masks.model(**batch.inputs).logits.float().numpy()
         return logits
+
+
+def _as_it_is(examples: Examples) -> Examples:
+    return examples
 
 
 def _observed(was: Pairs, now: Pairs, slice_name: str) -> Joint:

@@ -1,0 +1,170 @@
+"""What a model takes, component by component: FLOPs, parameters, bytes of the deployed file, milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from compress_explain.anatomy import Anatomy, Group, Linear
+from compress_explain.embedding import TOKENS
+from compress_explain.latency_table import LatencyTable
+from compress_explain.weight_edits import WeightEdit
+
+FLOAT_BYTES = 4
+
+
+@runtime_checkable
+class Meter(Protocol):
+    """Counts what a model takes: so much for each group, by how many components it has left, and the rest."""
+
+    @property
+    def unit(self) -> str:
+        """One of what is counted: ``FLOP``."""
+        ...
+
+    @property
+    def original(self) -> float:
+        """What a share of it is a share of."""
+        ...
+
+    def of(self, group: str, left: int) -> float:
+        """What a group takes with ``left`` components; never less with more of them."""
+        ...
+
+    def rest(self, removed: Mapping[str, Tensor]) -> float:
+        """What no removal at a site changes."""
+        ...
+
+
+def taken(meter: Meter, removed: Mapping[str, Tensor], anatomy: Anatomy) -> float:
+    """What the model takes in all when the flagged components are gone."""
+    left = {name: group.count - int(removed[name].sum()) for name, group in anatomy.groups.items()}
+    return meter.rest(removed) + sum(meter.of(name, count) for name, count in left.items())
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of all layers."""
+
+    anatomy: Anatomy = field(repr=False)
+
+    @property
+    def unit(self) -> str:
+        return "FLOP"
+
+    @property
+    def original(self) -> float:
+        return float(self.anatomy.flops)
+
+    def of(self, group: str, left: int) -> float:
+        return float(self.anatomy.groups[group].flops * left)
+
+    def rest(self, removed: Mapping[str, Tensor]) -> float:
+        return self.original - sum(group.flops * group.count for group in self.anatomy.groups.values())
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """All parameters, those outside the layers too."""
+
+    anatomy: Anatomy = field(repr=False)
+
+    @property
+    def unit(self) -> str:
+        return "parameter"
+
+    @property
+    def original(self) -> float:
+        return float(self.anatomy.parameters)
+
+    def of(self, group: str, left: int) -> float:
+        return float(self.anatomy.groups[group].parameters * left)
+
+    def rest(self, removed: Mapping[str, Tensor]) -> float:
+        at_sites = sum(group.parameters * group.count for group in self.anatomy.groups.values())
+        return self.original - at_sites - _rows_gone(removed) * _row(self.anatomy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """How the file that will be deployed stores weights: linears under an ``edit``, the token embedding in ``table_bits``."""
+
+    edit: WeightEdit | None = None
+    table_bits: int = 32
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes of the weights as the deployed file will store them; the original's are in float32."""
+
+    anatomy: Anatomy = field(repr=False)
+    storage: Storage
+
+    @property
+    def unit(self) -> str:
+        return "byte"
+
+    @property
+    def original(self) -> float:
+        return float(FLOAT_BYTES * self.anatomy.parameters)
+
+    def of(self, group: str, left: int) -> float:
+        return self._each[group] * left
+
+    def rest(self, removed: Mapping[str, Tensor]) -> float:
+        rows = 0 if self.anatomy.embedding is None else self.anatomy.embedding.count - _rows_gone(removed)
+        others = Parameters(self.anatomy).rest(removed) - rows * _row(self.anatomy)
+        return FLOAT_BYTES * others + rows * _row(self.anatomy) * self.storage.table_bits / 8
+
+    @cached_property
+    def _each(self) -> dict[str, float]:
+        """Bytes of one component, by group."""
+        by_module = {linear.module: linear for linear in self.anatomy.linears.values()}
+        return {name: self._component(group, by_module) for name, group in self.anatomy.groups.items()}
+
+    def _component(self, group: Group, linears: Mapping[str, Linear]) -> float:
+        parts = [(linears[each.module], linears[each.module].inputs * each.width) for each in group.producers]
+        parts.append((linears[group.site], linears[group.site].outputs * group.width))
+        others = group.parameters - sum(weights for _, weights in parts)
+        return FLOAT_BYTES * others + sum(weights * self._of_weight(linear) for linear, weights in parts)
+
+    def _of_weight(self, linear: Linear) -> float:
+        edit = self.storage.edit
+        if edit is None:
+            return float(FLOAT_BYTES)
+        return edit.bytes_of(linear.outputs, linear.inputs) / (linear.outputs * linear.inputs)
+
+
+@dataclass(frozen=True)
+class Milliseconds:
+    """Milliseconds that one call is predicted to take on this machine."""
+
+    table: LatencyTable = field(repr=False)
+
+    @property
+    def unit(self) -> str:
+        return "millisecond"
+
+    @property
+    def original(self) -> float:
+        return self.table.original.median
+
+    def of(self, group: str, left: int) -> float:
+        return self.table.of(group, left)
+
+    def rest(self, removed: Mapping[str, Tensor]) -> float:
+        return self.table.rest
+
+
+def _rows_gone(removed: Mapping[str, Tensor]) -> int:
+    """Rows of the token embedding that are removed."""
+    return int(removed[TOKENS].sum()) if TOKENS in removed else 0
+
+
+def _row(anatomy: Anatomy) -> int:
+    """Parameters of one of them."""
+    return 0 if anatomy.embedding is None else anatomy.embedding.parameters

@@ -1,0 +1,99 @@
+"""What the original still says through a compressed model: how much of its token states can be read off, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compress_explain.compensation.ridge import Moments
+from compress_explain.pricing.slopes import wide
+
+_RIDGE = 1e-3  # of the mean square of a state: what keeps a few tokens from explaining themselves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """How much of the original's states after a ``layer`` no linear map of the compressed model's gives, in [0, 1].
+
+    ``lost`` is by how much that is more than after the layer before it; ``matched`` is whether tuning
+    brings the states after this layer closer to the original's.
+    """
+
+    layer: str
+    missing: float
+    lost: float
+    matched: bool
+
+
+def transfer(
+    teacher: PreTrainedModel, student: PreTrainedModel, layers: dict[str, str], batches: Iterable[dict[str, Tensor]]
+) -> dict[str, float]:
+    """By layer, the share of the teacher's states that is missing; ``layers`` maps names to modules."""
+    moments = {name: Moments(intercept=True) for name in layers}
+    with torch.no_grad(), watching(teacher, layers) as wanted, watching(student, layers) as there:
+        for inputs in batches:
+            teacher(**inputs)
+            student(**inputs)
+            for name in layers:
+                tokens = partial(tokens_of, inputs)
+                moments[name].add(wide(tokens(there[name])), wide(tokens(wanted[name])))
+    return {name: _missing(each) for name, each in moments.items()}
+
+
+def chosen(missing: dict[str, float], count: int) -> list[Signal]:
+    """The last layer and the ``count - 1`` others in which most is lost are the ones to match."""
+    names = list(missing)
+    before = [0.0, *missing.values()]
+    lost = {name: missing[name] - earlier for name, earlier in zip(names, before[:-1], strict=True)}
+    order = sorted(names[:-1], key=lambda name: -lost[name])
+    matched = {*order[: max(0, count - 1)], *names[-1:]} if count else set()
+    return [Signal(layer=name, missing=missing[name], lost=lost[name], matched=name in matched) for name in names]
+
+
+@contextmanager
+def watching(model: PreTrainedModel, layers: dict[str, str]) -> Iterator[dict[str, Tensor]]:
+    """Inside it every pass of the model leaves the states after each layer, ``(batch, tokens, width)``, under its name."""
+    seen: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            seen[name] = output if isinstance(output, Tensor) else output[0]
+
+        return keep
+
+    handles = [model.get_submodule(module).register_forward_hook(hook(name)) for name, module in layers.items()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tokens_of(inputs: dict[str, Tensor], states: Float[Tensor, "*rows width"]) -> Float[Tensor, "tokens width"]:
+    """The states of real tokens."""
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.shape != states.shape[:-1]:
+        return states.flatten(0, -2)
+    return states[mask.bool()]
+
+
+def missed(ours: Float[Tensor, "tokens width"], theirs: Float[Tensor, "tokens width"]) -> Float[Tensor, ""]:
+    """The squared distance of token states from the original's, as a share of how these vary."""
+    return (ours - theirs).square().sum() / (theirs - theirs.mean(0)).square().sum().clamp(min=1e-12)
+
+
+def _missing(moments: Moments) -> float:
+    """Of how the targets vary around their mean, the share that the best linear map leaves."""
+    assert moments.gram is not None and moments.cross is not None, "moments of no tokens"
+    start = torch.zeros_like(moments.cross)
+    mean = float(moments.cross[-1].square().sum()) / moments.count  # the last input is the constant 1
+    varies = max(moments.power - mean, 1e-30)
+    return min(1.0, moments.missing(moments.fit(start, _RIDGE)) * moments.power / varies)

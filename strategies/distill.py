@@ -1,0 +1,94 @@
+"""Tune what is left to what the original says: recovery without labels, once other strategies have edited."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from compress_explain.edits import Edit
+from compress_explain.errors import InputError
+from compress_explain.sources import SUFFIXES
+from compress_explain.strategy import Situation
+from compress_explain.tuning import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """Train what is left, without labels, to predict what the original predicts, and to have its token states.
+
+    ``texts`` are the rows to learn from: a CSV, JSONL or Parquet file and its ``column``, or a ``.txt`` file
+    with a text on each line; calibration's by default. ``epochs`` times as many rows are read, of which a
+    share ``augment``, in [0, 1], are new texts: parts of texts, two parts joined, words left out or
+    exchanged. ``tunes`` says what is trained: ``all`` linears and norms, or the ``head``, what comes after the last
+    layer. The learning rate rises to ``learning_rate`` and falls to 0 again, in steps of ``batch_size`` rows.
+
+    The loss is the KL of predictions softened by ``temperature`` plus ``hidden`` times the share of the
+    original's token states that is missed, after the last layer and the others of ``layers`` in which
+    most of them is lost. The weights that are kept are those closest to the original on validation (KL); after
+    ``patience`` checks without a better one it ends. When components are put back, or more are taken
+    out, a share ``again`` of the rows is read once more.
+    """
+
+    texts: str | None = None
+    column: str = "text"
+    epochs: float = 20.0
+    learning_rate: float = 5e-4
+    batch_size: int = 32
+    tunes: Literal["all", "head"] = "all"
+    hidden: float = 1.0
+    layers: int = 3
+    temperature: float = 4.0
+    augment: float = 0.75
+    patience: int = 10
+    again: float = 0.1
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return ("linear",)
+
+    @property
+    def rounds(self) -> int:
+        return 1
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(**asdict(self))
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "epochs": (0, 10_000), "learning_rate": (0, 1), "temperature": (0, 100), "again": (0, 1),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
+            if not low < getattr(self, name) <= high:
+                default = getattr(type(self), name)
+                raise _fault(name, getattr(self, name), f"lies outside ({low}, {high}]", f"try {default}")
+        if not 0 <= self.augment <= 1:
+            raise _fault("augment", self.augment, "lies outside [0, 1]", "try 0.75")
+        if not 0 <= self.hidden <= 1000:
+            raise _fault("hidden", self.hidden, "lies outside [0, 1000]", "try 1")
+        for name in ("batch_size", "layers", "patience"):
+            if (
+                isinstance(getattr(self, name), bool)
+                or not isinstance(getattr(self, name), int)
+                or getattr(self, name) < 1
+            ):
+                raise _fault(
+                    name,
+                    getattr(self, name),
+                    "not a whole number of 1 or more",
+                    "try " + str(getattr(type(self), name)),
+                )
+        if self.tunes not in ("all", "head"):
+            raise _fault("tunes", self.tunes, "no such choice", "all or head")
+        path = None if self.texts is None else Path(self.texts)
+        if path is not None and path.suffix in (".txt", *SUFFIXES) and not path.exists():
+            raise _fault("texts", self.texts, "no such file", f"check the path (from {Path.cwd()})")
+
+    def plan(self, situation: Situation) -> tuple[Edit, ...]:
+        """Nothing: it edits no component."""
+        return ()
+
+
+def _fault(name: str, value: object, problem: str, remedy: str) -> InputError:
+    return InputError(f"strategies: distill.{name}", value, problem, remedy)
