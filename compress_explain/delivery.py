@@ -94,7 +94,7 @@ def _make(
     quantizes = scheme is not None and form.scheme == scheme.name
     return deploy(
         model, shortened(session.anatomy, session.masks.removed), calibration, folder / FILE,
-        scheme=scheme if quantizes else None, quantized=session.masks.quantized if quantizes else (),
+        scheme=scheme if quantizes else None, quantized=session.masks.quantized if quantizes else {}, found=session.masks.activations_left(),
     )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def _write_onnx(session: Session, model: PreTrainedModel, artifact: Path, calibr
     scheme = session.job.scheme
     made = deploy(
         model, shortened(session.anatomy, session.masks.removed), calibration, artifact / FILE, scheme=scheme,
-        quantized=() if scheme is None else session.masks.quantized,
+        quantized={} if scheme is None else session.masks.quantized, found=session.masks.activations_left(),
     )  # fmt: skip
     return made.facts(), sorted(artifact.glob(f"{FILE}*"))
 

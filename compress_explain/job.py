@@ -84,8 +84,11 @@ class Job:
     @property
     def storage(self) -> Storage:
         """How the deployed file stores weights."""
-        edits = [weight_edit(each.weight_edit) for each in self.strategies if isinstance(each, Quantizing)]
-        return Storage(edit=next(iter(edits), None), table_bits=getattr(self.scheme, "embeddings", 32))
+        names = [name for each in self.strategies if isinstance(each, Quantizing) for name in each.weight_edits]
+        bits = getattr(self.scheme, "embeddings", 32)
+        if isinstance(bits, bool):  # a scheme of 16 bits stores tables so, or leaves them
+            bits = 16 if bits else 32
+        return Storage(edit=weight_edit(names[0]) if names else None, table_bits=bits)
 
     def lexicon(self, masks: Masks) -> Lexicon:
         """The tokens of the model under ``masks``."""

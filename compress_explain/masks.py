@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -24,7 +24,8 @@ from compress_explain.anatomy import Anatomy, Group, Layer, Removed, Sublayer
 from compress_explain.embedding import TOKENS
 from compress_explain.errors import EditError
 from compress_explain.refits import Refit, Refits, put, refittable, tunable, weights_of
-from compress_explain.weight_edits import Prepared, weight_edit
+from compress_explain.weight_edits import Activations, Prepared, WeightEdit, knowing, weight_edit
+from compress_explain.weight_edits.narrowed import Narrowed
 
 
 class Masks:
@@ -45,6 +46,7 @@ class Masks:
         self.refits: dict[str, Refit] = {}
         self.fitted_to: Removed = {}  # what was removed when ``refits`` were made; nothing, if there are none
         self.quantized: dict[str, str] = {}  # by linear: the weight edit that it is under
+        self.activations: dict[str, Activations] = {}  # by linear: what enters it, where an edit asks for it
         self._ready: dict[str, Prepared] = {}  # the same, made ready for the weights of now
         self._rounding: dict[str, torch.utils.hooks.RemovableHandle] = {}
 
@@ -246,16 +248,35 @@ class Masks:
 
         return rounded
 
+    def edit_of(self, linear: str, edit: WeightEdit) -> WeightEdit:
+        """``edit`` as it is to be made on ``linear``, with what is known of its input."""
+        return knowing(edit, self.activations.get(linear))
+
+    def activations_left(self) -> dict[str, Activations]:
+        """What enters each linear that anything is known of, of the inputs that are left."""
+        return {
+            name: each if (kept := self._kept(self.anatomy.linears[name].module)) is None else each.of(kept)
+            for name, each in self.activations.items()
+        }
+
+    def _kept(self, module: str) -> Int[Tensor, " kept"] | None:
+        """Which inputs of a consumer are left; None for all of them."""
+        for group in self.anatomy.groups.values():
+            coordinates = self._coordinates[group.name]
+            if group.site == module and coordinates is not None:
+                return (~coordinates).nonzero().flatten()
+        return None
+
     def _made_ready(self, name: str) -> Prepared:
         """A linear under its edit, its removed inputs being no part of it."""
         module = self.anatomy.linears[name].module
         values = weights_of(self.model, module)
-        weight = values.weight.detach().clone(memory_format=torch.contiguous_format)
-        for group in self.anatomy.groups.values():
-            coordinates = self._coordinates[group.name]
-            if group.site == module and coordinates is not None:
-                weight[:, coordinates] = 0.0
-        return weight_edit(self.quantized[name]).prepare(weight, values.bias)
+        weight = values.weight.detach().contiguous()
+        kept = self._kept(module)
+        if kept is None or not len(kept):
+            return self.edit_of(name, weight_edit(self.quantized[name])).prepare(weight, values.bias)
+        edit = knowing(weight_edit(self.quantized[name]), self.activations_left().get(name))
+        return Narrowed(kept=kept, inputs=weight.shape[1], prepared=edit.prepare(weight[:, kept], values.bias))
 
     def _hook(self, group: Group) -> torch.utils.hooks.RemovableHandle:
         def zero(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

@@ -15,7 +15,7 @@ from compress_explain.predictions import Pairs
 from compress_explain.progress import Progress
 from compress_explain.reinstate import Reinstatement, can_be_helped, noise
 from compress_explain.session import Session, open_session
-from compress_explain.strategy import Tuning, rounds_of, wants_prices
+from compress_explain.strategy import Tuning, ranges_of, rounds_of, wants_prices
 
 
 def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False) -> Run:
@@ -57,6 +57,7 @@ def compress(session: Session) -> Pairs:
             if isinstance(strategy, Tuning):
                 before = session.tune(step, strategy.recipe, before)
                 continue
+            session.find_activations(step, ranges_of(strategy))
             if wants_prices(strategy, session.anatomy, changed=bool(session.masks.components)):
                 prices, unfamiliar = session.prices_for(step, strategy)
             situation = session.situation(prices, unfamiliar, round_number, rounds)

@@ -15,6 +15,7 @@ import pandas as pd
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from compress_explain.activations import Ranges, find_activations, load_activations, passes_of, save_activations
 from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.checkpoint import save_compressed
 from compress_explain.compensation import Compensator, summed_up
@@ -148,6 +149,20 @@ class Session:
         body = {"split": examples.name, "rows": len(examples), "components": len(prices.components)}
         self.ledger.append("priced", step, body, (path,))
         return prices
+
+    def find_activations(self, step: str, ranges: Ranges | None) -> None:
+        """Find out what enters the linears of the model as it is now, where an edit asks for it."""
+        if ranges is None:
+            return
+        path = self.folder / "tensors" / f"activations-{step}.safetensors"
+        if not self.ledger.find("measured", step):
+            rows = self.read(self.job.splits.calibration)
+            with self.progress.track(f"ranges of activations ({step})", len(rows) * passes_of(ranges)) as advance:
+                found = find_activations(self.masks, rows, ranges, batch_size=self.job.batch_size, advance=advance)
+            save_activations(found, path)
+            body = {"split": rows.name, "rows": len(rows), "linears": len(found), **asdict(ranges)}
+            self.ledger.append("measured", step, body, (path,))
+        self.masks.activations = load_activations(path)
 
     def audit(self) -> None:
         """Make a sample of the edits one by one on some calibration rows, beside what was expected there."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from compress_explain.activations import Ranges
 from compress_explain.anatomy import Anatomy, Layer, Sublayer
 from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.edits import Edit
@@ -74,14 +75,21 @@ class Strategy(Protocol):
 class Quantizing(Strategy, Protocol):
     """A strategy that says how linears are stored and computed in the deployed file.
 
-    ``weight_edit`` names what simulates that on the masked model, and ``scheme`` writes the file.
+    ``weight_edits`` names what simulates that on the masked model, each with how many times as fast as in
+    float32 a linear is then taken to be, and ``scheme`` writes the file. One whose edits round by ranges found
+    on calibration rows says how in an attribute ``ranges``.
     """
 
     @property
-    def weight_edit(self) -> str: ...
+    def weight_edits(self) -> Mapping[str, float]: ...
 
     @property
     def scheme(self) -> Scheme: ...
+
+
+def ranges_of(strategy: Strategy) -> Ranges | None:
+    """How the ranges that a strategy's edits round by are to be found; None where they ask for none."""
+    return getattr(strategy, "ranges", None)
 
 
 @runtime_checkable
@@ -153,7 +161,7 @@ def menu_of(anatomy: Anatomy, strategy: Strategy) -> Menu:
     """
     if isinstance(strategy, Quantizing):
         linears = tuple(anatomy.linears.values())
-        return Menu(anatomy=anatomy, linears=linears, weight_edits=(weight_edit(strategy.weight_edit),))
+        return Menu(anatomy=anatomy, linears=linears, weight_edits=tuple(map(weight_edit, strategy.weight_edits)))
     return menu_of_kinds(anatomy, strategy.kinds)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import pandas as pd
 import torch
@@ -18,10 +19,11 @@ from compress_explain.deployment.export import check, export_onnx, furthest, lin
 from compress_explain.deployment.facts import LinearFacts, sqnr
 from compress_explain.deployment.float32 import Float32
 from compress_explain.deployment.processor import capabilities
-from compress_explain.deployment.scheme import Scheme
+from compress_explain.deployment.scheme import Following, Scheme
 from compress_explain.errors import ArtifactError
 from compress_explain.examples import Examples
 from compress_explain.forms import COMPILED, TORCH, Form
+from compress_explain.weight_edits import Found
 
 FILE = "model.onnx"
 COMPILED_FILE = "compiled.pt2"
@@ -108,18 +110,23 @@ def deploy(
     path: Path,
     *,
     scheme: Scheme | None = None,
-    quantized: Collection[str] = (),
+    quantized: Mapping[str, str] | Collection[str] = (),
+    found: Found = MappingProxyType({}),
 ) -> Deployed:
     """Write ``model`` to ``path`` with the linears in ``quantized`` stored as ``scheme`` says, the others in float32.
 
     ``anatomy`` is that of the original. The float32 draft is compared with the model on rows of
-    ``examples``, on which a static scheme also finds its ranges.
+    ``examples``, on which a static scheme also finds its ranges. Where ``quantized`` says by which weight edit
+    each linear was simulated, and ``found`` what was found to enter them in the original's coordinates, the
+    file is written accordingly.
 
     Raises:
         InputError: the model cannot be deployed this way.
         ArtifactError: the file does not compute what the model computes.
     """
     chosen = scheme or Float32()
+    if isinstance(chosen, Following) and isinstance(quantized, Mapping):
+        chosen = chosen.following(quantized, found)
     with TemporaryDirectory() as folder:
         draft = export_onnx(model, examples, Path(folder) / FILE, anatomy=anatomy)
         difference = check(draft.path, model, examples)

@@ -70,7 +70,8 @@ class Trials:
 
     def _edited(self, candidate: Candidate, module: nn.Module) -> Callable[..., Any]:
         if candidate not in self._prepared:
-            self._prepared[candidate] = prepared_edits(module, [weight_edit(candidate.edit)])[0]
+            edit = self.masks.edit_of(candidate.component, weight_edit(candidate.edit))
+            self._prepared[candidate] = prepared_edits(module, [edit])[0]
         return edited(self._prepared[candidate])
 
 

@@ -183,7 +183,8 @@ class Slopes:
         """The weight edits of one linear, made ready once."""
         if name not in self._prepared:
             module = self.masks.model.get_submodule(self.masks.anatomy.linears[name].module)
-            self._prepared[name] = prepared_edits(module, self.weight_edits[name])
+            edits = [self.masks.edit_of(name, edit) for edit in self.weight_edits[name]]
+            self._prepared[name] = prepared_edits(module, edits)
         return self._prepared[name]
 
     def clear(self) -> None:
