@@ -13,6 +13,7 @@ from compress_explain.gates import Gate, Verdict, judge
 from compress_explain.ledger import Ledger
 from compress_explain.masks import Masks
 from compress_explain.models import Subject, load_subject
+from compress_explain.opening import load_deployed
 from compress_explain.outcome import Run
 from compress_explain.predictions import Pairs
 from compress_explain.pricing import Prices, price
@@ -56,6 +57,7 @@ __all__ = [
     "compress",
     "judge",
     "load_compressed",
+    "load_deployed",
     "load_splits",
     "load_subject",
     "price",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from compress_explain.components import Group, Layer, Linear, Producer, Sublayer
 from compress_explain.embedding import Embedding, read_embedding
+from compress_explain.emptied import EmptiedAttention, Nothing
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.families import AttentionParts, FeedForwardParts, Stack, family_of
 
@@ -22,6 +23,7 @@ __all__ = [
     "Group",
     "Layer",
     "Linear",
+    "Part",
     "Producer",
     "Removed",
     "Sublayer",
@@ -30,7 +32,8 @@ __all__ = [
     "read_anatomy",
 ]
 
-Removed = Mapping[str, Bool[Tensor, " count"]]  # by group: which components are gone
+Removed = Mapping[str, Bool[Tensor, " count"]]  # by group, sublayer or layer: which components are gone
+Part = Group | Embedding | Sublayer | Layer  # whatever has components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,28 @@ class Anatomy:
     def parts(self) -> Mapping[str, Group | Embedding]:
         """Whatever has removable components, by name: the groups, and the token embedding if there is one."""
         return {**self.groups, **({} if self.embedding is None else {self.embedding.name: self.embedding})}
+
+    @cached_property
+    def units(self) -> Mapping[str, Sublayer | Layer]:
+        """What is a component as a whole and holds others, by name: sublayers and layers."""
+        return {**self.sublayers, **self.layers}
+
+    def within(self, unit: str) -> tuple[str, ...]:
+        """The sublayers and groups that a unit holds."""
+        if unit in self.sublayers:
+            return self.sublayers[unit].groups
+        sublayers = self.layers[unit].sublayers
+        return (*sublayers, *(group for sublayer in sublayers for group in self.sublayers[sublayer].groups))
+
+    def closed(self, removed: Removed) -> Removed:
+        """``removed`` with everything that lies in a removed unit."""
+        units = [name for name, flags in removed.items() if name in self.units and flags.any()]
+        gone = dict.fromkeys(inner for unit in units for inner in self.within(unit))
+        return {**removed, **{name: torch.ones(self.part(name).count, dtype=torch.bool) for name in gone}}
+
+    def part(self, name: str) -> Part:
+        """The group, embedding, sublayer or layer of this name."""
+        return self.units[name] if name in self.units else self.parts[name]
 
     @property
     def flops(self) -> int:
@@ -77,16 +102,19 @@ class Anatomy:
             InputError: there is no such component.
         """
         part, index = self.find(component)
-        if isinstance(part, Embedding):
-            raise InputError("component", component, "a token meets no site", "give a head or a neuron")
+        if not isinstance(part, Group):
+            kind = "token" if isinstance(part, Embedding) else part.kind
+            raise InputError("component", component, f"a {kind} meets no site", "give a head or a neuron")
         return part, index
 
-    def find(self, component: str) -> tuple[Group | Embedding, int]:
-        """The group of ``component`` or the embedding that it is a row of, and its index there.
+    def find(self, component: str) -> tuple[Part, int]:
+        """The part of ``component``, its group, the embedding that it is a row of or itself, and its index there.
 
         Raises:
             InputError: there is no such component.
         """
+        if component in self.units:
+            return self.units[component], 0
         name, _, index = component.rpartition(".")
         group = self.parts.get(name)
         if group is None or not index.isdecimal() or int(index) >= group.count:
@@ -98,19 +126,32 @@ class Anatomy:
             )
         return group, int(index)
 
-    def saved(self, removed: dict[str, torch.Tensor]) -> tuple[int, int]:
-        """Parameters and FLOPs saved when, per group, the flagged components are removed."""
-        counts = {name: int(flags.sum()) for name, flags in removed.items()}
-        parameters = sum(self.parts[name].parameters * count for name, count in counts.items())
-        flops = sum(self.parts[name].flops * count for name, count in counts.items())
+    def saved(self, removed: Removed) -> tuple[int, int]:
+        """Parameters and FLOPs saved when the flagged components are removed, each counted once."""
+        counts = {name: int(flags.sum()) for name, flags in self.closed(removed).items()}
+        parameters = sum(self._alone[name][0] * count for name, count in counts.items() if count)
+        flops = sum(self._alone[name][1] * count for name, count in counts.items() if count)
         return parameters, flops
+
+    @cached_property
+    def _alone(self) -> Mapping[str, tuple[int, int]]:
+        """By part: the parameters and FLOPs of one of its components, without what lies in others."""
+        costs = {name: (part.parameters, part.flops) for name, part in self.parts.items()}
+        for name, unit in self.units.items():
+            inner = [(*costs[each], self.part(each).count) for each in self.within(name)]
+            costs[name] = (
+                unit.parameters - sum(parameters * count for parameters, _, count in inner),
+                unit.flops - sum(flops * count for _, flops, count in inner),
+            )
+        return costs
 
 
 def read_anatomy(model: PreTrainedModel, tokens: int) -> Anatomy:
     """Catalogue ``model`` for examples of ``tokens`` tokens.
 
     Raises:
-        InputError: the model's family is unknown, or the model has no layers where its family has them.
+        InputError: the model's family is unknown, the model has no layers where its family has them, or
+            a whole sublayer of one was taken out.
     """
     family = family_of(model.config.model_type)
     reader = _Reader(model, tokens)
@@ -208,14 +249,22 @@ class _Reader:
         )
 
     def _read_layer(self, stack: Stack, setting: _Setting, name: str, path: str, block: nn.Module) -> None:
-        sublayers = [self._read_attention(setting, name, path, parts) for parts in stack.attention]
-        sublayers.append(self._read_feed_forward(setting, name, path, _present(block, stack.feed_forward)))
-        self.sublayers.update({sublayer.name: sublayer for sublayer in sublayers})
+        if any(isinstance(module, EmptiedAttention | Nothing) for module in block.modules()):
+            problem = f"a whole sublayer of {name} was taken out: what is left has no anatomy of its own"
+            raise InputError("model", type(self.model).__name__, problem, "give the original")
         before = stack.norm_before is None or getattr(setting.config, stack.norm_before)
+        norm = stack.norm if before else "after"
+        feed_forward = _present(block, stack.feed_forward)
+        sublayers = [self._read_attention(setting, name, path, parts) for parts in stack.attention]
+        sublayers.append(self._read_feed_forward(setting, name, path, feed_forward))
+        described: list[AttentionParts | FeedForwardParts] = [*stack.attention, feed_forward]
+        for sublayer, parts in zip(sublayers, described, strict=True):
+            self.sublayers[sublayer.name] = self._with_around(sublayer, path, parts, norm)
         self.layers[name] = Layer(
             name=name,
             module=path,
-            norm=stack.norm if before else "after",
+            norm=norm,
+            stays=self._stays(stack, setting, path),
             sublayers=tuple(sublayer.name for sublayer in sublayers),
             parameters=sum(parameter.numel() for parameter in block.parameters()),
             flops=sum(sublayer.flops for sublayer in sublayers),
@@ -252,6 +301,30 @@ class _Reader:
             lent_bias=parts.lent_bias,
         )
         return self._sublayer(sublayer, group, linears, self._bias_rows(bias) * groups, scores * groups)
+
+    def _with_around(
+        self, sublayer: Sublayer, path: str, parts: AttentionParts | FeedForwardParts, norm: str
+    ) -> Sublayer:
+        """The sublayer with what only it needs: its norm, its scale, and what else its attention module holds."""
+        [group] = (self.groups[name] for name in sublayer.groups)
+        around = [f"{path}.{parts.norm}"] * (parts.norm is not None and norm == "before")
+        around += [group.adds] * (group.scale is not None)
+        whole = [*around, *filter(None, [group.attention]), *(self.linears[name].module for name in sublayer.linears)]
+        parameters = {
+            name: parameter.numel() for module in whole for name, parameter in self._parameters_in(module).items()
+        }
+        return replace(sublayer, around=tuple(around), parameters=sum(parameters.values()))
+
+    def _parameters_in(self, module: str) -> dict[str, nn.Parameter]:
+        return {f"{module}.{name}": each for name, each in self.model.get_submodule(module).named_parameters()}
+
+    def _stays(self, stack: Stack, setting: _Setting, path: str) -> bool:
+        """Whether something is run between this layer and the next, or what all layers give is weighed by their number."""
+        if getattr(setting.config, "use_weighted_layer_sum", False):
+            return True
+        owner, _, name = f"{self.prefix}{stack.after_first or ''}".rpartition(".")
+        runs = stack.after_first is not None and getattr(self.model.get_submodule(owner), name, None) is not None
+        return runs and path.endswith(".0")
 
     def _positions(self, setting: _Setting, path: str, parts: AttentionParts) -> _Positions:
         found = parts.positions

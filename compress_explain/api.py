@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from compress_explain.compensation import Compensation
 from compress_explain.data import DataSpec, Splits, load_splits
 from compress_explain.evaluator import Evaluator
+from compress_explain.forms import Artifact, Choice
 from compress_explain.gates import Gate
 from compress_explain.job import Job
 from compress_explain.models import Subject, load_subject
@@ -42,7 +42,8 @@ def compress(
     seed: int = 0,
     batch_size: int = 32,
     redact: bool = False,
-    runtime: Literal["torch", "onnx"] = "torch",
+    runtime: Choice = "torch",
+    artifacts: Sequence[Artifact] = ("checkpoint",),
     target: Target | None = None,
     priced_rows: int = 1024,
     resume: bool = False,
@@ -53,8 +54,9 @@ def compress(
     ``model`` is a folder or hub id with a head for ``task``, or what :func:`load_subject` gave;
     ``data`` says where the splits are (then ``slices`` are cut from them), or is what
     :func:`load_splits` gave. Without ``compensation`` what is left keeps its weights. What is judged
-    is what runs: the torch checkpoint, or with ``runtime="onnx"``, and whenever a strategy
-    quantizes, an ONNX file. A strategy without a budget buys what the ``target`` asks for, and how
+    is what runs: the torch checkpoint; with ``runtime="onnx"``, and whenever a strategy quantizes, an
+    ONNX file; with ``compiled`` machine code in bfloat16; with ``auto`` whichever is fastest on this
+    machine. ``artifacts`` are written beside the checkpoint. A strategy without a budget buys what the ``target`` asks for, and how
     fast the deployed model then is is measured. Registries are asked first whether they can be reached, and are given the run when it is complete.
 
     Raises:
@@ -79,6 +81,7 @@ def compress(
         batch_size=batch_size,
         redact=redact,
         runtime=runtime,
+        artifacts=artifacts,
         target=target,
         priced_rows=priced_rows,
     )

@@ -18,6 +18,7 @@ from safetensors.torch import load_model, save_file
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from compress_explain.anatomy import Anatomy, Removed, read_anatomy
+from compress_explain.depth import lengthened
 from compress_explain.embedding import TOKENS
 from compress_explain.errors import InputError
 from compress_explain.ledger import file_digest
@@ -35,13 +36,17 @@ def save_compressed(
 ) -> dict[str, Any]:
     """Write ``model`` (already cut) to ``folder`` and return its manifest.
 
-    ``base`` is the anatomy of the original; ``provenance`` is stored as it is.
+    ``base`` is the anatomy of the original; ``provenance`` is stored as it is. What lies in a removed
+    sublayer or layer is not listed again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
     save_file(_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
+    inside = {
+        inner for name, flags in removed.items() if name in base.units and flags.any() for inner in base.within(name)
+    }
     manifest = {
         "format": FORMAT,
         "model_class": type(model).__name__,
@@ -51,7 +56,7 @@ def save_compressed(
         "removed": {
             name: flags.nonzero().flatten().tolist()
             for name, flags in removed.items()
-            if flags.any() and name != TOKENS
+            if flags.any() and name != TOKENS and name not in inside
         },
         "tokens": _tokens_left(removed),
         "weights_sha256": file_digest(folder / WEIGHTS),
@@ -138,7 +143,7 @@ def removed_flags(anatomy: Anatomy, removed: dict[str, list[int]]) -> dict[str, 
     flags = {name: torch.zeros(group.count, dtype=torch.bool) for name, group in anatomy.groups.items()}
     for name, indices in removed.items():
         for index in indices:
-            part, position = anatomy.find(f"{name}.{index}")
+            part, position = anatomy.find(name if name in anatomy.units else f"{name}.{index}")
             flags.setdefault(part.name, torch.zeros(part.count, dtype=torch.bool))[position] = True
     return flags
 
@@ -161,7 +166,7 @@ def _skeleton(folder: Path, manifest: dict[str, Any]) -> PreTrainedModel:
     dtype = getattr(torch, str(manifest["dtype"]), None)
     if not isinstance(dtype, torch.dtype):
         raise InputError("checkpoint", manifest["dtype"], "not a number format of torch", _COPY_AGAIN)
-    config = AutoConfig.from_pretrained(folder)
+    config = lengthened(AutoConfig.from_pretrained(folder), manifest["removed"])
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Int
@@ -119,20 +119,35 @@ class Linear:
 
 @dataclass(frozen=True, kw_only=True)
 class Sublayer:
-    """An attention or feed-forward sublayer: the components that it is made of."""
+    """An attention or feed-forward sublayer: the components that it is made of.
+
+    Taking it out leaves nothing of it: ``parameters`` counts its linears with their biases, and
+    ``around``, the modules that only it needs: the norm before it and the scale behind it. A norm
+    that stands after the addition stays.
+    """
 
     name: str
     groups: tuple[str, ...]
     linears: tuple[str, ...]
     parameters: int
     flops: int
+    around: tuple[str, ...] = ()
+
+    kind: ClassVar[str] = "sublayer"
+    count: ClassVar[int] = 1
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Itself: it is a component like others."""
+        return (self.name,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
     """One layer of a stack and its sublayers; ``module`` is its path in the model.
 
-    ``norm`` is that of :class:`~compress_explain.families.Stack`.
+    ``norm`` is that of :class:`~compress_explain.families.Stack`. Taking it out hands the stream on
+    as it came, norms included; one that ``stays`` cannot be taken out.
     """
 
     name: str
@@ -141,6 +156,15 @@ class Layer:
     sublayers: tuple[str, ...]
     parameters: int
     flops: int
+    stays: bool = False
+
+    kind: ClassVar[str] = "layer"
+    count: ClassVar[int] = 1
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Itself: it is a component like others."""
+        return (self.name,)
 
     @property
     def stack(self) -> str:

@@ -14,13 +14,14 @@ from compress_explain.data import DataSpec
 from compress_explain.documents import Location, Section, explain, read_yaml, together
 from compress_explain.errors import InputError, InputErrors
 from compress_explain.evaluator import Evaluator
+from compress_explain.forms import Artifact, Choice, check_forms
 from compress_explain.gates import Gate, check_gates
 from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.scores import told_of
 from compress_explain.slices import SliceRule, SliceSection
-from compress_explain.strategy import Strategy
+from compress_explain.strategy import Quantizing, Strategy
 from compress_explain.target import Target, check_open
 from compress_explain.tasks import task_named
 
@@ -95,7 +96,8 @@ class Config(Section):
     batch_size: int = Field(default=32, ge=1)
     threads: int | None = Field(default=None, ge=1)
     redact: bool = False
-    runtime: Literal["torch", "onnx"] = "torch"
+    runtime: Choice = "torch"
+    artifacts: list[Artifact] = Field(default=["checkpoint"])
     target: TargetSection | None = None
     priced_rows: int = Field(default=1024, ge=2)
 
@@ -172,6 +174,8 @@ def _check_parts(config: Config) -> None:
         check_open(config.build_strategies(), config.build_target())
         metrics = {metric for evaluator in config.build_evaluators() for metric in evaluator.metrics}
         gates = config.build_gates()
+        quantizing = [type(each).__name__.lower() for each in config.build_strategies() if isinstance(each, Quantizing)]
+        check_forms(config.runtime, config.artifacts, quantizing, timed=config.target is not None)
         check_gates(gates, told_of(config.task, metrics), [gate.slice for gate in gates] if config.slices else [])
     if faults:
         raise together(faults)

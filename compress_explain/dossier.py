@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from compress_explain.anatomy import Anatomy, Group
+from compress_explain.anatomy import Anatomy, Group, Layer, Sublayer
 from compress_explain.course import Stage, stage_facts
 from compress_explain.embedding import TOKEN, Embedding
 from compress_explain.examples import ALL
@@ -46,7 +46,8 @@ ABOUT = {
     "linears, sublayers, layers: decision_share, gradient_share": "sums over the components of the groups named there, by kind and slice; in [0, 1]",
     "linears.*.edits": "expected and exact loss change of weight edits, nats an example; only those that were priced",
     "sublayers, layers: expected_loss_change, exact_loss_change, linear_loss_change": "nats an example if the whole is removed: priced, measured, and by the bare linearisation, which is too small a tool for it; null when not asked",
-    "sublayers, layers: parameters_removed, flops_removed": "of the components that are removed in the end",
+    "sublayers, layers: parameters_removed, flops_removed": "of the components that are removed in the end; of one that is removed itself, all",
+    "sublayers, layers: status, removed_step, restored_step, around, stays": "what became of it as a whole, in the words of `groups`, the steps where it was switched; the modules that only it needs and that go with it; whether the model cannot do without it; left out where there is nothing to tell",
     "embedding": "the token embedding: rows, parameters of ONE row, and the rows, numbered as in the original, that are removed in the end or were put back; null when the model reads no tokens",
     "steps": "every step in order; expected and observed are means an example on the validation split: loss_change and kl in nats, flips and accuracy as shares, n rows",
     "steps.*.flops_removed": "share of the layer FLOPs that is gone after the step, in [0, 1]",
@@ -80,11 +81,17 @@ def dossier(
         "audit": None if audit is None else _audited(audit),
         "steps": [_short(stage_facts(stage)) for stage in stages],
         "layers": {
-            name: asdict(layer) | _sums(_groups_of(anatomy, layer.sublayers), groups) | wholes.get(name, _UNKNOWN)
+            name: _told(asdict(layer))
+            | _sums(_groups_of(anatomy, layer.sublayers), groups)
+            | wholes.get(name, _UNKNOWN)
+            | _unit_story(layer, components)
             for name, layer in anatomy.layers.items()
         },
         "sublayers": {
-            name: asdict(sublayer) | _sums(sublayer.groups, groups) | wholes.get(name, _UNKNOWN)
+            name: _told(asdict(sublayer))
+            | _sums(sublayer.groups, groups)
+            | wholes.get(name, _UNKNOWN)
+            | _unit_story(sublayer, components)
             for name, sublayer in anatomy.sublayers.items()
         },
         "linears": {
@@ -164,8 +171,8 @@ def _took_part(anatomy: Anatomy, plans: list[Applied]) -> dict[str, dict[str, li
     found: dict[str, dict[str, list[int]]] = {}
     for applied in plans:
         for component in applied.plan.of_components:
-            group, index = anatomy.locate(component)
-            found.setdefault(group.name, {}).setdefault(applied.plan.step, []).append(index)
+            part, index = anatomy.find(component)
+            found.setdefault(part.name, {}).setdefault(applied.plan.step, []).append(index)
     return {name: {step: sorted(indices) for step, indices in steps.items()} for name, steps in found.items()}
 
 
@@ -177,6 +184,23 @@ def _sums(names: Iterable[str], groups: Mapping[str, Any]) -> dict[str, Any]:
         "parameters_removed": sum(group["parameters"] * count for group, count in zip(mine, gone, strict=True)),
         "flops_removed": sum(group["flops"] * count for group, count in zip(mine, gone, strict=True)),
     }
+
+
+def _told(facts: dict[str, Any]) -> dict[str, Any]:
+    """Without what most units have nothing to tell of."""
+    return {key: value for key, value in facts.items() if value or key not in ("around", "stays")}
+
+
+def _unit_story(unit: Sublayer | Layer, components: pd.DataFrame) -> dict[str, Any]:
+    """What became of a sublayer or layer as a whole."""
+    rows = components[components["component"] == unit.name]
+    if rows.empty:
+        return {"status": "kept"}
+    story: dict[str, Any] = {column: rows.iloc[0][column] for column in _STORY}
+    whole = {"parameters_removed": unit.parameters, "flops_removed": unit.flops}
+    return {column: value if isinstance(value, str) else None for column, value in story.items()} | (
+        whole if story["status"] == "removed" else {}
+    )
 
 
 def _linear_sums(module: str, groups: Mapping[str, Any]) -> dict[str, Any]:

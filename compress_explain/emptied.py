@@ -1,4 +1,4 @@
-"""What stands where an attention sublayer lost its last head."""
+"""What stands where an attention sublayer lost its last head, and where a linear of a removed sublayer was."""
 
 from __future__ import annotations
 
@@ -31,3 +31,16 @@ class EmptiedAttention(nn.Module):
         nothing = hidden_states[..., :0]
         output = nothing if self.inside is None else self.get_submodule(self.inside)(nothing)
         return (output, None, None) if self.hands_on_bias else (output, None)
+
+
+class Nothing(nn.Module):
+    """A linear that went with its sublayer: ``width`` zeros for every token, from no parameters."""
+
+    weight = None  # asked for by models that compute in the format of the next weight
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states.new_zeros(*hidden_states.shape[:-1], self.width)

@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from compress_explain.compensation import Compensation
 from compress_explain.data import Splits
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import InputError
 from compress_explain.evaluator import Evaluator
+from compress_explain.forms import Artifact, Choice, Form, check_forms, forms_for
 from compress_explain.gates import EVERY, Gate, check_gates
 from compress_explain.masks import Masks
 from compress_explain.meters import Storage
@@ -47,7 +48,8 @@ class Job:
     seed: int = 0
     batch_size: int = 32
     redact: bool = False
-    runtime: Literal["torch", "onnx"] = "torch"
+    runtime: Choice = "torch"
+    artifacts: Sequence[Artifact] = ("checkpoint",)
     target: Target | None = None
     priced_rows: int = 1024
 
@@ -56,6 +58,7 @@ class Job:
         quantizing = [type(each).__name__.lower() for each in self.strategies if isinstance(each, Quantizing)]
         if len(quantizing) > 1:
             raise InputError("strategies", quantizing, "a file has one scheme for its linears", "name one of them")
+        check_forms(self.runtime, self.artifacts, quantizing, timed=self.target is not None)
         metrics = {metric for evaluator in self.evaluators for metric in evaluator.metrics}
         check_gates(self.gates, told_of(self.subject.task, metrics), self.splits.slices)
         self._check_task()
@@ -92,10 +95,18 @@ class Job:
         return self.runtime == "onnx" or any(isinstance(each, Quantizing) for each in self.strategies)
 
     @property
+    def forms(self) -> tuple[Form, ...]:
+        """What may be deployed and judged: one form, or with the runtime ``auto`` those of which the fastest is."""
+        return forms_for(self.runtime, None if self.scheme is None else self.scheme.name)
+
+    @property
     def storage(self) -> Storage:
         """How the deployed file stores weights."""
-        edits = [weight_edit(each.weight_edit) for each in self.strategies if isinstance(each, Quantizing)]
-        return Storage(edit=next(iter(edits), None), table_bits=getattr(self.scheme, "embeddings", 32))
+        names = [name for each in self.strategies if isinstance(each, Quantizing) for name in each.weight_edits]
+        bits = getattr(self.scheme, "embeddings", 32)
+        if isinstance(bits, bool):  # a scheme of 16 bits stores tables so, or leaves them
+            bits = 16 if bits else 32
+        return Storage(edit=weight_edit(names[0]) if names else None, table_bits=bits)
 
     def lexicon(self, masks: Masks) -> Lexicon:
         """The tokens of the model under ``masks``."""
@@ -125,6 +136,7 @@ class Job:
             "batch_size": self.batch_size,
             "runtime": self.runtime,
             "priced_rows": self.priced_rows,
+            "artifacts": list(self.artifacts),
             "target": None if self.target is None else asdict(self.target),
         }
 

@@ -70,7 +70,10 @@ class LatencyTable:
 
     ``original`` is the untouched model in the runtime's float32 form, which every speed-up is told
     against, by that ``clock``; ``whole`` is the same model in the form that is deployed (the same, unless linears are
-    quantized). What sublayers do not explain of ``whole`` is the ``rest``, which no removal changes.
+    quantized), and ``least`` is it with the smallest number of components above none that curves know,
+    in every group. A layer by itself runs under other conditions than in its model, so what the
+    curves say is scaled to what lies between ``whole`` and ``least``. What sublayers then do not
+    explain of ``whole`` is the ``rest``, which no removal changes.
     """
 
     runtime: str
@@ -81,6 +84,7 @@ class LatencyTable:
     clock: str
     original: Timed
     whole: Timed
+    least: Timed
     curves: tuple[Curve, ...] = field(repr=False)
 
     @cached_property
@@ -89,13 +93,20 @@ class LatencyTable:
 
     def of(self, group: str, left: int) -> float:
         """What a group takes with ``left`` components."""
-        return self._by_group[group].of(left)
+        return self.scale * self._by_group[group].of(left)
+
+    @cached_property
+    def scale(self) -> float:
+        """What a sublayer takes in the model for each millisecond that it takes by itself; never beyond 0.5 to 2."""
+        between = [curve.of(curve.counts[-1]) - curve.of(curve.counts[1]) for curve in self.curves]
+        alone = sum(len(curve.groups) * each for curve, each in zip(self.curves, between, strict=True))
+        return min(max((self.whole.median - self.least.median) / alone, 0.5), 2.0) if alone > 0 else 1.0
 
     @cached_property
     def rest(self) -> float:
         """Embeddings, norms, residuals, head and the runtime itself; never less than nothing."""
         layers = sum(len(curve.groups) * curve.of(curve.counts[-1]) for curve in self.curves)
-        return max(0.0, self.whole.median - layers)
+        return max(0.0, self.whole.median - self.scale * layers)
 
     def predict(self, removed: Mapping[str, Tensor]) -> float:
         """Milliseconds of the model without the flagged components."""
@@ -104,7 +115,10 @@ class LatencyTable:
 
     def facts(self) -> dict[str, Any]:
         """All but the curves, as plain values."""
-        return {key: value for key, value in asdict(self).items() if key != "curves"} | {"rest": self.rest}
+        return {key: value for key, value in asdict(self).items() if key != "curves"} | {
+            "scale": self.scale,
+            "rest": self.rest,
+        }
 
     def to_frame(self) -> pd.DataFrame:
         """One row a shape of a group and number of components left."""
@@ -130,7 +144,7 @@ class LatencyTable:
         """Read back what :meth:`save` wrote."""
         table = pq.read_table(path)
         facts = json.loads(table.schema.metadata[_FACTS])
-        del facts["rest"]
+        del facts["scale"], facts["rest"]
         curves = tuple(
             Curve(
                 shape=str(shape),
@@ -140,8 +154,8 @@ class LatencyTable:
             )
             for shape, rows in table.to_pandas().groupby("shape", sort=False)
         )
-        original, whole = Timed(**facts.pop("original")), Timed(**facts.pop("whole"))
-        return cls(curves=curves, original=original, whole=whole, **facts)
+        original, whole, least = (Timed(**facts.pop(name)) for name in ("original", "whole", "least"))
+        return cls(curves=curves, original=original, whole=whole, least=least, **facts)
 
 
 def counts_to_measure(count: int) -> tuple[int, ...]:

@@ -1,6 +1,8 @@
 """Reversible edits: a component is switched off by zeroing its consumer's input at the site.
 
-A token has no site: what stands for taking it out is what the tokenizer without it makes of the texts.
+A sublayer is switched off by zeroing what it adds to the residual stream, its consumer's bias
+included; a layer by handing on what came in. What they hold is gone with them, and back with them
+as it was. A token has no site: what stands for taking it out is what the tokenizer without it makes of the texts.
 No weight is ever written to, so undoing a removal gives the original back bit for bit. A linear
 that is refitted to what is left computes with other weights, and its own are kept. One that is
 quantized gives what the edit of its weight makes of its input; gradients pass as if it did not round.
@@ -11,18 +13,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from transformers import PreTrainedModel
 
-from compress_explain.anatomy import Anatomy, Group
-from compress_explain.embedding import TOKENS, Embedding
+from compress_explain.anatomy import Anatomy, Group, Layer, Removed, Sublayer
+from compress_explain.embedding import TOKENS
 from compress_explain.errors import EditError
 from compress_explain.refits import Refit, Refits, put, refittable, tunable, weights_of
-from compress_explain.weight_edits import Prepared, weight_edit
+from compress_explain.weight_edits import Activations, Prepared, WeightEdit, knowing, weight_edit
+from compress_explain.weight_edits.narrowed import Narrowed
 
 
 class Masks:
@@ -33,15 +37,17 @@ class Masks:
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
         self.model, self.anatomy = model, anatomy
-        self.removed: dict[str, Bool[Tensor, " count"]] = {
+        self.off: dict[str, Bool[Tensor, " count"]] = {
             name: torch.zeros(group.count, dtype=torch.bool) for name, group in anatomy.groups.items()
-        }
-        self._coordinates: dict[str, Bool[Tensor, " width"] | None] = dict.fromkeys(self.removed)
+        }  # what was switched off itself; ``removed`` is all that is gone with it
+        self._coordinates: dict[str, Bool[Tensor, " width"] | None] = dict.fromkeys(self.off)
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
+        self._units: list[torch.utils.hooks.RemovableHandle] = []  # of sublayers and layers that are off
         self._own = {name: weights_of(model, name) for name in dict.fromkeys([*refittable(anatomy), *tunable(model)])}
         self.refits: dict[str, Refit] = {}
-        self.fitted_to = self._flags()  # what was removed when ``refits`` were made; nothing, if there are none
+        self.fitted_to: Removed = {}  # what was removed when ``refits`` were made; nothing, if there are none
         self.quantized: dict[str, str] = {}  # by linear: the weight edit that it is under
+        self.activations: dict[str, Activations] = {}  # by linear: what enters it, where an edit asks for it
         self._ready: dict[str, Prepared] = {}  # the same, made ready for the weights of now
         self._rounding: dict[str, torch.utils.hooks.RemovableHandle] = {}
 
@@ -88,27 +94,46 @@ class Masks:
         put(self.model, refits)
         self.refits = dict(refits)
         self._ready.clear()
-        self.fitted_to = self._flags(like=self.removed if refits else None)
+        self.fitted_to = {name: flags.clone() for name, flags in self.removed.items()} if refits else {}
+
+    @property
+    def removed(self) -> Removed:
+        """Which components of every group are gone, and which sublayers and layers, if any."""
+        return self.anatomy.closed(self.off)
+
+    def removed_without(self, unit: str) -> Removed:
+        """What would be gone if a sublayer or layer were put back."""
+        return self.anatomy.closed({**self.off, unit: torch.zeros(1, dtype=torch.bool)})
 
     @property
     def removed_tokens(self) -> Bool[Tensor, " count"] | None:
         """Which rows of the token embedding are gone; None while all are there."""
-        flags = self.removed.get(TOKENS)
+        flags = self.off.get(TOKENS)
         return flags if flags is not None and flags.any() else None
 
-    def removed_after(self, more: Iterable[str], fewer: Iterable[str]) -> dict[str, Bool[Tensor, " count"]]:
-        """The flags of each group as they would be with ``more`` components off and ``fewer``; linears and tokens aside."""
-        flags = self._flags(like=self.removed)
-        for off, components in ((True, more), (False, fewer)):
-            for component in components:
-                name, _, index = component.rpartition(".")
-                if name in self.anatomy.groups:
-                    flags[name][int(index)] = off
-        return flags
+    @property
+    def units(self) -> list[Sublayer | Layer]:
+        """The sublayers and layers that were switched off."""
+        return [unit for name, unit in self.anatomy.units.items() if self.is_off(name)]
 
-    def _flags(self, like: dict[str, Bool[Tensor, " count"]] | None = None) -> dict[str, Bool[Tensor, " count"]]:
-        """Flags of their own over every group: as in ``like``, or none set."""
-        return {name: like[name].clone() if like else torch.zeros_like(flags) for name, flags in self.removed.items()}
+    def is_off(self, name: str) -> bool:
+        """Whether a sublayer or layer was switched off itself; False of anything else."""
+        return bool(name in self.anatomy.units and name in self.off and self.off[name].any())
+
+    def gone(self, name: str) -> bool:
+        """Whether a sublayer or layer is gone, or what holds it, or for a group or linear its sublayer or layer."""
+        layer = ".".join(name.split(".")[:3])
+        return any(self.is_off(each) for each in (name, name.rpartition(".")[0], layer))
+
+    def removed_after(self, more: Iterable[str], fewer: Iterable[str]) -> Removed:
+        """What would be gone with ``more`` components off and ``fewer``; linears and tokens aside."""
+        flags = {name: each.clone() for name, each in self.off.items()}
+        for off, components in ((True, more), (False, fewer)):
+            for component in (each for each in components if each not in self.anatomy.linears):
+                part, index = self.anatomy.find(component)
+                if part.name != TOKENS:
+                    flags.setdefault(part.name, torch.zeros(part.count, dtype=torch.bool))[index] = off
+        return self.anatomy.closed(flags)
 
     def own_weights(self, module: str) -> Refit:
         """What a linear or norm came with."""
@@ -131,14 +156,15 @@ class Masks:
 
     def is_removed(self, component: str) -> bool:
         part, index = self.anatomy.find(component)
-        return part.name in self.removed and bool(self.removed[part.name][index])
+        removed = self.removed
+        return part.name in removed and bool(removed[part.name][index])
 
     @property
     def components(self) -> list[str]:
-        """Every removed component, in the order of the anatomy."""
+        """Every component that was switched off, in the order of the anatomy, units last."""
         return [
-            self.anatomy.parts[name].components[index]
-            for name, flags in self.removed.items()
+            self.anatomy.part(name).components[index]
+            for name, flags in self.off.items()
             for index in flags.nonzero().flatten().tolist()
         ]
 
@@ -180,27 +206,33 @@ class Masks:
 
     def _switch(self, components: Iterable[str], *, off: bool) -> None:
         located = [(component, *self.anatomy.find(component)) for component in components]
-        if any(isinstance(part, Embedding) for _, part, _ in located):
-            self.removed.setdefault(TOKENS, torch.zeros(self.anatomy.parts[TOKENS].count, dtype=torch.bool))
+        for _, part, _ in located:
+            self.off.setdefault(part.name, torch.zeros(part.count, dtype=torch.bool))
         seen: set[tuple[str, int]] = set()
-        for component, group, index in located:  # all are checked before any is switched
-            if bool(self.removed[group.name][index]) is off or (group.name, index) in seen:
+        known = self.removed if off else self.off
+        for component, part, index in located:  # all are checked before any is switched
+            if bool(known[part.name][index]) is off or (part.name, index) in seen:
                 raise EditError(f"{component} is {'already' if off else 'not'} removed")
-            seen.add((group.name, index))
+            if off and isinstance(part, Layer) and part.stays:
+                raise EditError(f"{component} cannot be removed: a module of its own is run when it is done")
+            seen.add((part.name, index))
         self._ready.clear()
-        for _, group, index in located:
-            self.removed[group.name][index] = off
-        for group in {group.name: group for _, group, _ in located}.values():
-            if isinstance(group, Embedding):
-                continue
-            flags = self.removed[group.name]
-            with torch.inference_mode(False):  # wherever it is switched, autograd must be able to use it
-                self._coordinates[group.name] = flags.repeat_interleave(group.width) if flags.any() else None
+        for _, part, index in located:
+            self.off[part.name][index] = off
+        for part in {part.name: part for _, part, _ in located}.values():
+            if isinstance(part, Group):
+                flags = self.off[part.name]
+                with torch.inference_mode(False):  # wherever it is switched, autograd must be able to use it
+                    self._coordinates[part.name] = flags.repeat_interleave(part.width) if flags.any() else None
+        if self._units or (self.attached and self.units):
+            self.answer_for_units()
 
     def _round(self, linears: Iterable[str]) -> None:
         for name in linears:
             module = self.model.get_submodule(self.anatomy.linears[name].module)
             self._rounding[name] = module.register_forward_hook(self._rounded(name))
+        if self._units:
+            self.answer_for_units()  # theirs is the last word
 
     def _round_no_more(self, linears: Iterable[str]) -> None:
         for name in linears:
@@ -218,16 +250,35 @@ class Masks:
 
         return rounded
 
+    def edit_of(self, linear: str, edit: WeightEdit) -> WeightEdit:
+        """``edit`` as it is to be made on ``linear``, with what is known of its input."""
+        return knowing(edit, self.activations.get(linear))
+
+    def activations_left(self) -> dict[str, Activations]:
+        """What enters each linear that anything is known of, of the inputs that are left."""
+        return {
+            name: each if (kept := self._kept(self.anatomy.linears[name].module)) is None else each.of(kept)
+            for name, each in self.activations.items()
+        }
+
+    def _kept(self, module: str) -> Int[Tensor, " kept"] | None:
+        """Which inputs of a consumer are left; None for all of them."""
+        for group in self.anatomy.groups.values():
+            coordinates = self._coordinates[group.name]
+            if group.site == module and coordinates is not None:
+                return (~coordinates).nonzero().flatten()
+        return None
+
     def _made_ready(self, name: str) -> Prepared:
         """A linear under its edit, its removed inputs being no part of it."""
         module = self.anatomy.linears[name].module
         values = weights_of(self.model, module)
-        weight = values.weight.detach().clone(memory_format=torch.contiguous_format)
-        for group in self.anatomy.groups.values():
-            coordinates = self._coordinates[group.name]
-            if group.site == module and coordinates is not None:
-                weight[:, coordinates] = 0.0
-        return weight_edit(self.quantized[name]).prepare(weight, values.bias)
+        weight = values.weight.detach().contiguous()
+        kept = self._kept(module)
+        if kept is None or not len(kept):
+            return self.edit_of(name, weight_edit(self.quantized[name])).prepare(weight, values.bias)
+        edit = knowing(weight_edit(self.quantized[name]), self.activations_left().get(name))
+        return Narrowed(kept=kept, inputs=weight.shape[1], prepared=edit.prepare(weight[:, kept], values.bias))
 
     def _hook(self, group: Group) -> torch.utils.hooks.RemovableHandle:
         def zero(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -248,6 +299,7 @@ class Masks:
         for group in self.anatomy.groups.values():
             self.attach_to(group)
         self._round(self.quantized.keys() - self._rounding.keys())
+        self.answer_for_units()
 
     def attach_to(self, group: Group) -> None:
         """Put the hook of one group in place."""
@@ -256,8 +308,25 @@ class Masks:
 
     def detach(self) -> None:
         """Take the hooks of removed components away."""
+        self.detach_groups()
+        self.answer_for_units(none=True)
+
+    def detach_groups(self) -> None:
+        """Take the hooks of removed heads and neurons away, for somebody who masks them otherwise."""
         for group in self.anatomy.groups.values():
             self.detach_from(group)
+
+    def answer_for_units(self, *, none: bool = False) -> None:
+        """Put the hooks of sublayers and layers that are off in place, or take them all away."""
+        while self._units:
+            self._units.pop().remove()
+        for unit in () if none else self.units:
+            if isinstance(unit, Layer):
+                module = self.model.get_submodule(unit.module)
+                self._units.append(module.register_forward_hook(_passed_on, with_kwargs=True))
+            else:
+                site = self.model.get_submodule(self.anatomy.groups[unit.groups[-1]].site)
+                self._units.append(site.register_forward_hook(_silenced))
 
     def detach_from(self, group: Group) -> None:
         """Take the hook of one group away."""
@@ -274,3 +343,17 @@ class Masks:
         self.detach()
         self._round_no_more(list(self._rounding))
         self.refit({})
+
+
+# Hooks: not closures, which a type checker at run time would take apart each time anew.
+
+
+def _silenced(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    """What a sublayer that is off adds to the stream."""
+    return torch.zeros_like(output)
+
+
+def _passed_on(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> Any:
+    """What came into a layer that is off, in the form of its usual output."""
+    hidden = inputs[0] if inputs else options["hidden_states"]
+    return hidden if isinstance(output, Tensor) else (hidden, *output[1:])

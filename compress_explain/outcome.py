@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from transformers import PreTrainedModel
 
-from compress_explain.anatomy import Anatomy
+from compress_explain.anatomy import Anatomy, Layer, Sublayer
 from compress_explain.checkpoint import load_compressed
 from compress_explain.course import Stage, course, trust
 from compress_explain.dossier import dossier, dossier_text, shares
@@ -138,7 +138,10 @@ def write_report(run: Run, splits: Splits, labels: dict[int, str]) -> None:
 
 
 def component_table(session: Session) -> pd.DataFrame:
-    """What became of every component that meets a site, with its price on the untouched model, and of every token that ever went."""
+    """What became of every component that meets a site, with its price on the untouched model.
+
+    And of every sublayer, layer and token that ever went. What a unit holds goes with it.
+    """
     prices = Prices.load(_start(session.folder))
     decision, gradient = shares(prices)
     table = prices.to_frame()
@@ -158,7 +161,8 @@ def component_table(session: Session) -> pd.DataFrame:
                 entry |= {"status": "removed", "removed_step": applied.plan.step, "removed_reason": edit.reason}
             else:
                 entry |= {"status": "restored", "restored_step": applied.plan.step, "restored_reason": edit.reason}
-    overall = pd.concat([overall, _token_rows(session)], ignore_index=True)
+    story |= _gone_with_units(session, story)
+    overall = pd.concat([overall, _more_rows(session)], ignore_index=True)
     columns = ("status", "removed_step", "removed_reason", "restored_step", "restored_reason")
     for column in columns:
         default = "kept" if column == "status" else None
@@ -166,16 +170,31 @@ def component_table(session: Session) -> pd.DataFrame:
     return overall
 
 
-def _token_rows(session: Session) -> pd.DataFrame:
-    """One row a token that was removed at some time; one that always stayed has no story."""
+def _gone_with_units(session: Session, story: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The story of what was still there when the sublayer or layer that holds it was removed."""
+    anatomy, masks = session.anatomy, session.masks
+    found: dict[str, dict[str, Any]] = {}
+    for unit in sorted(masks.units, key=lambda each: each.kind):  # a layer has the word over its sublayers
+        entry = story[unit.name]
+        reason = {**entry, "removed_reason": f"with {unit.name}: {entry['removed_reason']}"}
+        groups = [anatomy.groups[name] for name in anatomy.within(unit.name) if name in anatomy.groups]
+        for component in (component for group in groups for component in group.components):
+            if story.get(component, {}).get("status") != "removed":
+                found.setdefault(component, reason)
+    return found
+
+
+def _more_rows(session: Session) -> pd.DataFrame:
+    """One row a token, sublayer or layer that was removed at some time; one that always stayed has no story."""
     first: dict[str, Edit] = {}
     for applied in applied_plans(session.ledger):
         for edit in applied.plan.edits:
-            if edit.kind == TOKEN and edit.action == "remove" and not applied.reverted:
+            own = edit.kind == TOKEN or edit.component in session.anatomy.units
+            if own and edit.action == "remove" and not applied.reverted:
                 first.setdefault(edit.component, edit)
     rows = [
         {
-            "component": edit.component, "kind": edit.kind, "parameters_saved": edit.parameters_saved, "flops_saved": 0,
+            "component": edit.component, "kind": edit.kind, "parameters_saved": edit.parameters_saved, "flops_saved": edit.flops_saved,
             "bytes_saved": FLOAT_BYTES * edit.parameters_saved, "expected_loss_change": edit.expected_loss_change,
         }
         for edit in first.values()
@@ -193,8 +212,9 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
     materialized = ledger.find("materialized", "artifact")
     saved_parameters, saved_flops = anatomy.saved(session.masks.removed)
     stages = course(ledger, anatomy.flops)
-    once_removed = components[components["status"] != "kept"]
-    returned = components[components["status"] == "restored"]
+    edited = components[components["component"].isin(_edited(session))]  # not what only went with a unit
+    once_removed = edited[edited["status"] != "kept"]
+    returned = edited[edited["status"] == "restored"]
     return {
         "state": state,
         "settings": session.job.settings(),
@@ -206,7 +226,7 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
             materialized.body["parameters"] if materialized else anatomy.parameters - saved_parameters)},
         "flops": {"original": anatomy.flops, "compressed": anatomy.flops - saved_flops},
         "components": {kind: {status: int(by_status.get((kind, status), 0)) for status in ("kept", "removed", "restored")}
-                       for kind in anatomy.kinds} | _token_counts(anatomy, by_status),
+                       for kind in anatomy.kinds} | _more_counts(anatomy, by_status),
         "restored_share": {"count": len(returned) / max(1, len(once_removed)),
                            "flops": float(returned["flops_saved"].sum()) / max(1, int(once_removed["flops_saved"].sum()))},
         "first_verdicts": judged[0].body["verdicts"],
@@ -227,16 +247,17 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
 
 
 def _deployed(ledger: Ledger, anatomy: Anatomy) -> dict[str, Any] | None:
-    """The ONNX file and how its predictions differ from the masked model's; None where torch's checkpoint is judged."""
+    """What runs and how its predictions differ from the masked model's; None where nothing was written."""
     made, compared = ledger.find("deployed", "artifact"), ledger.find("compared", "deployed")
     if made is None or compared is None:
         return None
-    [file] = [name for name in made.files if name.endswith(".onnx")]
+    measured = ledger.find("measured", "runtime")
     return {
-        "file": file,
         "original_bytes": FLOAT_BYTES * anatomy.parameters,
         **made.body,
         "beside_masked": compared.body,
+        "measured": None if measured is None else measured.body,
+        "beside": {record.step: record.body for record in ledger.of_kind("written")},
     }
 
 
@@ -248,12 +269,19 @@ def _target(session: Session) -> dict[str, Any] | None:
     return measured.body if measured else {"aim": target.words, "met": None}
 
 
-def _token_counts(anatomy: Anatomy, by_status: pd.Series) -> dict[str, dict[str, int]]:
-    """Of tokens, if any ever went; what always stayed is in no table."""
-    gone, back = (int(by_status.get((TOKEN, status), 0)) for status in ("removed", "restored"))
-    if anatomy.embedding is None or not gone + back:
-        return {}
-    return {TOKEN: {"kept": anatomy.embedding.count - gone - back, "removed": gone, "restored": back}}
+def _edited(session: Session) -> set[str]:
+    return {edit.component for applied in applied_plans(session.ledger) for edit in applied.plan.edits}
+
+
+def _more_counts(anatomy: Anatomy, by_status: pd.Series) -> dict[str, dict[str, int]]:
+    """Of layers, sublayers and tokens, if any of the kind ever went; what always stayed is in no table."""
+    tokens = 0 if anatomy.embedding is None else anatomy.embedding.count
+    found = {}
+    for kind, total in ((Layer.kind, len(anatomy.layers)), (Sublayer.kind, len(anatomy.sublayers)), (TOKEN, tokens)):
+        gone, back = (int(by_status.get((kind, status), 0)) for status in ("removed", "restored"))
+        if gone + back:
+            found[kind] = {"kept": total - gone - back, "removed": gone, "restored": back}
+    return found
 
 
 def _known(session: Session, components: pd.DataFrame) -> dict[str, Any]:

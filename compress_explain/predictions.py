@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,19 +55,32 @@ class Pairs:
 
     def only(self, slice_name: str) -> Pairs:
         """The pairs of one slice."""
-        rows = self.slices[slice_name]
+        return self._chosen(self.slices[slice_name])
+
+    def of_rows(self, rows: Int[np.ndarray, " chosen"]) -> Pairs:
+        """The pairs that stand in some rows, in no slice."""
+        return self._chosen(np.isin(np.arange(len(self)) if self.rows is None else self.rows, rows))
+
+    def beside(self, other: Decided) -> Pairs:
+        """The same decisions of the original, beside what another model decides."""
+        vocabulary = None
+        if self.vocabulary is not None and other.guesses is not None:
+            vocabulary = replace(self.vocabulary, compressed=other.guesses)
+        return replace(self, compressed=other.logits, vocabulary=vocabulary)
+
+    def _chosen(self, flags: Bool[np.ndarray, " n"]) -> Pairs:
         return Pairs(
             split=self.split,
             digest=self.digest,
-            labels=self.labels[rows],
-            original=self.original[rows],
-            compressed=self.compressed[rows],
+            labels=self.labels[flags],
+            original=self.original[flags],
+            compressed=self.compressed[flags],
             slices={},
             task=self.task,
-            rows=None if self.rows is None else self.rows[rows],
-            places=None if self.places is None else self.places[rows],
+            rows=None if self.rows is None else self.rows[flags],
+            places=None if self.places is None else self.places[flags],
             names=self.names,
-            vocabulary=None if self.vocabulary is None else self.vocabulary.only(rows),
+            vocabulary=None if self.vocabulary is None else self.vocabulary.only(flags),
         )
 
     @cached_property

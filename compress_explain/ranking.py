@@ -36,7 +36,7 @@ def cheapest(situation: Situation, kinds: Sequence[str], budget: Budget) -> tupl
     candidates = int((~prices.restores[mine]).sum())
     unit = budget.meter(situation).unit
     return tuple(
-        _edit(
+        removal(
             prices, index, shares[prices.kinds[index]][:, index], f"{ordinal(rank)} cheapest of {candidates} per {unit}"
         )
         for index, rank in _chosen(situation, kinds, budget, mine)
@@ -218,7 +218,8 @@ def _room(situation: Situation, kinds: Sequence[str], budget: Budget) -> dict[st
     return room
 
 
-def _edit(prices: Prices, index: int, share: np.ndarray, place: str) -> Edit:
+def removal(prices: Prices, index: int, share: np.ndarray, place: str) -> Edit:
+    """The removal of component ``index``, whose ``place`` is said in words and which carries a ``share`` of each slice."""
     loss = float(prices.loss_change()[index])
     return Edit(
         component=prices.components[index],

@@ -18,15 +18,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy, Group
+from compress_explain.anatomy import Group
 from compress_explain.edits import Edit
 from compress_explain.embedding import TOKEN, TOKENS
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
+from compress_explain.examples import Batch, Examples
 from compress_explain.gates import Verdict
 from compress_explain.masks import Masks
+from compress_explain.pricing.decision import Decision
+from compress_explain.pricing.exact import masked, unit_logits
 from compress_explain.pricing.linear import linearised
-from compress_explain.pricing.slopes import Slopes
+from compress_explain.pricing.slopes import Slopes, wide
 from compress_explain.ranking import ordinal
 from compress_explain.replay import Applied
 from compress_explain.weight_edits import Unedited
@@ -116,9 +118,7 @@ def choose_restorations(
     moves = _collect(masks, examples, batch_size, work, advance)
     aims = _Aims(examples, aimed, moves.rows, moves.labels)
     picked = _pick(moves, aims, flops, most, reserve)
-    return tuple(
-        _edit(masks.anatomy, moves, aims, masks.quantized, index, place) for place, index in enumerate(picked, start=1)
-    )
+    return tuple(_edit(masks, moves, aims, index, place) for place, index in enumerate(picked, start=1))
 
 
 def tokens_back(plans: Iterable[Applied], masks: Masks) -> tuple[Edit, ...]:
@@ -159,22 +159,28 @@ class _Moves:
 def _collect(
     masks: Masks, examples: Examples, batch_size: int, work: Mapping[str, int], advance: Callable[[int], None]
 ) -> _Moves:
-    groups = [group for group in masks.anatomy.groups.values() if masks.removed[group.name].any()]
-    undone = torch.cat([*[masks.removed[group.name] for group in groups], torch.ones(len(masks.quantized)).bool()])
-    names = [*[component for group in groups for component in group.components], *masks.quantized]
+    reachable = [group for group in masks.anatomy.groups.values() if not masks.gone(group.name)]
+    groups = [group for group in reachable if masks.off[group.name].any()]
+    linears = [name for name in masks.quantized if not masks.gone(name)]
+    units = [unit.name for unit in masks.units if not any(masks.gone(each) for each in _around(unit.name))]
+    undone = torch.cat([*[masks.off[group.name] for group in groups], torch.ones(len(linears) + len(units)).bool()])
+    names = [*[component for group in groups for component in group.components], *linears, *units]
     costs = [group.flops * _speed(masks, group, work) for group in groups for _ in range(group.count)]
-    costs += [work[name] for name in masks.quantized]
-    slopes = Slopes(masks, groups, {name: (Unedited(),) for name in masks.quantized})
+    costs += [work[name] for name in linears] + [_unit_cost(masks, unit, work) for unit in units]
+    slopes = Slopes(masks, groups, {name: (Unedited(),) for name in linears})
     rows, labels, logits, moves = [], [], [], []
-    for each in linearised(slopes, examples, examples.batches(batch_size)):
+    for batch in examples.batches(batch_size):
+        whole = _unit_moves(masks, examples, batch, units)
+        (each,) = linearised(slopes, examples, [batch])
         stride = math.ceil(len(examples) * int(undone.sum()) * each.decision.logits.shape[1] * 4 / _MEMORY)
-        keep = torch.from_numpy(each.batch.rows % stride == 0)
-        move = torch.cat([block[keep] for block in each.moves()], dim=1)[:, undone]
-        rows.append(each.batch.rows[keep.numpy()])
+        keep = torch.from_numpy(batch.rows % stride == 0)
+        blocks = [*each.moves(), whole(each.decision)]
+        move = torch.cat([block[keep] for block in blocks], dim=1)[:, undone]
+        rows.append(batch.rows[keep.numpy()])
         labels.append(each.decision.labels[keep])
         logits.append(each.decision.logits[keep])
         moves.append(move.permute(2, 0, 1).contiguous())
-        advance(len(each.batch.rows))
+        advance(len(batch.rows))
     return _Moves(
         components=[name for name, flag in zip(names, undone.tolist(), strict=True) if flag],
         flops=torch.tensor(costs, dtype=torch.float32)[undone],
@@ -182,6 +188,34 @@ def _collect(
         labels=torch.cat(labels),
         logits=torch.cat(logits),
         moves=torch.cat(moves, dim=1),
+    )
+
+
+def _around(unit: str) -> tuple[str, ...]:
+    """The layer that a sublayer stands in."""
+    layer = ".".join(unit.split(".")[:3])
+    return () if layer == unit else (layer,)
+
+
+def _unit_moves(
+    masks: Masks, examples: Examples, batch: Batch, units: Sequence[str]
+) -> Callable[[Decision], Float[Tensor, "batch units choices"]]:
+    """How putting each sublayer or layer back moves the choices of a batch: too large for a slope, it is tried."""
+    if not units:
+        return lambda decision: decision.logits[:, None][:, :0]
+    with torch.inference_mode(), masked(masks):
+        now, _ = examples.one_each(batch, wide(masks.model(**batch.inputs).logits))
+    tried = [examples.one_each(batch, logits)[0] for logits in unit_logits(masks, batch, units)]
+    return lambda decision: torch.stack([decision.of(logits) - decision.of(now) for logits in tried], 1)
+
+
+def _unit_cost(masks: Masks, unit: str, work: Mapping[str, int]) -> float:
+    """The FLOPs of float32 that take as long as what comes back with a sublayer or layer."""
+    now, then = masks.removed, masks.removed_without(unit)
+    back = {name: int(now[name].sum() - then[name].sum()) for name in masks.anatomy.groups}
+    return sum(
+        count * masks.anatomy.groups[name].flops * _speed(masks, masks.anatomy.groups[name], work)
+        for name, count in back.items()
     )
 
 
@@ -316,10 +350,10 @@ def _affordable(order: list[int], flops: Tensor, left: float) -> list[int]:
     return chosen
 
 
-def _edit(anatomy: Anatomy, moves: _Moves, aims: _Aims, into: Mapping[str, str], index: int, place: int) -> Edit:
+def _edit(masks: Masks, moves: _Moves, aims: _Aims, index: int, place: int) -> Edit:
     """A restoration, with the gate that it helps most as its reason."""
     component = moves.components[index]
-    group = None if component in anatomy.linears else anatomy.locate(component)[0]
+    kind, parameters, flops = _brought_back(masks, component)
     before = aims.slacks(moves.logits)
     moved = moves.logits + moves.moves[:, :, index].T
     help_each = (aims.slacks(moved) - before) / aims.noise
@@ -331,13 +365,25 @@ def _edit(anatomy: Anatomy, moves: _Moves, aims: _Aims, into: Mapping[str, str],
     gain = float(help_each[aims.verdicts.index(most)] * aims.noise[aims.verdicts.index(most)])
     return Edit(
         component=component,
-        kind="linear" if group is None else group.kind,
+        kind=kind,
         action="restore",
         reason=f"{ordinal(place)} most useful for the time that it takes; expected {gain:+.2g} slack for "
         f"{most.gate.metric} on {most.slice}, which had {most.slack:+.3g}",
         expected_loss_change=float(loss),
-        parameters_saved=0 if group is None else -group.parameters,
-        flops_saved=0 if group is None else -group.flops,
-        into=into.get(component, ""),
+        parameters_saved=-parameters,
+        flops_saved=-flops,
+        into=masks.quantized.get(component, ""),
         work_saved=-round(float(moves.flops[index])),
     )
+
+
+def _brought_back(masks: Masks, component: str) -> tuple[str, int, int]:
+    """The kind of a component, and the parameters and FLOPs that come back with it."""
+    anatomy = masks.anatomy
+    if component in anatomy.linears:
+        return "linear", 0, 0
+    if component not in anatomy.units:
+        group, _ = anatomy.locate(component)
+        return group.kind, group.parameters, group.flops
+    now, then = anatomy.saved(masks.removed), anatomy.saved(masks.removed_without(component))
+    return anatomy.units[component].kind, now[0] - then[0], now[1] - then[1]

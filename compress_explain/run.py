@@ -15,7 +15,7 @@ from compress_explain.predictions import Pairs
 from compress_explain.progress import Progress
 from compress_explain.reinstate import Reinstatement, can_be_helped, noise
 from compress_explain.session import Session, open_session
-from compress_explain.strategy import Quantizing, Stepwise, Tuning, rounds_of
+from compress_explain.strategy import Tuning, ranges_of, rounds_of, wants_prices
 
 
 def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False) -> Run:
@@ -57,8 +57,8 @@ def compress(session: Session) -> Pairs:
             if isinstance(strategy, Tuning):
                 before = session.tune(step, strategy.recipe, before)
                 continue
-            sited = set(strategy.kinds) & set(session.anatomy.kinds)
-            if (session.masks.components and sited) or isinstance(strategy, Quantizing | Stepwise):
+            session.find_activations(step, ranges_of(strategy))
+            if wants_prices(strategy, session.anatomy, changed=bool(session.masks.components)):
                 prices, unfamiliar = session.prices_for(step, strategy)
             situation = session.situation(prices, unfamiliar, round_number, rounds)
             plan = session.propose(step, author, partial(strategy.plan, situation))
@@ -79,7 +79,8 @@ def reinstate(session: Session, pairs: Pairs) -> tuple[State, Pairs]:
     """Judge on validation and, while a gate asks for it, undo the edits most guilty of it; what is then predicted."""
     limits = session.job.reinstatement
     verdicts = session.judge("validation", pairs)
-    saved = session.anatomy.saved(session.masks.removed)[1] + sum(session.work.values())
+    faster = sum(work for name, work in session.work.items() if not session.masks.gone(name))
+    saved = session.anatomy.saved(session.masks.removed)[1] + faster
     returned: list[Edit] = []
     for round_number in range(1, limits.max_rounds + 1):
         if not _wanting(verdicts, limits, started=bool(returned)):

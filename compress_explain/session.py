@@ -5,19 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from compress_explain.activations import Ranges, find_activations, load_activations, passes_of, save_activations
 from compress_explain.anatomy import Anatomy, read_anatomy
-from compress_explain.checkpoint import load_compressed, save_compressed
+from compress_explain.checkpoint import save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.decided import Decided, Forward, decide_all
 from compress_explain.edits import Edit, Plan
@@ -25,12 +25,15 @@ from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
 from compress_explain.examples import ALL, Examples
 from compress_explain.folder import open_folder
+from compress_explain.forms import TORCH, refuse_without_compiler
 from compress_explain.gates import Verdict, judge, overall
 from compress_explain.inquiry import tokens_of
 from compress_explain.job import Job
 from compress_explain.latency_table import LatencyTable
 from compress_explain.ledger import Ledger
+from compress_explain.manifest import read_manifest
 from compress_explain.masks import Masks
+from compress_explain.opening import load_deployed
 from compress_explain.perturbed import perturbed
 from compress_explain.predictions import Pairs, logits_of, paired
 from compress_explain.pricing import (
@@ -53,13 +56,14 @@ from compress_explain.refits import Refits, load_refits, save_refits
 from compress_explain.reinstate import choose_restorations, tokens_back
 from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
-from compress_explain.strategy import Situation, Stepwise, Strategy, menu_of
+from compress_explain.strategy import Situation, Stepwise, Strategy, check_fit, menu_of
 from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.timing import latency_of, timed
 from compress_explain.tuning import Recipe, Tuner, lessons_for
 from compress_explain.vocabulary import Lexicon, read_by
 
 REFINEMENT = Refinement()
+_COMPARED = 256  # rows on which a checkpoint is compared with the masked model
 
 
 @dataclass
@@ -145,6 +149,20 @@ class Session:
         body = {"split": examples.name, "rows": len(examples), "components": len(prices.components)}
         self.ledger.append("priced", step, body, (path,))
         return prices
+
+    def find_activations(self, step: str, ranges: Ranges | None) -> None:
+        """Find out what enters the linears of the model as it is now, where an edit asks for it."""
+        if ranges is None:
+            return
+        path = self.folder / "tensors" / f"activations-{step}.safetensors"
+        if not self.ledger.find("measured", step):
+            rows = self.read(self.job.splits.calibration)
+            with self.progress.track(f"ranges of activations ({step})", len(rows) * passes_of(ranges)) as advance:
+                found = find_activations(self.masks, rows, ranges, batch_size=self.job.batch_size, advance=advance)
+            save_activations(found, path)
+            body = {"split": rows.name, "rows": len(rows), "linears": len(found), **asdict(ranges)}
+            self.ledger.append("measured", step, body, (path,))
+        self.masks.activations = load_activations(path)
 
     def audit(self) -> None:
         """Make a sample of the edits one by one on some calibration rows, beside what was expected there."""
@@ -445,32 +463,28 @@ class Session:
         return processor
 
     def deploy(self, artifact: Path, masked: Pairs) -> None:
-        """Write the ONNX file that will run, if one will, and compare it with the ``masked`` model on validation."""
-        if not self.job.deploys_onnx:
-            return
-        from compress_explain.deployment.deploy import FILE, deploy  # seconds to import
+        """Write what will run and what else was asked for, and compare what runs with the ``masked`` model on validation."""
+        from compress_explain.delivery import deliver  # seconds to import
 
-        calibration, validation = self.job.splits.calibration, self.job.splits.validation
-        if not self.ledger.find("deployed", "artifact"):
-            self.progress.say("writing the ONNX file and checking it against the model")
-            made = deploy(
-                load_compressed(artifact), self.anatomy, self._read_by_artifact(calibration, artifact), artifact / FILE,
-                scheme=self.job.scheme, quantized=self.masks.quantized,
-            )  # fmt: skip
-            table = self._table("linears")
-            made.to_frame().to_parquet(table, index=False)
-            stored = [facts.scheme for facts in made.linears.values()]
-            body = {"scheme": made.scheme, "opset": made.opset, "bytes": made.bytes, "difference": made.difference,
-                    "linears": {name: stored.count(name) for name in dict.fromkeys(stored)}}  # fmt: skip
-            files = [table, *sorted(artifact.glob(f"{FILE}*"))]
-            self.ledger.append("deployed", "artifact", body, tuple(files))
-        read = self._read_by_artifact(validation, artifact)
-        deployed = self._predictions("deployed", validation, self._deployed(artifact), read)
+        deliver(self, artifact, self._read_by_artifact(self.job.splits.calibration, artifact))
         if not self.ledger.find("compared", "deployed"):
-            same = masked.compressed_guesses == deployed.compressed_guesses
-            body = {"split": masked.split, "agreement": float(same.mean()), "n": len(same),
-                    "change": asdict(observed_joint(masked, deployed))}  # fmt: skip
+            simulated, deployed = self._side_by_side(masked, artifact)
+            same = simulated.compressed_guesses == deployed.compressed_guesses
+            gap = np.abs(simulated.compressed - deployed.compressed)
+            body = {"split": masked.split, "agreement": float(same.mean()), "n": len(same), "logits": float(gap.max()),
+                    "change": asdict(observed_joint(simulated, deployed))}  # fmt: skip
             self.ledger.append("compared", "deployed", body)
+
+    def _side_by_side(self, masked: Pairs, artifact: Path) -> tuple[Pairs, Pairs]:
+        """The ``masked`` model and what runs, on validation; a checkpoint, which differs by rounding alone, on some rows."""
+        validation = self.job.splits.validation
+        read = self._read_by_artifact(validation, artifact)
+        if read_manifest(artifact).form != TORCH:
+            return masked, self._predictions("deployed", validation, self._deployed(artifact), read)
+        some = replace(read, labels=np.arange(len(read))).draw(_COMPARED, self.job.seed)  # labelled by their row
+        simulated, label = masked.of_rows(some.labels), "comparing the checkpoint with the masked model"
+        decided = self._predict(self._deployed(artifact), some, label, simulated.decided.choices)
+        return simulated, simulated.beside(decided)
 
     def observe_artifact(self, artifact: Path) -> Pairs:
         """Predictions of what will be deployed, loaded from disk, on the test split."""
@@ -478,12 +492,9 @@ class Session:
         return self._predictions("artifact", test, self._deployed(artifact), self._read_by_artifact(test, artifact))
 
     def _deployed(self, artifact: Path) -> Forward:
-        if not self.job.deploys_onnx:
-            return logits_of(load_compressed(artifact))
-        from compress_explain.deployment.deploy import FILE
-        from compress_explain.deployment.runtime import OnnxRunner
-
-        return OnnxRunner(path=artifact / FILE, threads=torch.get_num_threads())
+        """What runs, opened when it is first asked."""
+        opened = cache(lambda: load_deployed(artifact))
+        return lambda inputs: opened()(inputs)
 
     def _read_by_artifact(self, examples: Examples, artifact: Path) -> Examples:
         """``examples`` as the artifact's own tokenizer cuts them, where tokens went."""
@@ -522,7 +533,7 @@ class Session:
     def _refuse_idle_edits(self, plan: Plan) -> None:
         """A removal is believed only if there was something to remove (a dead part must be priced 0)."""
         priced = [edit for edit in plan.edits if edit.action == "remove" and edit.expected_loss_change != 0]
-        suspects = [edit.component for edit in priced if edit.kind != TOKEN]
+        suspects = [edit.component for edit in priced if edit.kind in self.anatomy.kinds]  # others were tried
         for batch in self.read(self.priced).batches(self.job.batch_size):
             if not suspects:
                 return
@@ -570,7 +581,10 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
         anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, job.splits.calibration))
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
+            check_fit(job.strategies, anatomy)
             session.start()
+            if job.runtime == "compiled" and not ledger.find("deployed", "artifact"):
+                refuse_without_compiler()  # before anything is priced
             if any(TOKEN in strategy.kinds for strategy in job.strategies):
                 _ = session.lexicon.pieces  # refused before anything is priced
             _ = session.latency  # likewise

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy
+from compress_explain.activations import Ranges
+from compress_explain.anatomy import Anatomy, Layer, Sublayer
 from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.edits import Edit
+from compress_explain.errors import InputError
 from compress_explain.latency_table import LatencyTable
 from compress_explain.meters import Storage
 from compress_explain.pricing.menu import Menu, menu_of_kinds
@@ -73,14 +75,21 @@ class Strategy(Protocol):
 class Quantizing(Strategy, Protocol):
     """A strategy that says how linears are stored and computed in the deployed file.
 
-    ``weight_edit`` names what simulates that on the masked model, and ``scheme`` writes the file.
+    ``weight_edits`` names what simulates that on the masked model, each with how many times as fast as in
+    float32 a linear is then taken to be, and ``scheme`` writes the file. One whose edits round by ranges found
+    on calibration rows says how in an attribute ``ranges``.
     """
 
     @property
-    def weight_edit(self) -> str: ...
+    def weight_edits(self) -> Mapping[str, float]: ...
 
     @property
     def scheme(self) -> Scheme: ...
+
+
+def ranges_of(strategy: Strategy) -> Ranges | None:
+    """How the ranges that a strategy's edits round by are to be found; None where they ask for none."""
+    return getattr(strategy, "ranges", None)
 
 
 @runtime_checkable
@@ -89,6 +98,37 @@ class Stepwise(Strategy, Protocol):
 
     @property
     def rows(self) -> int: ...
+
+
+@runtime_checkable
+class Fitting(Strategy, Protocol):
+    """A strategy that can say, before anything is priced, whether a model has enough for it."""
+
+    def fit(self, anatomy: Anatomy) -> None: ...
+
+
+def check_fit(strategies: Sequence[Strategy], anatomy: Anatomy) -> None:
+    """Let strategies refuse a model.
+
+    Raises:
+        InputError: the model has not enough of what one of them removes, or what is left of its layers
+            could not be tuned.
+    """
+    whole = [each for each in strategies if {Sublayer.kind, Layer.kind} & set(each.kinds)]
+    if whole and any(isinstance(each, Tuning) for each in strategies):
+        names = [type(each).__name__.lower() for each in strategies]
+        problem = "a model that lost whole sublayers or layers cannot be tuned"
+        raise InputError("strategies", names, problem, "leave out the tuning, or sublayers and layers")
+    for strategy in strategies:
+        if isinstance(strategy, Fitting):
+            strategy.fit(anatomy)
+
+
+def wants_prices(strategy: Strategy, anatomy: Anatomy, *, changed: bool) -> bool:
+    """Whether a round needs prices of its own: those of the start hold every head and neuron, until one is ``changed``."""
+    kinds = set(strategy.kinds)
+    whole = kinds & {Sublayer.kind, Layer.kind}
+    return isinstance(strategy, Quantizing | Stepwise) or bool(whole) or (changed and bool(kinds & set(anatomy.kinds)))
 
 
 @runtime_checkable
@@ -121,7 +161,7 @@ def menu_of(anatomy: Anatomy, strategy: Strategy) -> Menu:
     """
     if isinstance(strategy, Quantizing):
         linears = tuple(anatomy.linears.values())
-        return Menu(anatomy=anatomy, linears=linears, weight_edits=(weight_edit(strategy.weight_edit),))
+        return Menu(anatomy=anatomy, linears=linears, weight_edits=tuple(map(weight_edit, strategy.weight_edits)))
     return menu_of_kinds(anatomy, strategy.kinds)
 
 

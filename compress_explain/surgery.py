@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import Anatomy, Group, Removed, base_prefix
+from compress_explain.anatomy import Anatomy, Group, Removed, Sublayer, base_prefix, linear_shape
+from compress_explain.depth import drop_layers
 from compress_explain.embedding import TOKENS, cut_rows
-from compress_explain.emptied import EmptiedAttention
+from compress_explain.emptied import EmptiedAttention, Nothing
 from compress_explain.families import family_of
 from compress_explain.refits import Refits, put
 
@@ -34,7 +35,12 @@ def materialize(
 
 
 def cut(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> None:
-    """Remove components from ``model`` in place; a sublayer without any adds its consumer's bias alone."""
+    """Remove components from ``model`` in place.
+
+    A sublayer that lost all its heads or neurons adds its consumer's bias alone; one that was removed
+    adds nothing. Removed layers leave their list, and those behind them move up.
+    """
+    removed = anatomy.closed(removed)
     touched = _touched(anatomy, removed)
     own_biases = _biases_to_copy(model, touched)
     with torch.no_grad():
@@ -46,11 +52,16 @@ def cut(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> None:
             _cut_group(model, group, (~removed[group.name]).nonzero().flatten())
     for attention in own_biases:
         _compute_own_bias(model.get_submodule(attention))
+    for sublayer in anatomy.sublayers.values():
+        if _gone(removed, sublayer.name):
+            _leave_nothing(model, anatomy, sublayer)
+    drop_layers(model, [layer for layer in anatomy.layers.values() if _gone(removed, layer.name)])
 
 
 def expected_parameters(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> int:
     """Parameters of the smaller model: what the edits save, and any position bias that had to be copied."""
-    saved, _ = anatomy.saved(dict(removed))
+    removed = anatomy.closed(removed)
+    saved, _ = anatomy.saved(removed)
     touched = _touched(anatomy, removed)
     copies = 0
     by_attention = {group.attention: group for group in anatomy.groups.values() if group.attention}
@@ -59,7 +70,8 @@ def expected_parameters(model: PreTrainedModel, anatomy: Anatomy, removed: Remov
             group = by_attention[attention]
             kept = group.count - int(removed[group.name].sum()) if group.name in removed else group.count
             copies += weight.shape[0] * kept
-    emptied = [group for group in touched if group.attention and removed[group.name].all()]
+    whole = {group for name, unit in anatomy.sublayers.items() if _gone(removed, name) for group in unit.groups}
+    emptied = [group for group in touched if group.attention and removed[group.name].all() and group.name not in whole]
     return anatomy.parameters - saved + copies - sum(_around_heads(model, group) for group in emptied)
 
 
@@ -72,6 +84,30 @@ def _around_heads(model: PreTrainedModel, group: Group) -> int:
         for name, parameter in model.named_parameters()
         if name.startswith(attention) and name.rpartition(".")[0] not in of_heads
     )
+
+
+def _gone(removed: Removed, unit: str) -> bool:
+    return bool(unit in removed and removed[unit].any())
+
+
+def _leave_nothing(model: PreTrainedModel, anatomy: Anatomy, sublayer: Sublayer) -> None:
+    """Take away what is left of a sublayer whose components were all cut."""
+    for name in sublayer.groups:
+        group = anatomy.groups[name]
+        for module in [group.site, *(producer.module for producer in group.producers)]:
+            if _stands(model, module):  # an emptied attention holds its output projection at most
+                width = linear_shape(model.get_submodule(module))[1]
+                model.set_submodule(module, Nothing(width))
+    for module in sublayer.around:
+        model.set_submodule(module, nn.Identity())
+
+
+def _stands(model: PreTrainedModel, module: str) -> bool:
+    try:
+        model.get_submodule(module)
+    except AttributeError:
+        return False
+    return True
 
 
 def _touched(anatomy: Anatomy, removed: Removed) -> list[Group]:

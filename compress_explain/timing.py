@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress_explain.anatomy import Anatomy
-from compress_explain.checkpoint import load_compressed
 from compress_explain.examples import Examples
 from compress_explain.job import Job
 from compress_explain.latency_table import LatencyTable
+from compress_explain.opening import load_deployed
 from compress_explain.progress import Progress
 from compress_explain.target import Target, outcome
 
 if TYPE_CHECKING:
-    from compress_explain.deployment.runtime import Runner
     from compress_explain.deployment.stopwatch import Stopwatch
 
 
@@ -42,7 +41,7 @@ def timed(job: Job, target: Target, anatomy: Anatomy, artifact: Path, read: Exam
 
     stopwatch = _stopwatch(job, target, anatomy)
     inputs = sized_inputs(read, stopwatch.batch, stopwatch.tokens)
-    original, deployed = stopwatch.against_original(_runner(job, artifact, stopwatch.threads), inputs)
+    original, deployed = stopwatch.against_original(load_deployed(artifact, stopwatch.threads), inputs)
     body = {
         "original": original.timed.facts,
         "deployed": deployed.timed.facts,
@@ -73,13 +72,3 @@ def _stopwatch(job: Job, target: Target, anatomy: Anatomy) -> Stopwatch:
         tokens=target.tokens or anatomy.tokens,
         threads=torch.get_num_threads(),
     )
-
-
-def _runner(job: Job, artifact: Path, threads: int) -> Runner:
-    from compress_explain.deployment.compiled import TorchRunner
-    from compress_explain.deployment.deploy import FILE
-    from compress_explain.deployment.runtime import OnnxRunner
-
-    if job.deploys_onnx:
-        return OnnxRunner(path=artifact / FILE, threads=threads)
-    return TorchRunner(model=load_compressed(artifact), threads=threads)

@@ -69,6 +69,8 @@ def _changes(facts: dict[str, Any]) -> str:
     )
     text = f"Removed: {counted(removed) or 'nothing'}."
     text += f" Put back because a gate asked for it: {counted(restored)}." if restored else ""
+    runs = facts["deployed"]
+    text += f" What runs: {runs['file']} ({runs['runtime']} {runs['scheme']})." if runs else ""
     return f"{text} From: {_plain(str(facts['settings']['model'])[:LONGEST_VALUE])}."
 
 

@@ -80,6 +80,8 @@ def _size(run: Run) -> dict[str, Any]:
     if deployed is not None:
         figures["size/bytes_deployed"] = deployed["bytes"]
         figures["deployed/agreement_with_masked"] = deployed["beside_masked"]["agreement"]
+        timed = [] if deployed["measured"] is None else deployed["measured"]["forms"]
+        figures |= {f"deployed/milliseconds_{slug(row['form'])}": row["milliseconds"] for row in timed}
     return figures
 
 

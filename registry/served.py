@@ -22,9 +22,9 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from compress_explain.answering import answered, loss_of, of_words
 from compress_explain.checkpoint import load_compressed
-from compress_explain.deployment import OnnxRunner, Runner, TorchRunner
-from compress_explain.deployment.deploy import FILE
+from compress_explain.deployment import Runner, TorchRunner
 from compress_explain.errors import InputError
+from compress_explain.opening import load_deployed
 from compress_explain.outcome import Run
 from compress_explain.tasks import TEXT_TO_TEXT, task_of
 
@@ -83,11 +83,11 @@ def check_round_trip(client: MlflowClient, run: Run, model: LoggedModel) -> floa
 
 def judged(artifact: Path) -> tuple[Any, np.ndarray]:
     """A few fixed inputs, and the logits of what was judged on them."""
-    inputs, expected = reference(load_compressed(artifact), artifact)
-    file = artifact / FILE
-    if not file.exists():
+    model, runner = load_compressed(artifact), load_deployed(artifact)
+    inputs, expected = reference(model, artifact)
+    if isinstance(runner, TorchRunner):
         return inputs, expected
-    several = answers(OnnxRunner(path=file, threads=torch.get_num_threads()), load_compressed(artifact), artifact)
+    several = answers(runner, model, artifact)
     if several is not None:
         return several
     if isinstance(inputs, pd.DataFrame):  # all at once: a quantized row depends on those beside it
@@ -95,7 +95,7 @@ def judged(artifact: Path) -> tuple[Any, np.ndarray]:
         batch = dict(tokenizer(list(inputs["text"]), padding=True, return_tensors="pt"))
     else:
         batch = {"pixel_values": torch.from_numpy(inputs)}
-    return inputs, OnnxRunner(path=file, threads=torch.get_num_threads())(batch)
+    return inputs, runner(batch)
 
 
 def reference(model: PreTrainedModel, folder: Path) -> tuple[Any, np.ndarray]:

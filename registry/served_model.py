@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from transformers import AutoConfig, AutoTokenizer
 
-from compress_explain import load_compressed
+from compress_explain import load_deployed
 from compress_explain.answering import answered, continued, loss_of, of_words
 from compress_explain.checkpoint import read_manifest
-from compress_explain.deployment import OnnxRunner, TorchRunner
-from compress_explain.deployment.deploy import FILE
 from compress_explain.tasks import TEXT_TO_TEXT, task_of
 
 BATCH = 32
@@ -26,7 +23,7 @@ NEW_TOKENS = 20
 
 
 class CompressedModel(PythonModel):
-    """Texts (a column ``text``) or pixels ``(n, channels, height, width)`` in, logits and a label a row out.
+    """What was judged. Texts (a column ``text``) or pixels ``(n, channels, height, width)`` in, logits and a label a row out.
 
     What tags words gives one line a word, split at spaces, with the number of its ``row``. A language model
     gives the mean loss of each text (``nll``, nats a token) and its likeliest ``continuation`` of up to
@@ -35,7 +32,7 @@ class CompressedModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         folder = context.artifacts["compressed"]
-        self.compute = _loaded(Path(folder))
+        self.compute = load_deployed(folder)
         self.config = AutoConfig.from_pretrained(folder)
         named = self.config.id2label or {}
         self.labels = [str(name) for _, name in sorted(named.items(), key=lambda entry: int(entry[0]))]
@@ -110,14 +107,6 @@ class CompressedModel(PythonModel):
         assert self.tokenizer is not None, "only texts have tokens"
         longest = getattr(self.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         return int(min(longest, self.tokenizer.model_max_length))
-
-
-def _loaded(folder: Path) -> Callable[[dict[str, torch.Tensor]], np.ndarray]:
-    """What was judged: the ONNX file if there is one, else the torch checkpoint."""
-    file = folder / FILE
-    if file.exists():
-        return OnnxRunner(path=file, threads=torch.get_num_threads())
-    return TorchRunner(model=load_compressed(folder), threads=torch.get_num_threads())
 
 
 set_model(CompressedModel())

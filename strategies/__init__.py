@@ -1,10 +1,29 @@
-"""Strategies: each proposes which components to remove next, as a plan."""
+"""Strategies: each proposes which components to remove or to quantize next, as a plan."""
 
 from .distill import Distill
+from .half import Half
 from .heads import Heads
 from .int8_dynamic import Int8Dynamic
+from .int8_static import Int8Static
+from .layers import Layers
+from .mixed_precision import MixedPrecision
 from .neurons import Neurons
 from .structured import Structured
+from .sublayers import Sublayers
 from .vocabulary import Vocabulary
+from .weight_only import WeightOnly
 
-__all__ = ["Distill", "Heads", "Int8Dynamic", "Neurons", "Structured", "Vocabulary"]
+__all__ = [
+    "Distill",
+    "Half",
+    "Heads",
+    "Int8Dynamic",
+    "Int8Static",
+    "Layers",
+    "MixedPrecision",
+    "Neurons",
+    "Structured",
+    "Sublayers",
+    "Vocabulary",
+    "WeightOnly",
+]

@@ -12,6 +12,8 @@ from compress_explain.sources import SUFFIXES
 from compress_explain.strategy import Situation
 from compress_explain.tuning import Recipe
 
+_ABOVE = {"epochs": (0, 10_000), "learning_rate": (0, 1), "temperature": (0, 100), "again": (0, 1)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
@@ -56,39 +58,24 @@ class Distill:
         return Recipe(**asdict(self))
 
     def __post_init__(self) -> None:
-        bounds = {
-            "epochs": (0, 10_000), "learning_rate": (0, 1), "temperature": (0, 100), "again": (0, 1),
-        }  # fmt: skip
-        for name, (low, high) in bounds.items():
-            if not low < getattr(self, name) <= high:
-                default = getattr(type(self), name)
-                raise _fault(name, getattr(self, name), f"lies outside ({low}, {high}]", f"try {default}")
-        if not 0 <= self.augment <= 1:
-            raise _fault("augment", self.augment, "lies outside [0, 1]", "try 0.75")
-        if not 0 <= self.hidden <= 1000:
-            raise _fault("hidden", self.hidden, "lies outside [0, 1000]", "try 1")
+        for name, (above, most) in _ABOVE.items():
+            self._need(name, above < getattr(self, name) <= most, f"lies outside ({above}, {most}]")
+        for name, most in (("augment", 1), ("hidden", 1000)):
+            self._need(name, 0 <= getattr(self, name) <= most, f"lies outside [0, {most}]")
         for name in ("batch_size", "layers", "patience"):
-            if (
-                isinstance(getattr(self, name), bool)
-                or not isinstance(getattr(self, name), int)
-                or getattr(self, name) < 1
-            ):
-                raise _fault(
-                    name,
-                    getattr(self, name),
-                    "not a whole number of 1 or more",
-                    "try " + str(getattr(type(self), name)),
-                )
-        if self.tunes not in ("all", "head"):
-            raise _fault("tunes", self.tunes, "no such choice", "all or head")
+            whole = type(getattr(self, name)) is int and getattr(self, name) >= 1
+            self._need(name, whole, "not a whole number of 1 or more")
+        self._need("tunes", self.tunes in ("all", "head"), "neither all nor head")
         path = None if self.texts is None else Path(self.texts)
         if path is not None and path.suffix in (".txt", *SUFFIXES) and not path.exists():
-            raise _fault("texts", self.texts, "no such file", f"check the path (from {Path.cwd()})")
+            remedy = f"check the path (from {Path.cwd()})"
+            raise InputError("strategies: distill.texts", self.texts, "no such file", remedy)
+
+    def _need(self, name: str, holds: bool, problem: str) -> None:
+        if not holds:
+            remedy = f"try {getattr(type(self), name)}"
+            raise InputError(f"strategies: distill.{name}", getattr(self, name), problem, remedy)
 
     def plan(self, situation: Situation) -> tuple[Edit, ...]:
         """Nothing: it edits no component."""
         return ()
-
-
-def _fault(name: str, value: object, problem: str, remedy: str) -> InputError:
-    return InputError(f"strategies: distill.{name}", value, problem, remedy)

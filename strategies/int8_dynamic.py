@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from compress_explain.edits import Edit
-from compress_explain.errors import InputError
-from compress_explain.examples import ALL
-from compress_explain.pricing import Prices
-from compress_explain.ranking import ordinal
+from compress_explain.quantizing import all_but, check_options
 from compress_explain.strategy import Situation
 
 if TYPE_CHECKING:
@@ -33,12 +29,7 @@ class Int8Dynamic:
     speedup: float = 3.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.float_kept < 1:
-            raise InputError("strategies: int8_dynamic.float_kept", self.float_kept, "lies outside [0, 1)", "try 0.1")
-        if self.embeddings not in (32, 8, 4):
-            raise InputError("strategies: int8_dynamic.embeddings", self.embeddings, "no such bits", "give 32, 8 or 4")
-        if not 1 <= self.speedup <= 100:
-            raise InputError("strategies: int8_dynamic.speedup", self.speedup, "lies outside [1, 100]", "try 3")
+        check_options("int8_dynamic", float_kept=self.float_kept, embeddings=self.embeddings, speedup=self.speedup)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -49,8 +40,8 @@ class Int8Dynamic:
         return 1
 
     @property
-    def weight_edit(self) -> str:
-        return "int8-dynamic"
+    def weight_edits(self) -> Mapping[str, float]:
+        return {"int8-dynamic": self.speedup}
 
     @property
     def scheme(self) -> Scheme:
@@ -59,33 +50,4 @@ class Int8Dynamic:
         return Scheme(embeddings=self.embeddings)  # type: ignore[arg-type]
 
     def plan(self, situation: Situation) -> tuple[Edit, ...]:
-        prices = situation.prices
-        linears = np.flatnonzero(prices.kind_of == "linear").tolist()
-        left = {index: situation.flops_left(prices.components[index]) for index in linears}
-        flops = {index: value for index, value in left.items() if value > 0}
-        cost = prices.values["kl"][prices.slices.index(ALL)]
-        order = sorted(flops, key=lambda index: (cost[index] / flops[index], index))
-        room = (1 - self.float_kept) * sum(flops.values())
-        edits = []
-        for rank, index in enumerate(order, start=1):
-            room -= flops[index]
-            if room < -0.5:  # FLOPs are whole numbers
-                break
-            edits.append(_edit(prices, int(index), rank, len(order), round(flops[index] * (1 - 1 / self.speedup))))
-        return tuple(edits)
-
-
-def _edit(prices: Prices, index: int, rank: int, count: int, work: int) -> Edit:
-    loss = float(prices.loss_change()[index])
-    return Edit(
-        component=prices.components[index],
-        kind="linear",
-        action="quantize",
-        reason=f"{ordinal(rank)} cheapest of {count} per FLOP; expected {loss:+.2g} nats; "
-        f"{int(prices.bytes[index]):,} bytes less",
-        expected_loss_change=loss,
-        parameters_saved=0,
-        flops_saved=0,
-        into=prices.edits[index],
-        work_saved=work,
-    )
+        return all_but(situation, self.weight_edits, self.float_kept)

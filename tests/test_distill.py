@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
 
-from compress_explain import Compensation, Gate, InputError, Reinstatement, compress, replay
+from compress_explain import Compensation, Gate, InputError, Reinstatement, RunInterrupted, compress, replay
 from compress_explain.anatomy import read_anatomy
 from compress_explain.checkpoint import load_compressed
+from compress_explain.embedding import TOKENS
 from compress_explain.evaluators import Quality, Slices
 from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs, pair, predict
@@ -28,12 +30,13 @@ from compress_explain.tuning import Tuner, lessons_for
 from compress_explain.tuning.signals import chosen, transfer
 from compress_explain.tuning.state import State
 from compress_explain.tuning.words import made_of
-from compress_explain.vocabulary import Lexicon
+from compress_explain.vocabulary import Lexicon, read_by
 from tests.small_job import loaded_small_job, sentences
 from tests.tiny import tiny_examples, tiny_model
+from tests.words import TEXTS, read_examples, reading_model, trained_tokenizer
 
 DISTILL = Distill(epochs=4, batch_size=16, learning_rate=2e-3, layers=2, again=0.25)
-FAMILIES = ["bert", "distilbert", "deberta-v2", "modernbert", "gpt2", "llama", "qwen3", "t5", "vit"]
+FAMILIES = ["bert", "deberta-v2", "gpt2", "qwen3", "t5", "vit"]
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +152,6 @@ def test_the_same_again_gives_the_same_bytes_also_after_being_stopped(tuned, inp
             raise KeyboardInterrupt
 
     monkeypatch.setattr(State, "save", stopped)
-    from compress_explain import RunInterrupted
-
     with pytest.raises(RunInterrupted):
         run_small(inputs, tmp_path / "out", strategies=STRATEGIES, gates=EASY)
     assert saves[0].exists()
@@ -175,7 +176,7 @@ def test_nothing_is_tuned_before_something_else(inputs, tmp_path):
     strategies = [replace(DISTILL, epochs=1), Heads(share=0.25, rounds=1)]
     run = run_small(inputs, tmp_path / "out", strategies=strategies, gates=EASY, compensation=Compensation())
     first, second = run.ledger.of_kind("tuned")
-    assert first.body["kl_before"] == first.body["kl_after"] == 0.0
+    assert first.body["kl_before"] == first.body["kl_after"] == pytest.approx(0.0, abs=1e-9)
     assert second.step == "2-heads-1" and second.body["rows_read"] == 50
     assert not run.ledger.of_kind("refitted"), "what was tuned is not fitted by ridge"
 
@@ -208,8 +209,6 @@ def test_what_is_tuned_fits_the_masked_model_and_the_smaller_one(family, tmp_pat
     tuned = tuner.run()
     assert all(torch.equal(values, before[name]) for name, values in masks.model.state_dict().items())
     assert tuned.best.kl < 0.7 * tuned.checkups[0].kl
-    from safetensors.torch import save_file
-
     save_file(tuned.tensors, tmp_path / "tuned.safetensors")
     refits = load_refits(masks.model, masks.anatomy, masks.removed, tmp_path / "tuned.safetensors")
     smaller = materialize(masks.model, masks.anatomy, masks.removed, refits)
@@ -223,8 +222,6 @@ def test_what_is_tuned_fits_the_masked_model_and_the_smaller_one(family, tmp_pat
 def test_removed_components_keep_the_weights_they_came_with(tmp_path):
     masks, examples = tiny_masks("bert")
     own = {name: masks.own_weights(name).weight.clone() for name in tunable(masks.model)}
-    from safetensors.torch import save_file
-
     save_file(tuner_of(masks, examples, tmp_path / "state").run().tensors, tmp_path / "tuned")
     refits = load_refits(masks.model, masks.anatomy, masks.removed, tmp_path / "tuned")
     moved = 0
@@ -249,6 +246,39 @@ def test_the_head_alone(family, modules, tmp_path):
     assert not any(signal.matched for signal in tuned.signals)
 
 
+def test_a_smaller_vocabulary_is_learned_with_as_it_reads(tmp_path):
+    """The original reads what it always did; states are compared on rows that both read alike."""
+    tokenizer = trained_tokenizer("bert")
+    model = reading_model("bert", tokenizer)
+    with torch.no_grad():
+        model.classifier.weight.mul_(30)
+    masks, examples = Masks(model, read_anatomy(model, 12)), read_examples(tokenizer, TEXTS[:80])
+    lexicon = Lexicon(masks=masks, tokenizer=tokenizer, calibration=examples, barred=frozenset())
+    masks.remove(f"{TOKENS}.{row}" for row in lexicon.going(lexicon.choose(lexicon.usage(), 3)))
+    masks.remove([name for group in masks.anatomy.groups.values() for name in group.components[1:]])
+    with masks.untouched():
+        logits = predict(model, examples)
+    strategy = replace(DISTILL, epochs=20, learning_rate=3e-4)
+    lessons = lessons_for(strategy.recipe, examples, lexicon, words=True, seed=0)
+    alike = torch.cat([lesson.alike for lesson in lessons.portion(0, 80)])
+    assert 0 < alike.sum() < len(alike)
+    read = lexicon.read(examples).examples
+    tuned = Tuner(
+        masks=masks, recipe=strategy.recipe, lessons=lessons, validation=read,
+        original=pair(examples, logits, logits), path=tmp_path / "state",
+    ).run()  # fmt: skip
+    assert tuned.best.kl < tuned.checkups[0].kl
+    assert sum(signal.matched for signal in tuned.signals) == 2
+    save_file(tuned.tensors, tmp_path / "tuned")
+    refits = load_refits(model, masks.anatomy, masks.removed, tmp_path / "tuned")
+    smaller = materialize(model, masks.anatomy, masks.removed, refits)
+    with masks:
+        masks.refit(refits)
+        ours = predict(model, read)
+    theirs = predict(smaller, read_by(examples, lexicon.without(lexicon.gone)))
+    assert np.abs(ours - theirs).max() < 1e-5
+
+
 # What is matched
 
 
@@ -259,14 +289,14 @@ def test_a_layer_that_lost_most_is_matched_and_the_last():
     assert not any(signal.matched for signal in chosen({"a": 0.1, "b": 0.5}, 0))
 
 
-def test_a_model_misses_nothing_of_itself_and_more_the_more_is_gone():
+def test_a_model_misses_nothing_of_itself_and_more_the_more_is_gone(tmp_path):
     masks, examples = tiny_masks("bert")
     layers = {layer.name: layer.module for layer in masks.anatomy.layers.values()}
-    batches = [batch.inputs for batch in examples.batches(16)]
+    lessons = tuner_of(masks, examples, tmp_path / "state").lessons.portion(0, len(examples))
     whole = materialize(masks.model, masks.anatomy, {name: flags & False for name, flags in masks.removed.items()})
     smaller = materialize(masks.model, masks.anatomy, masks.removed)
-    missing = transfer(masks.model, smaller, layers, batches)
-    assert max(transfer(masks.model, whole, layers, batches).values()) < 0.05 < min(missing.values())
+    missing = transfer(masks.model, smaller, layers, lessons)
+    assert max(transfer(masks.model, whole, layers, lessons).values()) < 0.05 < min(missing.values())
 
 
 def test_altered_texts_are_made_of_the_words_of_texts():
@@ -292,9 +322,8 @@ def test_altered_texts_are_made_of_the_words_of_texts():
         ({"hidden": -1}, "hidden"),
         ({"layers": 0}, "layers"),
         ({"batch_size": 0}, "batch_size"),
-        ({"patience": 2.5}, "patience"),
+        ({"patience": True}, "patience"),
         ({"again": 0}, "again"),
-        ({"tunes": "nothing"}, "tunes"),
         ({"texts": "missing.csv"}, "texts"),
     ],
 )
@@ -308,6 +337,13 @@ def test_texts_for_a_model_that_reads_none_are_refused(tmp_path):
     (tmp_path / "some.txt").write_text("a text")
     with pytest.raises(InputError, match="reads no texts"):
         tuner_of(masks, examples, tmp_path / "state", replace(DISTILL, texts=str(tmp_path / "some.txt")))
+
+
+def test_a_loss_that_is_not_finite_ends_it(tmp_path):
+    masks, examples = tiny_masks("bert")
+    strategy = replace(DISTILL, temperature=1e-40)  # logits divided by it overflow
+    with pytest.raises(InputError, match="learning_rate"):
+        tuner_of(masks, examples, tmp_path / "state", strategy).run()
 
 
 def test_language_models_are_refused(tmp_path):

@@ -115,8 +115,10 @@ def test_what_a_sublayer_or_layer_saves_is_all_that_is_in_it():
     saved = dict(zip(menu.components, parameters, strict=True))
     layer = model.model.layers[1]
     assert saved["decoder.layer.1"] == sum(each.numel() for each in layer.parameters())
-    assert saved["decoder.layer.1.attention"] == sum(each.numel() for each in layer.self_attn.parameters())
-    assert saved["decoder.layer.1.ffn"] == sum(each.numel() for each in layer.mlp.parameters())
+    attention, ffn = [layer.self_attn, layer.input_layernorm], [layer.mlp, layer.post_attention_layernorm]
+    for name, modules in {"attention": attention, "ffn": ffn}.items():  # each with the norm that only it reads
+        whole = sum(each.numel() for module in modules for each in module.parameters())
+        assert saved[f"decoder.layer.1.{name}"] == whole
     work = dict(zip(menu.components, flops, strict=True))
     assert work["decoder.layer.1"] == work["decoder.layer.1.attention"] + work["decoder.layer.1.ffn"]
     assert (size == 4 * parameters).all()

@@ -20,21 +20,24 @@ from compress_explain.deployment import Int8Dynamic, OnnxRunner, TorchRunner
 from compress_explain.deployment.deploy import deploy
 from compress_explain.deployment.latency import sized_inputs
 from compress_explain.deployment.stopwatch import Stopwatch, cache_folder, forms_to_measure
+from compress_explain.deployment.sublayers import LayerBench, groups_of, layer_shapes
 from compress_explain.errors import InputError
 from compress_explain.evaluators import Quality
 from compress_explain.job import Job
 from compress_explain.latency_table import Curve, LatencyTable, Timed
 from compress_explain.masks import Masks
 from compress_explain.pricing import price
+from compress_explain.progress import Progress
 from compress_explain.replay import replay
 from compress_explain.strategies import Structured
 from compress_explain.strategy import Situation, rounds_of
 from compress_explain.surgery import materialize
 from compress_explain.target import outcome, told
+from compress_explain.terminal import rehearsal
 from compress_explain.terminal.reading import print_ledger
 from compress_explain.terminal.summary import print_run
 from tests.small_job import loaded_small_job
-from tests.tiny import tiny_examples, tiny_model, uneven_removal
+from tests.tiny import CLASSIFIERS, tiny_examples, tiny_model, uneven_removal
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +61,10 @@ def made_table(anatomy, *, head=0.2, neuron=0.1, rest=1.0):
         for name, group in anatomy.groups.items()
     )  # fmt: skip
     whole = rest + sum(each[group.kind] * group.count for group in anatomy.groups.values())
+    least = rest + sum(each[group.kind] * (group.count // 2) for group in anatomy.groups.values())
     return LatencyTable(
         runtime="torch, float32", batch=1, tokens=9, threads=1, processor="p", clock="processor time",
-        original=exactly(whole), whole=exactly(whole), curves=curves,
+        original=exactly(whole), whole=exactly(whole), least=exactly(least), curves=curves,
     )  # fmt: skip
 
 
@@ -85,6 +89,19 @@ def test_a_table_foretells_the_sum_and_reads_back_what_it_wrote(tmp_path):
     table.save(tmp_path / "latency.parquet")
     again = LatencyTable.load(tmp_path / "latency.parquet")
     assert again == table and again.predict(removed) == table.predict(removed)
+
+
+def test_layers_are_scaled_to_what_they_take_in_their_model():
+    """What was measured of whole models, with all and with few components, is foretold exactly."""
+    anatomy = read_anatomy(tiny_model("bert", labels=2), 9)
+    plain = made_table(anatomy)
+    few = {name: torch.arange(group.count) >= group.count // 2 for name, group in anatomy.groups.items()}
+    table = replace(plain, least=exactly(plain.whole.median - 0.8 * (plain.whole.median - plain.least.median)))
+    assert table.scale == pytest.approx(0.8)
+    assert table.predict(few) == pytest.approx(table.least.median)
+    assert table.predict({name: torch.zeros_like(flags) for name, flags in few.items()}) == pytest.approx(
+        table.whole.median
+    )
 
 
 def bigger():
@@ -135,6 +152,33 @@ def test_what_is_foretold_is_what_the_deployed_file_takes(scheme, tmp_path):
     assert table.predict(removed) < 0.9 * table.whole.median
     assert table.predict(removed) == pytest.approx(cut.median, rel=0.4)
     assert (table.original == table.whole) is (scheme is None)
+
+
+def outputs_of(model, layer, inputs):
+    seen = []
+    hook = model.get_submodule(layer.module).register_forward_hook(lambda module, given, output: seen.append(output))
+    with torch.no_grad():
+        model(**inputs)
+    hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("family", CLASSIFIERS)
+def test_a_layer_by_itself_computes_what_it_computes_in_the_model(family, tmp_path):
+    """Also where others lend it a position bias, a mask or what an encoder made; and it runs with nothing left."""
+    model, examples = tiny_model(family, labels=2), tiny_examples(family, labels=2)
+    anatomy, inputs = read_anatomy(model, 9), sized_inputs(examples, 2, 9)
+    bench = LayerBench(
+        model=model, anatomy=anatomy, inputs=inputs, runtime="torch", scheme=None, threads=1, folder=tmp_path
+    )
+    for layers in layer_shapes(model, anatomy).values():
+        layer = layers[-1]
+        seen = outputs_of(model, layer, inputs)
+        whole = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+        all_there = {group.name: group.count for group in groups_of(anatomy, layer)}
+        np.testing.assert_allclose(bench.runner(layer, all_there)({}), whole.numpy(), atol=1e-5)
+        bare = bench.runner(layer, dict.fromkeys(all_there, 0))({})
+        assert bare.shape == whole.shape and np.isfinite(bare).all() and not np.allclose(bare, whole.numpy(), atol=1e-5)
 
 
 def test_other_sizes_and_machines_have_other_tables_and_too_many_tokens_are_refused(monkeypatch):
@@ -273,6 +317,18 @@ def test_a_strategy_without_a_budget_needs_a_target(inputs, tmp_path):
     with pytest.raises(InputError, match="exactly one aim"):
         load_config(path, ["target={batch: 4}"])
     assert load_config(path, [*left_open, "target.speedup=2"]).build_target() == Target(speedup=2)
+
+
+def test_a_rehearsal_foretells_the_time_and_changes_nothing(inputs, monkeypatch, capsys):
+    _, subject, splits = inputs
+    monkeypatch.setattr(rehearsal, "latency_of", lambda job, target, anatomy, progress: made_table(anatomy))
+    job = Job(
+        subject=subject, splits=splits, strategies=[Structured(step=0.5, bite=1.0)], evaluators=[Quality()],
+        gates=[Gate(metric="accuracy", max_drop=0.9, rule="point")], compensation=None, target=Target(speedup=2),
+    )  # fmt: skip
+    edits = rehearsal.rehearse(job, Progress(quiet=True))
+    said = " ".join(capsys.readouterr().out.split())
+    assert edits and "Target: 2 times as fast as the original. Foretold: " in said
 
 
 def test_a_run_buys_measures_and_tells_its_target(inputs, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 
 import numpy as np
@@ -11,7 +12,16 @@ from torch.nn import functional
 
 from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.errors import InputError
-from compress_explain.weight_edits import WEIGHT_EDITS, Int4, LowRank, Prepared, WeightEdit, weight_edit
+from compress_explain.weight_edits import (
+    WEIGHT_EDITS,
+    Activations,
+    Int4,
+    LowRank,
+    Prepared,
+    WeightEdit,
+    knowing,
+    weight_edit,
+)
 
 OUTPUTS, INPUTS = 48, 70  # 70: the last group of int4 is short
 NAMES = (
@@ -22,11 +32,16 @@ NAMES = (
     "int4-g32",
     "int4-g64",
     "int4-g128",
+    "int8-g32",
     "fp8",
     "bf16",
     "fp16",
+    "bf16-weight",
+    "fp16-weight",
     "rank24",
 )
+FITTED = ("int4-g32-hqq",)  # rounding again what is rounded fits again
+MEASURED = ("int8-static",)  # prepared with what enters the linear
 QUANTIZED = tuple(name for name in NAMES if not name.startswith("rank"))
 WEIGHT_ONLY = tuple(name for name in QUANTIZED if name not in ("int8-dynamic", "bf16", "fp16"))
 
@@ -62,7 +77,8 @@ def test_every_edit_conforms_and_is_found_by_its_name(name):
 
 
 def test_the_tests_cover_every_kind():
-    assert {weight_edit(name.replace("N", "16")).name for name in WEIGHT_EDITS} <= {*NAMES, "rank16"}
+    covered = {re.sub("[0-9]+", "N", name) for name in (*NAMES, *FITTED, *MEASURED, "int4-gN")}
+    assert {re.sub("[0-9]+", "N", weight_edit(name.replace("N", "16")).name) for name in WEIGHT_EDITS} == covered
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -148,6 +164,8 @@ def test_a_weight_beyond_the_format_is_refused():
         ("", "unknown edit"),
         ("int4-g20", "no such group.*choose one of: 16, 32, 64, 128, 256"),
         ("rank0", "no such rank.*at least 1"),
+        ("int8-g33", "no such group.*choose one of: 16"),
+        ("int4-g32-hq", "unknown edit.*did you mean 'int4-gN-hqq'"),
     ],
 )
 def test_unknown_edits_are_refused_with_a_remedy(text, problem):
@@ -193,7 +211,8 @@ def test_finer_scales_lose_less():
     weight[9, 40] = 4.0
     loss = {name: float(weight_edit(name).prepare(weight, None).delta(x, x @ weight.T).norm()) for name in NAMES}
     assert loss["int8"] < loss["int8-tensor"]
-    assert loss["int8"] < loss["int8-dynamic"]
+    assert loss["int8-g32"] < loss["int8"] < loss["int8-dynamic"]
+    assert loss["fp16-weight"] < loss["fp16"] and loss["bf16-weight"] < loss["bf16"]
     assert loss["int4-g16"] < loss["int4-g32"] < loss["int4-g64"] < loss["int4-g128"]
     assert loss["fp16"] < loss["bf16"] < loss["fp8"] < loss["int4-g32"]
 
@@ -251,6 +270,10 @@ def test_dynamic_int8_rounds_by_the_range_of_the_whole_batch():
         ("int4-g32", 48 * (3 * 16 + 3 * 4 + 2)),
         ("int4-g64", 48 * (2 * 32 + 2 * 4 + 1)),
         ("int4-g128", 48 * (64 + 4 + 1)),
+        ("int8-g32", 48 * 3 * (32 + 4 + 1)),
+        ("int4-g32-hqq", 48 * 3 * (16 + 4 + 4)),
+        ("int8-static", 48 * 70 + 48 * 5),
+        ("bf16-weight", 48 * 70 * 2),
         ("fp8", 48 * 70 + 48 * 4),
         ("bf16", 48 * 70 * 2),
         ("fp16", 48 * 70 * 2),
@@ -448,3 +471,122 @@ def test_half_precision_computes_what_torch_computes(name, dtype):
     ours = prepared.apply(x)
     assert (ours == reference).float().mean() > 0.95
     assert ((ours - reference).abs() <= torch.finfo(dtype).eps * reference.abs().clamp(min=0.1)).all()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("group", [16, 32, 128])
+def test_8_bit_blocks_are_those_of_the_runtimes_quantizer_and_compute_what_it_computes(group, ties):
+    weight, bias, x = a_linear(outputs=64, inputs=300)
+    weight = coarse(64, 300) if ties else weight
+    weight[3], weight[4], weight[5] = 0.0, weight[4].abs(), -weight[5].abs()
+    model = in_blocks(weight, bias, "default", 8, group)
+    tensors = stored(model)
+    groups = -(-300 // group)
+    (levels, scales, zero) = (tensors[f"weight_{end}"] for end in ("Q8", "scales", "zero_points"))
+    shape = (64, groups, -1)
+    expected = (levels.reshape(shape).astype(np.float32) - zero.reshape(shape)) * scales.reshape(shape)
+    edit = weight_edit(f"int8-g{group}").prepare(weight, bias)
+    assert np.array_equal(edit.weight.numpy(), expected.reshape(64, -1)[:, :300])
+    assert weight_edit(f"int8-g{group}").bytes_of(64, 300) == sum(tensor.nbytes for tensor in tensors.values())
+    ours = edit.apply(x)
+    torch.testing.assert_close(ours, run(model, x), atol=1e-6 * float(ours.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("group", [16, 32, 128])
+def test_hqq_is_that_of_the_runtimes_quantizer_and_computes_what_it_computes(group):
+    weight, bias, x = a_linear(outputs=64, inputs=300)
+    weight[3], weight[4], weight[5] = 0.0, weight[4].abs(), -weight[5].abs()
+    weight[6, 40] = 3.0
+    model = in_blocks(weight, bias, "hqq", 4, group)
+    tensors = stored(model)
+    edit = weight_edit(f"int4-g{group}-hqq")
+    assert edit.bytes_of(64, 300) == sum(tensor.nbytes for tensor in tensors.values())
+    packed, scales, zero = (tensors[name] for name in sorted(tensors))
+    levels = np.stack([packed & 15, packed >> 4], -1).reshape(64, -(-300 // group), group).astype(np.float32)
+    expected = (levels - zero.reshape(64, -1, 1)) * scales.reshape(64, -1, 1)
+    prepared = edit.prepare(weight, bias)
+    np.testing.assert_allclose(prepared.weight.numpy(), expected.reshape(64, -1)[:, :300], atol=1e-6, rtol=0)
+    ours = prepared.apply(x)
+    torch.testing.assert_close(ours, run(model, x), atol=2e-6 * float(ours.abs().max()), rtol=0)
+    nearest = weight_edit(f"int4-g{group}").prepare(weight, bias).weight
+    assert (prepared.weight - weight).abs().pow(0.7).mean() < (nearest - weight).abs().pow(0.7).mean()
+
+
+def in_blocks(weight, bias, method, bits, group):
+    quantizer = pytest.importorskip(
+        "onnxruntime.quantization.matmul_nbits_quantizer", reason="onnxruntime's quantizer of blocks is missing"
+    )
+    made = {"hqq": quantizer.HQQWeightOnlyQuantConfig, "default": quantizer.DefaultWeightOnlyQuantConfig}
+    config = made[method](block_size=group, bits=bits)
+    quantized = quantizer.MatMulNBitsQuantizer(
+        matmul_model(weight, bias), bits=bits, block_size=group, algo_config=config
+    )
+    quantized.process()
+    return quantized.model.model
+
+
+# With what enters the linear
+
+
+def statically_quantized(weight, bias, activations, tmp_path):
+    """The file that the scheme writes from one linear."""
+    from compress_explain.deployment.static import Int8Static
+
+    onnx, _ = runtime()
+    model = matmul_model(weight, bias)
+    model.graph.node[0].name, model.graph.node[0].input[1] = "linear", "linear.weight"
+    model.graph.initializer[0].name = "linear.weight"
+    onnx.save(model, tmp_path / "float.onnx")
+    scheme = Int8Static(found={"linear": activations}, reduce_range=False)
+    scheme.quantize(tmp_path / "float.onnx", tmp_path / "static.onnx")
+    return onnx.load(tmp_path / "static.onnx")
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
+def test_static_int8_computes_what_the_file_computes(shift, smooth, tmp_path):
+    """Also where inputs lie beyond the range that was found."""
+    weight, bias, x = a_linear(outputs=96, inputs=384)
+    weight = weight.clamp(-0.15, 0.15)
+    weight[:, 0], weight[:, 1] = 0.32, 0.0
+    x = x + shift
+    divisor = torch.rand(384, generator=torch.Generator().manual_seed(2)) + 0.5 if smooth else None
+    activations = Activations(low=-2.7, high=3.1, divisor=divisor)
+    model = statically_quantized(weight, bias, activations, tmp_path)
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == 1
+    ours = knowing(weight_edit("int8-static"), activations).prepare(weight, bias).apply(x)
+    torch.testing.assert_close(ours, run(model, x), atol=2e-6 * float(ours.abs().max()), rtol=0)
+    rows = [knowing(weight_edit("int8-static"), activations).prepare(weight, bias).apply(row[None]) for row in x]
+    torch.testing.assert_close(torch.cat(rows), ours)
+
+
+def test_a_divisor_moves_range_from_inputs_into_weights():
+    weight, bias, x = a_linear(inputs=256)
+    x[..., 7] *= 100
+    weight[:, 7] /= 100
+    exact = functional.linear(x, weight, bias)
+    divisor = torch.ones(256)
+    divisor[7] = 100.0
+    plain = Activations(low=float(x.min()), high=float(x.max()))
+    narrow = x / divisor
+    moved = Activations(low=float(narrow.min()), high=float(narrow.max()), divisor=divisor)
+    errors = [
+        float((knowing(weight_edit("int8-static"), each).prepare(weight, bias).apply(x) - exact).norm())
+        for each in (plain, moved)
+    ]
+    assert errors[1] < 0.1 * errors[0]
+    kept = torch.tensor([3, 7])
+    assert torch.equal(moved.of(kept).divisor, divisor[kept]) and plain.of(kept) is plain
+
+
+def test_a_range_of_nothing_is_no_division_by_zero():
+    weight, bias, x = a_linear()
+    prepared = knowing(weight_edit("int8-static"), Activations(low=0.0, high=0.0)).prepare(weight, bias)
+    torch.testing.assert_close(prepared.apply(x * 0), bias.expand(*x.shape[:-1], -1))
+
+
+def test_an_edit_that_must_be_measured_says_so():
+    weight, bias, _ = a_linear()
+    with pytest.raises(InputError, match="int8-static.*find activations"):
+        weight_edit("int8-static").prepare(weight, bias)
+    assert knowing(weight_edit("int8"), Activations(low=0.0, high=1.0)) == weight_edit("int8")

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy, Group, Layer, Producer
+from compress_explain.anatomy import Anatomy, Group, Layer, Producer, Removed
 from compress_explain.compensation.readout import readout
 from compress_explain.compensation.ridge import Moments
 from compress_explain.compensation.walk import Visit, Walk
@@ -110,13 +110,17 @@ class Compensator:
         masks, repairs, changed = self.masks, list[Repair](), anew and bool(self.masks.refits)
         original, compressed = (Walk(masks.model, self._batches, self._settled) for _ in range(2))
         with torch.no_grad(), masked(masks):
+            fitted_to, gone = masks.fitted_to, self._gone()
+            masks.refit({name: values for name, values in masks.refits.items() if name not in gone})
             for layer in masks.anatomy.layers.values():
                 groups = _groups(masks.anatomy, layer)
-                changed = changed or any(map(self._changed, groups))
+                changed = changed or self._changed(layer, fitted_to)
                 with masks.untouched():
                     self._look_at_original(original, layer, groups)
                 if changed:
                     for group in groups:
+                        if masks.gone(group.name):
+                            continue
                         for readers in group.readers if not self.masks.removed[group.name].all() else ():
                             repairs += self._fit_readers(compressed, readers)
                         repairs += self._fit_consumer(compressed, layer, groups, group)
@@ -129,8 +133,18 @@ class Compensator:
         self._original.clear()
         return repairs
 
-    def _changed(self, group: Group) -> bool:
-        return not torch.equal(self.masks.removed[group.name], self.masks.fitted_to[group.name])
+    def _changed(self, layer: Layer, fitted_to: Removed) -> bool:
+        """Whether more or less of a layer is gone than its weights were fitted to."""
+        return self._removed_of(layer, self.masks.removed) != self._removed_of(layer, fitted_to)
+
+    def _removed_of(self, layer: Layer, removed: Removed) -> dict[str, list[int]]:
+        names = (layer.name, *self.masks.anatomy.within(layer.name))
+        flags = {name: removed[name] for name in names if name in removed and removed[name].any()}
+        return {name: each.nonzero().flatten().tolist() for name, each in flags.items()}
+
+    def _gone(self) -> set[str]:
+        """The linears of sublayers and layers that are gone: nothing of them is refitted."""
+        return {linear.module for linear in self.masks.anatomy.linears.values() if self.masks.gone(linear.name)}
 
     def _look_at_original(self, walk: Walk, layer: Layer, groups: Sequence[Group]) -> None:
         """Take the original through a layer and keep what readers read and the stream after each site."""

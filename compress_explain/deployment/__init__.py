@@ -6,6 +6,7 @@ from compress_explain.deployment.facts import LinearFacts
 from compress_explain.deployment.half import BFloat16, Float16
 from compress_explain.deployment.int8 import Int8Dynamic
 from compress_explain.deployment.latency import Latency, Rates, measure, measure_rates, text_inputs
+from compress_explain.deployment.program import ProgramRunner, export_program
 from compress_explain.deployment.runtime import OnnxRunner, Runner, run_examples
 from compress_explain.deployment.scheme import Scheme
 from compress_explain.deployment.smooth import smoothed
@@ -22,6 +23,7 @@ __all__ = [
     "Latency",
     "LinearFacts",
     "OnnxRunner",
+    "ProgramRunner",
     "Rates",
     "Runner",
     "Scheme",
@@ -30,6 +32,7 @@ __all__ = [
     "check",
     "compile_package",
     "export_onnx",
+    "export_program",
     "measure",
     "measure_rates",
     "run_examples",

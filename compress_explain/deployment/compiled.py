@@ -1,14 +1,13 @@
 """A model compiled to machine code by torch, in bfloat16 or float32.
 
 The package is a shared library in an archive: code for the kind of processor that it was made on.
-Load only packages that you or your pipeline made; nothing that a registry hands out is one.
+Load only packages that you or your pipeline made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,11 +19,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten, treespec_loads
 from transformers import PreTrainedModel
 
 from compress_explain.deployment.export import ready, sample, shapes
 from compress_explain.errors import ArtifactError, InputError
 from compress_explain.examples import Examples
+from compress_explain.forms import refuse_without_compiler
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 Dtype = Literal["bfloat16", "float32"]
@@ -61,20 +62,14 @@ def compile_package(model: PreTrainedModel, examples: Examples, path: Path, *, d
     return path
 
 
-def refuse_without_compiler() -> None:
-    """Raises InputError where there is no C++ compiler, without which torch compiles nothing for a CPU."""
-    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
-        raise InputError(
-            "compiler", "g++", "there is none on this machine", "install one (apt-get install g++), or deploy as ONNX"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class CompiledRunner:
     """A package that :func:`compile_package` wrote.
 
+    Inputs that the package does not have (a model may ignore some) are left out.
+
     Raises:
-        InputError: on first use, when it cannot be loaded on this machine.
+        InputError: on first use, when it cannot be loaded on this machine or wants an input that is not given.
     """
 
     path: Path
@@ -82,8 +77,19 @@ class CompiledRunner:
     threads: int = 1
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, "*shape"]:
+        missing = [name for name in self.inputs if name not in inputs]
+        if missing:
+            raise InputError("inputs", missing[0], f"{self.path} wants it", f"give {', '.join(self.inputs)}")
+        given = {name: inputs[name] for name in self.inputs}
         with threads(self.threads), torch.inference_mode():
-            return self._program(_cast(inputs, self.dtype)).float().numpy()
+            return self._program(_cast(given, self.dtype)).float().numpy()
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the package's inputs in their order, by which alone it tells them apart."""
+        spec = treespec_loads(self._program.loader.get_call_spec()[0])
+        (given,), _ = tree_unflatten(range(spec.num_leaves), spec)
+        return tuple(given)
 
     @cached_property
     def _program(self) -> Any:

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.deployment.names import name_embeddings, name_linears
-from compress_explain.deployment.runtime import OnnxRunner
+from compress_explain.deployment.runtime import OnnxRunner, Runner
 from compress_explain.errors import ArtifactError, InputError
 from compress_explain.examples import Examples
 from compress_explain.ledger import file_digest
@@ -93,7 +93,7 @@ def export_onnx(
     assert exported is not None, "the dynamo exporter returns the program"
     document = exported.model_proto
     del document.graph.output[1:]  # an encoder's states, say
-    linears = _left(model, anatomy or read_anatomy(model, tokens=1))
+    linears = linears_left(model, anatomy or read_anatomy(model, tokens=1))
     name_linears(document, linears)
     name_embeddings(document)
     tidy(document)
@@ -108,11 +108,12 @@ def export_onnx(
     )
 
 
-def _left(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, str]:
+def linears_left(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, str]:
     """The module of each linear that still computes something."""
     modules = dict(model.named_modules())
     named = {name: linear.module for name, linear in anatomy.linears.items() if linear.module in modules}
-    return {name: module for name, module in named.items() if modules[module].weight.numel()}  # type: ignore[operator,union-attr]
+    weights = {name: getattr(modules[module], "weight", None) for name, module in named.items()}
+    return {name: named[name] for name, weight in weights.items() if weight is not None and weight.numel()}
 
 
 def check(
@@ -131,20 +132,42 @@ def check(
     Raises:
         ArtifactError: they differ by more than ``tolerance``, or the file gives no numbers.
     """
-    runner = OnnxRunner(path=path)
-    worst, allowed = 0.0, tolerance
-    for batch in examples.draw(rows, seed=0).batches(batch_size):
+    return check_runner(
+        OnnxRunner(path=path), str(path), model, examples, rows=rows, batch_size=batch_size, tolerance=tolerance
+    )
+
+
+def check_runner(
+    runner: Runner,
+    name: str,
+    model: PreTrainedModel,
+    examples: Examples,
+    *,
+    rows: int = 64,
+    batch_size: int = 16,
+    tolerance: float = TOLERANCE,
+) -> float:
+    """:func:`check` for whatever runs the file called ``name``."""
+    worst, largest = furthest(runner, model, examples.draw(rows, seed=0), batch_size)
+    allowed = tolerance * max(1.0, largest)
+    if not worst <= allowed:
+        raise ArtifactError(
+            f"{name}: its logits differ from the model's by up to {worst:.2g}, where {allowed:.2g} is rounding. Remedy: "
+            "export the model that is deployed, in evaluation mode; or deploy it in another form"
+        )
+    return worst
+
+
+def furthest(runner: Runner, model: PreTrainedModel, examples: Examples, batch_size: int) -> tuple[float, float]:
+    """The largest difference of a logit between ``runner`` and ``model``, and the model's largest logit."""
+    worst, largest = 0.0, 0.0
+    for batch in examples.batches(batch_size):
         with torch.inference_mode():
             expected = model(**batch.inputs).logits.float().numpy()
         difference = np.abs(runner(batch.inputs) - expected).max()
         worst = max(worst, float(difference)) if np.isfinite(difference) else float("inf")
-        allowed = max(allowed, tolerance * float(np.abs(expected).max()))
-    if worst > allowed:
-        raise ArtifactError(
-            f"{path}: its logits differ from the model's by up to {worst:.2g}, where {allowed:.2g} is rounding. Remedy: "
-            "export the model that is deployed, in evaluation mode; or deploy it as a compiled artifact"
-        )
-    return worst
+        largest = max(largest, float(np.abs(expected).max()))
+    return worst, largest
 
 
 def save(model: ModelProto, path: Path, single_file: int = SINGLE_FILE) -> int:
@@ -159,10 +182,15 @@ def save(model: ModelProto, path: Path, single_file: int = SINGLE_FILE) -> int:
     return path.stat().st_size + beside.stat().st_size
 
 
-def _refuse_others(model: PreTrainedModel) -> None:
+def refuse_generating(model: PreTrainedModel) -> None:
+    """Raises InputError for an encoder-decoder that generates."""
     if model.config.is_encoder_decoder and model.can_generate():
         problem = "an encoder and a decoder that generates are two graphs, not one"
         raise InputError("model", type(model).__name__, problem, "give a classifier or a causal language model")
+
+
+def _refuse_others(model: PreTrainedModel) -> None:
+    refuse_generating(model)
     if model.dtype != torch.float32:
         raise InputError(
             "model", str(model.dtype), "only float32 weights are exported", "load it with dtype float32; quantize after"

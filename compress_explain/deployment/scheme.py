@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,6 +16,7 @@ from compress_explain.deployment.facts import LinearFacts, read_facts
 from compress_explain.deployment.names import linear_nodes
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.examples import Examples
+from compress_explain.weight_edits import Found
 
 
 @runtime_checkable
@@ -34,6 +35,15 @@ class Scheme(Protocol):
             InputError: ``keep`` names no linear, or examples are needed and not given.
             ArtifactError: the file that came out does not hold what it should.
         """
+        ...
+
+
+@runtime_checkable
+class Following(Protocol):
+    """A scheme that writes each linear as it was simulated."""
+
+    def following(self, quantized: Mapping[str, str], found: Found) -> Scheme:
+        """The scheme for linears under these weight edits, by name, rounded by what was ``found`` to enter them."""
         ...
 
 

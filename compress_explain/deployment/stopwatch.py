@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Literal
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -29,8 +30,9 @@ from compress_explain.examples import Examples
 from compress_explain.latency_table import Curve, LatencyTable, Timed, counts_to_measure
 from compress_explain.progress import Advance
 from compress_explain.provenance import processor_name, version_of
+from compress_explain.surgery import materialize
 
-_FORMAT = 2  # of what is cached
+_FORMAT = 3  # of what is cached
 _PACKAGES = ("torch", "transformers", "onnx", "onnxruntime")
 _SECONDS = 30.0  # that the rounds of one table may take
 _FEWEST, _MOST = 9, 41  # rounds
@@ -96,6 +98,7 @@ class Stopwatch:
         with TemporaryDirectory() as folder:
             runners: dict[str, Runner] = {"original": Always(self._original(Path(folder)), self.inputs)}
             runners["whole"] = self._whole(Path(folder), runners["original"])
+            runners["least"] = Always(self._least(Path(folder)), self.inputs)
             bench = LayerBench(
                 model=self.model, anatomy=self.anatomy, inputs=self.inputs, runtime=self.runtime, scheme=self.scheme,
                 threads=self.threads, folder=Path(folder),
@@ -108,7 +111,7 @@ class Stopwatch:
         return LatencyTable(
             runtime=self.name, batch=self.batch, tokens=self.tokens, threads=self.threads, processor=self.processor,
             clock=clock_name(self.threads),
-            original=taken["original"], whole=taken["whole"],
+            original=taken["original"], whole=taken["whole"], least=taken["least"],
             curves=tuple(
                 self._curve(group, layers, taken)
                 for layers in shapes.values() for group in groups_of(self.anatomy, layers[0])
@@ -136,6 +139,20 @@ class Stopwatch:
             return original
         self.scheme.quantize(folder / "original.onnx", folder / "whole.onnx", calibration=self.examples)
         return Always(OnnxRunner(path=folder / "whole.onnx", threads=self.threads), self.inputs)
+
+    def _least(self, folder: Path) -> Runner:
+        """The model in the form that is deployed, with the fewest components of every group that curves know, but some."""
+        groups = self.anatomy.groups.items()
+        removed = {name: torch.arange(group.count) >= counts_to_measure(group.count)[1] for name, group in groups}
+        smaller = materialize(self.model, self.anatomy, removed)
+        if self.runtime == "torch":
+            return TorchRunner(model=smaller, threads=self.threads)
+        path = folder / "least.onnx"
+        export_onnx(smaller, self.examples, path, anatomy=self.anatomy)
+        if self.scheme is not None:
+            self.scheme.quantize(path, folder / "least-quantized.onnx", calibration=self.examples)
+            path = folder / "least-quantized.onnx"
+        return OnnxRunner(path=path, threads=self.threads)
 
     def _refuse_too_long(self) -> None:
         try:

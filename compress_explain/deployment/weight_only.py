@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from onnx import ModelProto
 from onnx.helper import make_opsetid
 from onnxruntime.quantization.matmul_nbits_quantizer import (
     DefaultWeightOnlyQuantConfig,
@@ -25,6 +26,7 @@ from compress_explain.deployment.rows import Rows
 from compress_explain.deployment.scheme import Source, finish, open_source
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples
+from compress_explain.weight_edits import Found
 
 _BLOCKS = (16, 32, 64, 128, 256)
 _COMPUTE = {"float32": 1, "int8": 4}  # MatMulNBits' accuracy levels
@@ -37,7 +39,7 @@ class WeightOnly:
     ``method`` is how levels are chosen: ``rtn`` rounds to the nearest, ``hqq`` fits zero points to
     the weights (Half-Quadratic Quantization), ``gptq`` rounds so that outputs on calibration rows
     change least. ``compute`` is what the runtime multiplies in: ``int8`` rounds activations too, by
-    blocks of a row.
+    blocks of a row. Linears named in ``wider`` are rounded to the nearest of 8 bits, whatever the others are.
 
     Raises:
         InputError: on creation, for a block that the runtime does not know, or a method for 4 bits in 8.
@@ -48,6 +50,7 @@ class WeightOnly:
     method: Literal["rtn", "hqq", "gptq"] = "rtn"
     compute: Literal["float32", "int8"] = "float32"
     embeddings: EmbeddingBits = 32
+    wider: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.block not in _BLOCKS:
@@ -67,8 +70,22 @@ class WeightOnly:
         opened = open_source(source, keep)
         if self.method == "gptq" and calibration is None:
             raise InputError("calibration", None, "gptq needs examples", "give calibration rows, or use rtn")
-        written = drafted(lambda draft: self._write(opened, calibration, draft)) if opened.chosen else opened.copy()
-        return finish(opened, written, target, self.name, self.embeddings)
+        wide = replace(self, bits=8, method="rtn", wider=())
+        wider = Source(model=opened.model, chosen=tuple(name for name in opened.chosen if name in self.wider))
+        narrow = Source(model=opened.model, chosen=tuple(name for name in opened.chosen if name not in self.wider))
+        first = wide._written(wider, calibration)
+        written = self._written(Source(model=first, chosen=narrow.chosen), calibration)
+        facts = finish(opened, written, target, self.name, self.embeddings)
+        return facts | {name: replace(facts[name], scheme=wide.name) for name in wider.chosen}
+
+    def following(self, quantized: Mapping[str, str], found: Found) -> WeightOnly:
+        """The scheme with 8 bits for the linears that were simulated so."""
+        return replace(self, wider=tuple(name for name, edit in quantized.items() if edit.startswith("int8-")))
+
+    def _written(self, source: Source, calibration: Examples | None) -> ModelProto:
+        if not source.chosen:
+            return source.copy()
+        return drafted(lambda draft: self._write(source, calibration, draft))
 
     def _write(self, source: Source, calibration: Examples | None, draft: Path) -> None:
         if self.method == "gptq" and calibration is not None:

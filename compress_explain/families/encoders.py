@@ -15,10 +15,15 @@ from compress_explain.families.table import refuse, register
 _FEED_FORWARD = (FeedForwardParts(up="intermediate.dense", down="output.dense"),)
 
 
-def _bert_like(model_type: str, attention: AttentionParts) -> Family:
+def _bert_like(model_type: str, attention: AttentionParts, *, after_first: str | None = None) -> Family:
     """Norms after the additions, and a feed-forward of two modules."""
     stack = Stack(
-        name="encoder", layers="encoder.layer", norm="after", attention=(attention,), feed_forward=_FEED_FORWARD
+        name="encoder",
+        layers="encoder.layer",
+        norm="after",
+        attention=(attention,),
+        feed_forward=_FEED_FORWARD,
+        after_first=after_first,
     )
     return Family(model_type=model_type, stacks=(stack,))
 
@@ -68,6 +73,7 @@ register(
                 known=("c2p", "p2c"),
             ),
         ),
+        after_first="encoder.conv",
     )
 )
 register(
@@ -92,8 +98,8 @@ register(
                 name="encoder",
                 layers="layers",
                 norm="before",
-                attention=(separate("attn", ("Wqkv", "Wqkv", "Wqkv", "Wo")),),
-                feed_forward=(FeedForwardParts(gate="mlp.Wi", up="mlp.Wi", down="mlp.Wo"),),
+                attention=(separate("attn", ("Wqkv", "Wqkv", "Wqkv", "Wo"), norm="attn_norm"),),
+                feed_forward=(FeedForwardParts(gate="mlp.Wi", up="mlp.Wi", down="mlp.Wo", norm="mlp_norm"),),
             ),
         ),
     )

@@ -16,8 +16,8 @@ for _name in ("vit", "deit"):
                     name="encoder",
                     layers="layers",
                     norm="before",
-                    attention=(separate("attention", _PROJECTIONS),),
-                    feed_forward=(FeedForwardParts(up="mlp.fc1", down="mlp.fc2"),),
+                    attention=(separate("attention", _PROJECTIONS, norm="layernorm_before"),),
+                    feed_forward=(FeedForwardParts(up="mlp.fc1", down="mlp.fc2", norm="layernorm_after"),),
                 ),
             ),
         )
@@ -32,11 +32,15 @@ register(
                 name="encoder",
                 layers="encoder.layer",
                 norm="before",
-                attention=(replace(separate("attention", _PROJECTIONS), scale="layer_scale1.lambda1"),),
+                attention=(replace(separate("attention", _PROJECTIONS, norm="norm1"), scale="layer_scale1.lambda1"),),
                 feed_forward=(
-                    FeedForwardParts(up="mlp.fc1", down="mlp.fc2", scale="layer_scale2.lambda1"),
+                    FeedForwardParts(up="mlp.fc1", down="mlp.fc2", scale="layer_scale2.lambda1", norm="norm2"),
                     FeedForwardParts(
-                        gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj", scale="layer_scale2.lambda1"
+                        gate="mlp.gate_proj",
+                        up="mlp.up_proj",
+                        down="mlp.down_proj",
+                        scale="layer_scale2.lambda1",
+                        norm="norm2",
                     ),
                 ),
             ),
@@ -51,8 +55,15 @@ def _clip(name: str, path: str, *, config: str | None = None, tokens: str | None
         name=name,
         layers=f"{path}encoder.layers",
         norm="before",
-        attention=(separate("self_attn", ("q_proj", "k_proj", "v_proj", "out_proj"), sizes={"num_heads": "heads"}),),
-        feed_forward=(FeedForwardParts(up="mlp.fc1", down="mlp.fc2"),),
+        attention=(
+            separate(
+                "self_attn",
+                ("q_proj", "k_proj", "v_proj", "out_proj"),
+                norm="layer_norm1",
+                sizes={"num_heads": "heads"},
+            ),
+        ),
+        feed_forward=(FeedForwardParts(up="mlp.fc1", down="mlp.fc2", norm="layer_norm2"),),
         config=config,
         tokens=tokens and f"{path}{tokens}",
     )

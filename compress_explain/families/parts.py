@@ -38,6 +38,8 @@ class AttentionParts:
     from the configuration. ``position_bias`` names an embedding of one column a head that the first
     layer owns and lends to the others; ``lent_bias`` the argument through which such a bias comes
     when no layer owns it. ``scale`` is a vector that multiplies what the output projection gives.
+    ``norm`` is what the residual stream passes on its way to this sublayer alone, where norms stand
+    before sublayers.
     """
 
     module: str
@@ -52,6 +54,7 @@ class AttentionParts:
     lent_bias: str | None = None
     positions: RelativePositions | None = None
     scale: str | None = None
+    norm: str | None = None
 
     @property
     def fused(self) -> bool:
@@ -63,13 +66,14 @@ class FeedForwardParts:
     """Where one feed-forward sublayer keeps its linears, relative to its layer.
 
     ``gate`` is a separate linear, or the path of ``up`` again when the two are fused into one with
-    two equal blocks of outputs. ``scale`` is that of :class:`AttentionParts`.
+    two equal blocks of outputs. ``scale`` and ``norm`` are those of :class:`AttentionParts`.
     """
 
     up: str
     down: str
     gate: str | None = None
     scale: str | None = None
+    norm: str | None = None
 
     @property
     def fused(self) -> bool:
@@ -87,8 +91,10 @@ class Stack:
     ``norm_before`` names the configuration's flag that decides it, where there is one.
 
     ``config`` names the part of the configuration that is this stack's, ``heads`` and ``groups``
-    its numbers of query heads and of key-value groups. ``tokens`` is a parameter with one row a
-    token, relative to the base model, when the stack always reads that many.
+    its numbers of query heads, of key-value groups and (``depth``) of layers. ``tokens`` is a
+    parameter with one row a token, relative to the base model, when the stack always reads that
+    many. ``after_first`` is a module, relative to the base model, that is run when the first layer
+    is done: where there is one, that layer cannot be taken out.
     """
 
     name: str
@@ -100,7 +106,9 @@ class Stack:
     config: str | None = None
     heads: str = "num_attention_heads"
     groups: str = "num_key_value_heads"
+    depth: str = "num_hidden_layers"
     tokens: str | None = None
+    after_first: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +124,11 @@ def separate(
     names: tuple[str, str, str, str],
     *,
     cross: bool = False,
+    norm: str | None = None,
     sizes: Mapping[str, Literal["heads", "groups", "width"]] | None = None,
 ) -> AttentionParts:
     """An attention whose query, key, value and output projections are linears of ``module``."""
     query, key, value, output = (f"{module}.{name}" for name in names)
     return AttentionParts(
-        module=module, query=query, key=key, value=value, output=output, cross=cross, sizes=sizes or {}
+        module=module, query=query, key=key, value=value, output=output, cross=cross, norm=norm, sizes=sizes or {}
     )

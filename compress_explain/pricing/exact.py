@@ -70,7 +70,8 @@ class Trials:
 
     def _edited(self, candidate: Candidate, module: nn.Module) -> Callable[..., Any]:
         if candidate not in self._prepared:
-            self._prepared[candidate] = prepared_edits(module, [weight_edit(candidate.edit)])[0]
+            edit = self.masks.edit_of(candidate.component, weight_edit(candidate.edit))
+            self._prepared[candidate] = prepared_edits(module, [edit])[0]
         return edited(self._prepared[candidate])
 
 
@@ -176,6 +177,15 @@ def exact_of_edits(
                 stack.enter_context(_rows_edited(masks.model.get_submodule(module), prepared, mine, len(some_owners)))
             parts.append(masks.model(**inputs).logits)
     return torch.cat(parts)
+
+
+def unit_logits(masks: Masks, batch: Batch, units: Iterable[str]) -> Iterator[Float[Tensor, "batch *tokens classes"]]:
+    """Logits of a batch with each of these sublayers and layers, alone, removed, or put back where it is gone."""
+    for unit in units:
+        there, back = (masks.restore, masks.remove) if masks.is_off(unit) else (masks.remove, masks.restore)
+        with torch.inference_mode(), _switched(there, back, unit), masked(masks):
+            logits = wide(masks.model(**batch.inputs).logits)
+        yield logits
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Logit changes of all edits are added per example and only then turned into loss,
 sum of single impacts would count every curvature many times. The gradient is taken half-way, with
 the masks of the plan at half strength: along a path from one state to another the slope in the
 middle gives the difference of the ends up to third order, the slope at its start only to second.
+Sublayers and layers are too large for a slope: what each does by itself is observed, and added.
 Measured on MiniLM/SST-2: docs/measurements.md.
 """
 
@@ -22,6 +23,7 @@ from compress_explain.examples import Examples
 from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs
 from compress_explain.pricing.decision import Decision, decide
+from compress_explain.pricing.exact import unit_logits
 from compress_explain.pricing.impact import impact_of
 from compress_explain.pricing.joint_tokens import SUMMED, summed_over_tokens
 from compress_explain.pricing.linear import linearised
@@ -67,18 +69,24 @@ def expected_joint(
         return {
             name: _mean(row, examples.counts[name]) for row, name in zip(sums.tolist(), examples.slices, strict=True)
         }
-    towards = _towards(masks, components)
+    units = [name for name in components if name in masks.anatomy.units]
+    towards = _towards(masks, [name for name in components if name not in units])
     groups = [masks.anatomy.groups[name] for name in towards]
     half_way = {name: flags * strength for name, flags in towards.items()}
     slopes = Slopes(masks, groups, {name: (edit,) for name, edit in linears.items()}, half_way)
     taken = [*towards.values(), *[torch.ones(1)] * len(linears)]
     totals = torch.zeros(len(examples.slices), len(SUMMED), dtype=torch.float64)
-    for each in linearised(slopes, examples, examples.batches(batch_size)):
-        rows = each.batch.rows
+    for batch in examples.batches(batch_size):
+        rows, tried = batch.rows, list(unit_logits(masks, batch, units))
+        (each,) = linearised(slopes, examples, [batch])
         move = torch.zeros_like(each.decision.logits)
         for flags, block in zip(taken, each.moves(), strict=True):
             move += torch.einsum("bck,c->bk", block, flags.to(block.dtype))
-        impact = impact_of(_started(each.decision, before[rows], examples.labels[rows]), move[:, None])
+        started = _started(each.decision, before[rows], examples.labels[rows])
+        if units:
+            now = torch.from_numpy(before[rows])
+            move += started.of(now + sum(logits - now for logits in tried)) - started.logits
+        impact = impact_of(started, move[:, None])
         values = torch.cat([impact[name] for name in SUMMED], dim=1)  # (batch, impacts)
         totals += (examples.slice_matrix(rows).to(values.dtype) @ values).double()
         advance(len(rows))

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
 from compress_explain.masks import Masks
-from compress_explain.pricing.exact import masked
+from compress_explain.pricing.exact import masked, unit_logits
 from compress_explain.pricing.impact import TokenImpact
 from compress_explain.pricing.slopes import prepared_edits, wide
 from compress_explain.weight_edits import Prepared, WeightEdit
@@ -36,12 +36,19 @@ def summed_over_tokens(
     batch_size: int,
     advance: Callable[[int], None],
 ) -> Tensor:
-    """Sums ``(slices, impacts)`` of :data:`SUMMED` over all decisions, of switching ``components`` and editing ``linears``."""
+    """Sums ``(slices, impacts)`` of :data:`SUMMED` over all decisions, of switching ``components`` and editing ``linears``.
+
+    What each sublayer or layer does by itself is observed, and added.
+    """
+    units = [name for name in components if name in masks.anatomy.units]
+    parts = [name for name in components if name not in units]
     totals = torch.zeros(len(examples.slices), len(SUMMED), dtype=torch.float64)
     for batch in examples.batches(batch_size):
         with torch.no_grad(), masked(masks):
             before = wide(masks.model(**batch.inputs).logits)
-        move = _move(masks, batch, components, linears, strength)
+        move = _move(masks, batch, parts, linears, strength) if parts or linears else torch.zeros_like(before)
+        for logits in unit_logits(masks, batch, units):
+            move += logits - before
         targets, valid = examples.targets(batch)
         impact = TokenImpact(before, targets).of(before + move)
         values = torch.stack([(impact[name] * valid).sum(1) for name in SUMMED], 1)  # (batch, impacts)
@@ -61,7 +68,8 @@ def _move(
             for group, flags in _switched(masks, components).items():
                 stack.enter_context(_part_of_the_way(masks, masks.anatomy.groups[group], flags, way))
             for name, edit in linears.items():
-                stack.enter_context(_towards(masks.model, masks.anatomy.linears[name].module, edit, start))
+                module = masks.model.get_submodule(masks.anatomy.linears[name].module)
+                stack.enter_context(_towards(module, masks.edit_of(name, edit), start))
             move = forward_ad.unpack_dual(masks.model(**batch.inputs).logits).tangent
         assert move is not None, "every edit of a plan reaches the logits"
         return wide(move)
@@ -96,9 +104,8 @@ def _part_of_the_way(masks: Masks, group: Group, flags: Tensor, way: Tensor) -> 
 
 
 @contextmanager
-def _towards(model: nn.Module, name: str, edit: WeightEdit, start: Tensor) -> Iterator[None]:
+def _towards(module: nn.Module, edit: WeightEdit, start: Tensor) -> Iterator[None]:
     """Inside it a linear sets out from what it gives now to what it gives when its weight is edited."""
-    module = model.get_submodule(name)
     prepared: Prepared = prepared_edits(module, [edit])[0]
 
     def move(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def _changes(
             at_sites = waiting[-1][: len(slopes.groups)]
             weighted = [each * weight.view(-1, *[1] * (each.dim() - 1)).to(each.dtype) for each in at_sites]
             sites = [kept.add_(new) for kept, new in zip(sites, weighted, strict=True)] if sites else weighted
-        if index == len(scalars) or len(waiting) >= _TOGETHER // sum(each.nbytes for each in waiting[0]):
+        if index == len(scalars) or len(waiting) >= _TOGETHER // max(1, sum(each.nbytes for each in waiting[0])):
             parts.append(slopes.contract(waiting))
             for group in reach:
                 here = slopes.reach(group, [each[group] for each in waiting])

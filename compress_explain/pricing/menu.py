@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
+import torch
 
-from compress_explain.anatomy import Anatomy, Group, Layer, Linear, Sublayer
+from compress_explain.anatomy import Anatomy, Group, Layer, Linear, Removed, Sublayer
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.weight_edits import WeightEdit, weight_edit
 
@@ -85,11 +87,26 @@ class Menu:
         names += [edit.name for _ in self.linears for edit in self.weight_edits]
         return tuple(names + [each.edit for each in self.wholes])
 
-    def savings(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Parameters, FLOPs and weight bytes that each edit saves (a restoration costs what it shows)."""
-        removals: list[Group | Sublayer | Layer] = [*self.groups, *self.sublayers, *self.layers]
-        whole = [(each.parameters, each.flops, FLOAT_BYTES * each.parameters) for each in removals]
+    def left(self, gone: Callable[[str], bool]) -> Menu:
+        """The menu without what lies in a unit that is ``gone``, asked by name."""
+        return replace(
+            self,
+            groups=tuple(each for each in self.groups if not gone(each.name)),
+            linears=tuple(each for each in self.linears if not gone(each.name)),
+            sublayers=tuple(each for each in self.sublayers if not gone(each.name)),
+            layers=tuple(each for each in self.layers if not gone(each.name)),
+            shared_linears=tuple(each for each in self.shared_linears if not gone(each.name)),
+        )
+
+    def savings(self, removed: Removed = MappingProxyType({})) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Parameters, FLOPs and weight bytes that each edit saves (a restoration costs what it shows).
+
+        Of a sublayer or layer that is what is still there when the ``removed`` components are gone.
+        """
+        whole = [(each.parameters, each.flops, FLOAT_BYTES * each.parameters) for each in self.groups]
         counts = [group.count for group in self.groups]
+        units = [each.component for each in self.wholes if each.kind != "linear"]
+        whole += [_unit_savings(self.anatomy, unit, removed) for unit in units]
         linears, shared = (
             [_linear_savings(linear, edit) for linear in some for edit in self.weight_edits]
             for some in (self.linears, self.shared_linears)
@@ -103,6 +120,11 @@ def _rows(savings: list[tuple[int, int, int]]) -> np.ndarray:
     return np.array(savings, dtype=np.int64).reshape(-1, 3)
 
 
+def _unit_savings(anatomy: Anatomy, unit: str, removed: Removed) -> tuple[int, int, int]:
+    before, after = anatomy.saved(removed), anatomy.saved({**removed, unit: torch.ones(1, dtype=torch.bool)})
+    return after[0] - before[0], after[1] - before[1], FLOAT_BYTES * (after[0] - before[0])
+
+
 def _linear_savings(linear: Linear, edit: WeightEdit) -> tuple[int, int, int]:
     shape = (linear.outputs, linear.inputs)
     weights = linear.outputs * linear.inputs
@@ -114,17 +136,19 @@ def _linear_savings(linear: Linear, edit: WeightEdit) -> tuple[int, int, int]:
 
 
 def menu_of_kinds(anatomy: Anatomy, kinds: Sequence[str] = ()) -> Menu:
-    """Removal of every head, key-value group or neuron of ``kinds``; of all of them when empty.
+    """Removal of every component of ``kinds``; when empty, of every head, key-value group and neuron.
 
     Raises:
         InputError: the model has no component of ``kinds``.
     """
     groups = tuple(group for group in anatomy.groups.values() if not kinds or group.kind in kinds)
-    if not groups:
+    sublayers = tuple(anatomy.sublayers.values()) if Sublayer.kind in kinds else ()
+    layers = tuple(anatomy.layers.values()) if Layer.kind in kinds else ()
+    if not (groups or sublayers or layers):
         raise InputError(
             "kinds", list(kinds), "this model has no such components", f"choose from {', '.join(anatomy.kinds)}"
         )
-    return Menu(anatomy=anatomy, groups=groups)
+    return Menu(anatomy=anatomy, groups=groups, sublayers=sublayers, layers=layers)
 
 
 def read_menu(anatomy: Anatomy, text: str) -> Menu:

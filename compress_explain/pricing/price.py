@@ -37,7 +37,9 @@ def price(
     seed: int = 0,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Prices:
-    """Price every edit of ``menu`` (removal of all components of ``kinds`` when there is none).
+    """Price every edit of ``menu`` (removal of all components of ``kinds`` when there is none) that can be made.
+
+    What lies in a sublayer or layer that is gone is left out.
 
     Heads, neurons and weight edits are linearised; with ``refinement`` its kinds are priced
     exactly on the rows that carry the loss. Sublayers and layers are priced exactly. A language
@@ -52,7 +54,7 @@ def price(
     pricing = Pricing(
         masks=masks,
         examples=examples,
-        menu=menu or menu_of_kinds(masks.anatomy, kinds),
+        menu=(menu or menu_of_kinds(masks.anatomy, kinds)).left(masks.gone),
         batch_size=batch_size,
         refinement=None if examples.tokenwise else refinement,
         flow=flow,
@@ -66,7 +68,7 @@ def price(
 def _table(pricing: Pricing, sums: Sums) -> Prices:
     menu = pricing.menu
     removed = [torch.zeros(0, dtype=torch.bool)] + [pricing.masks.removed[group.name] for group in menu.groups]
-    parameters, flops, weight_bytes = menu.savings()
+    parameters, flops, weight_bytes = menu.savings(pricing.masks.removed)
     known = np.where(np.arange(len(menu.components)) < sum(group.count for group in menu.groups), 1.0, np.nan)
     flow = known if pricing.flow or pricing.projections else np.full_like(known, np.nan)
     return Prices(

@@ -97,6 +97,8 @@ class Slopes:
         """
         ends = [self._masked[group.name] for group in self.groups]
         ends += [self._passages[name].y for name in self.weight_edits]
+        if not ends:
+            return []
         found = torch.autograd.grad(outputs, ends, slope, retain_graph=not last)
         return [by_row(gradient, self._rows) for gradient in found]
 
@@ -181,7 +183,8 @@ class Slopes:
         """The weight edits of one linear, made ready once."""
         if name not in self._prepared:
             module = self.masks.model.get_submodule(self.masks.anatomy.linears[name].module)
-            self._prepared[name] = prepared_edits(module, self.weight_edits[name])
+            edits = [self.masks.edit_of(name, edit) for edit in self.weight_edits[name]]
+            self._prepared[name] = prepared_edits(module, edits)
         return self._prepared[name]
 
     def clear(self) -> None:
@@ -227,7 +230,9 @@ class Slopes:
     def __enter__(self) -> Slopes:
         self._signs.clear()
         self._was_attached = self.masks.attached
-        self.masks.detach()
+        self.masks.detach_groups()
+        if not self._was_attached:
+            self.masks.answer_for_units()
         self._hooks = [self._at_site(group) for group in self.masks.anatomy.groups.values()]
         self._hooks += [self._at_linear(name) for name in self.weight_edits]
         return self
@@ -240,6 +245,8 @@ class Slopes:
         self.clear()
         if self._was_attached:
             self.masks.attach()
+        else:
+            self.masks.answer_for_units(none=True)
 
 
 def prepared_edits(module: nn.Module, weight_edits: Sequence[WeightEdit]) -> list[Prepared]:

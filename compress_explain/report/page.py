@@ -26,6 +26,7 @@ from compress_explain.report.slices import slice_section
 from compress_explain.report.steps import effects
 from compress_explain.report.tokens import tokens
 from compress_explain.report.tuned import tuned
+from compress_explain.report.units import units
 from compress_explain.report.verdict import opening
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "opening": opening(run, final),
         "gates": gate_rows(run, final),
         "removed": removed(run),
+        "units": units(run),
         "deployed": deployed(run),
         "tokens": tokens(run),
         "parts": parts(run),

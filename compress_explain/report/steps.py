@@ -107,10 +107,12 @@ def _states(run: Run, stages: Sequence[Stage], split: str) -> dict[str, tuple[Lo
 
 def _tunings(run: Run) -> dict[str, str]:
     """By step that was carried out, the step at which the model was tuned just before it, if it was."""
-    found, last = {}, None
+    found: dict[str, str] = {}
+    last: str | None = None
     for record in run.ledger:
         if record.kind == "applied":
-            found |= {} if last is None else {record.step: last}
+            if last is not None:
+                found[record.step] = last
             last = None
         elif record.kind == "tuned" and run.ledger.find("applied", record.step) is None:
             last = record.step

@@ -123,13 +123,10 @@ def _figures(run: Run, final: Judgement) -> Iterator[Figure]:
     if (summary.get("target") or {}).get("met") is not None:
         yield _speed_figure(summary["target"])
     yield from _component_figures(summary)
-    deployed, materialized = summary["deployed"], run.ledger.find("materialized", "artifact")
+    deployed = summary["deployed"]
     if deployed is not None:
         context = f"{share(deployed['bytes'] / deployed['original_bytes'])} of the original in float32"
         yield Figure(name="File that runs", value=f"{deployed['bytes'] / 1e6:,.3g} MB", context=context)
-    elif materialized is not None:
-        megabytes = materialized.body["bytes"] / 1e6
-        yield Figure(name="Weights file", value=f"{megabytes:,.3g} MB", context="artifact/model.safetensors")
 
 
 def _speed_figure(target: dict[str, Any]) -> Figure:

@@ -71,6 +71,7 @@ def build_job(config: Config, subject: Subject, splits: Splits) -> Job:
         batch_size=config.batch_size,
         redact=config.redact,
         runtime=config.runtime,
+        artifacts=tuple(config.artifacts),
         target=config.build_target(),
         priced_rows=config.priced_rows,
     )

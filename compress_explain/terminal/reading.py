@@ -12,6 +12,7 @@ from rich.table import Table
 from compress_explain.edits import VERBS, counted
 from compress_explain.embedding import TOKENS
 from compress_explain.errors import InputError, did_you_mean
+from compress_explain.forms import spoken
 from compress_explain.ledger import Ledger, Record
 from compress_explain.replay import applied_plans, read_ledger
 from compress_explain.target import told
@@ -66,6 +67,15 @@ def describe(record: Record) -> str:
             return f"taken back: {body['why']}"
         case "materialized":
             return f"wrote the artifact: {body['parameters']:,} parameters, {body['bytes'] / 1e6:.1f} MB"
+        case "measured":
+            return f"fastest on {body['processor']}: {spoken(body)}"
+        case "deployed":
+            return f"what runs: {body['file']}, {body['runtime']} {body['scheme']}, {body['bytes'] / 1e6:.1f} MB"
+        case "written":
+            return f"wrote {record.step} beside it, {body['bytes'] / 1e6:.1f} MB, equal to the model up to {body['difference']:.1g}"
+        case "compared":
+            change = body["change"]["loss_change"]
+            return f"what runs beside the masked model: same answer for {body['agreement']:.2%} of {body['n']:,} rows, loss {change:+.4f} nats"
         case "timed" if record.step == "start":
             whole, aim = body["whole"]["median"], body["aim"]
             return f"timed sublayers ({body['runtime']}): the whole takes {whole:.3g} ms; the target is {aim}"
@@ -112,9 +122,10 @@ def _print_story(console: Console, ledger: Ledger, component: str) -> bool:
     times = {record.step: record.time for record in ledger.of_kind("applied")}
     touched = False
     for applied in applied_plans(ledger):
-        for edit in (edit for edit in applied.plan.edits if edit.component == component):
+        for edit in (edit for edit in applied.plan.edits if f"{component}.".startswith(f"{edit.component}.")):
             touched = True
-            verb = VERBS[edit.action] + (" on trial" if applied.reverted else "")
+            inside = "" if edit.component == component else f" with {edit.component}"  # the sublayer or layer
+            verb = VERBS[edit.action] + inside + (" on trial" if applied.reverted else "")
             console.print(
                 f"{times[applied.plan.step]}  {verb} at step {applied.plan.step}: {edit.reason}",
                 highlight=False,

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from compress_explain.activations import Ranges, find_activations
 from compress_explain.anatomy import read_anatomy
 from compress_explain.compensation import Compensator
 from compress_explain.edits import Edit, Plan, counted
@@ -18,12 +19,14 @@ from compress_explain.latency_table import LatencyTable
 from compress_explain.masks import Masks
 from compress_explain.predictions import predict
 from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, expected_joint, price
+from compress_explain.pricing.exact import masked
 from compress_explain.progress import Progress
-from compress_explain.strategy import Quantizing, Situation, Tuning, menu_of, rounds_of
+from compress_explain.strategy import Situation, Tuning, check_fit, menu_of, ranges_of, rounds_of, wants_prices
 from compress_explain.target import Target, threads_in_words
 from compress_explain.terminal.console import output
 from compress_explain.timing import latency_of
 from compress_explain.vocabulary import Lexicon
+from compress_explain.weight_edits import Activations
 
 
 def rehearse(job: Job, progress: Progress) -> list[Edit]:
@@ -31,6 +34,7 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     console = output()
     calibration = job.splits.calibration
     anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, calibration))
+    check_fit(job.strategies, anatomy)
     proposed: list[Edit] = []
     joints: list[dict[str, Joint]] = []
     latency = None if job.target is None else latency_of(job, job.target, anatomy, progress)
@@ -49,10 +53,11 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                 continue
             rounds = rounds_of(strategy, _situation(job, masks, start, lexicon, latency))
             for round_number in range(rounds):
-                sited = set(strategy.kinds) & set(anatomy.kinds)
                 read = calibration if masks.removed_tokens is None else lexicon.read(calibration).examples
                 label, prices = f"{author} {round_number + 1}", start
-                if (proposed and sited) or isinstance(strategy, Quantizing):
+                if ranges := ranges_of(strategy):
+                    masks.activations = _found(masks, read, ranges, job.batch_size)
+                if wants_prices(strategy, anatomy, changed=bool(proposed)):
                     prices = _priced(job, masks, read, progress, label, menu_of(anatomy, strategy))
                 situation = replace(_situation(job, masks, prices, lexicon, latency), round=round_number, rounds=rounds)
                 edits = strategy.plan(situation)
@@ -80,6 +85,12 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
         _print_time(console, job.target, latency, predicted)
     _print_total(console, anatomy.flops, anatomy.parameters, proposed)
     return proposed
+
+
+def _found(masks: Masks, examples: Examples, ranges: Ranges, batch_size: int) -> dict[str, Activations]:
+    """What enters the linears of the model as it would be then."""
+    with masked(masks):
+        return find_activations(masks, examples, ranges, batch_size=batch_size)
 
 
 def _situation(job: Job, masks: Masks, prices: Prices, lexicon: Lexicon, latency: LatencyTable | None) -> Situation:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from compress_explain.forms import spoken
 from compress_explain.outcome import REPORT, Run
 from compress_explain.replay import applied_plans
 from compress_explain.target import told
@@ -27,6 +28,8 @@ def print_run(run: Run, console: Console | None = None) -> None:
     console = console or output()
     console.print()
     console.print(_removed_table(run))
+    if run.summary["deployed"] is not None and run.summary["deployed"]["measured"] is not None:
+        console.print(f"Fastest here: {spoken(run.summary['deployed']['measured'])}\n", highlight=False, soft_wrap=True)
     console.print(_cost_table(run))
     _print_tuned(run, console)
     _print_restored(run, console)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from compress_explain.encoding import cut
@@ -20,6 +20,8 @@ from compress_explain.sources import read_texts
 from compress_explain.tuning.recipe import Recipe
 from compress_explain.tuning.words import made_of
 from compress_explain.vocabulary import Lexicon
+
+Tokens = Float[Tensor, "tokens width"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,16 @@ class Lesson:
 
     def __len__(self) -> int:
         return len(self.alike)
+
+    def states(self, ours: Float[Tensor, "batch ..."], theirs: Float[Tensor, "batch ..."]) -> tuple[Tokens, Tokens]:
+        """Of states ``(batch, tokens, width)``, those of real tokens in rows that both read the same way."""
+        length = min(ours.shape[1], theirs.shape[1])  # beyond it the rows that are read alike have no tokens
+        ours, theirs = ours[self.alike, :length], theirs[self.alike, :length]
+        mask = self.ours.get("attention_mask")
+        if mask is None or mask.shape[1] < length or mask[self.alike, :length].shape != ours.shape[:-1]:
+            return ours.flatten(0, -2), theirs.flatten(0, -2)
+        real = mask[self.alike, :length].bool()
+        return ours[real], theirs[real]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 
 from compress_explain.compensation.ridge import Moments
 from compress_explain.pricing.slopes import wide
+from compress_explain.tuning.lessons import Lesson
 
 _RIDGE = 1e-3  # of the mean square of a state: what keeps a few tokens from explaining themselves
 
@@ -34,17 +34,17 @@ class Signal:
 
 
 def transfer(
-    teacher: PreTrainedModel, student: PreTrainedModel, layers: dict[str, str], batches: Iterable[dict[str, Tensor]]
+    teacher: PreTrainedModel, student: PreTrainedModel, layers: dict[str, str], lessons: Iterable[Lesson]
 ) -> dict[str, float]:
     """By layer, the share of the teacher's states that is missing; ``layers`` maps names to modules."""
     moments = {name: Moments(intercept=True) for name in layers}
     with torch.no_grad(), watching(teacher, layers) as wanted, watching(student, layers) as there:
-        for inputs in batches:
-            teacher(**inputs)
-            student(**inputs)
+        for lesson in lessons:
+            teacher(**lesson.theirs)
+            student(**lesson.ours)
             for name in layers:
-                tokens = partial(tokens_of, inputs)
-                moments[name].add(wide(tokens(there[name])), wide(tokens(wanted[name])))
+                ours, theirs = lesson.states(there[name], wanted[name])
+                moments[name].add(wide(ours), wide(theirs))
     return {name: _missing(each) for name, each in moments.items()}
 
 
@@ -75,14 +75,6 @@ def watching(model: PreTrainedModel, layers: dict[str, str]) -> Iterator[dict[st
     finally:
         for handle in handles:
             handle.remove()
-
-
-def tokens_of(inputs: dict[str, Tensor], states: Float[Tensor, "*rows width"]) -> Float[Tensor, "tokens width"]:
-    """The states of real tokens."""
-    mask = inputs.get("attention_mask")
-    if mask is None or mask.shape != states.shape[:-1]:
-        return states.flatten(0, -2)
-    return states[mask.bool()]
 
 
 def missed(ours: Float[Tensor, "tokens width"], theirs: Float[Tensor, "tokens width"]) -> Float[Tensor, ""]:

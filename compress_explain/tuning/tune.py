@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compress_explain.embedding import TOKENS
+from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs, predict
@@ -31,7 +32,7 @@ from compress_explain.refits import tunable
 from compress_explain.surgery import materialize
 from compress_explain.tuning.lessons import Lesson, Lessons
 from compress_explain.tuning.recipe import Recipe
-from compress_explain.tuning.signals import Signal, chosen, missed, tokens_of, transfer, watching
+from compress_explain.tuning.signals import Signal, chosen, missed, transfer, watching
 from compress_explain.tuning.state import Checkup, Named, State
 
 _PORTIONS, _PORTION = 20, 2048  # a tuning is at least so many portions, each of at most so many rows
@@ -144,7 +145,7 @@ class Tuner:
     def _signals(self, teacher: PreTrainedModel, student: PreTrainedModel, lessons: list[Lesson]) -> list[Signal]:
         """Measured where both read the same; a head that is tuned alone changes no state of a layer."""
         count = self.recipe.layers if self.recipe.tunes == "all" and self.recipe.hidden else 0
-        alike = [lesson.ours for lesson in lessons if lesson.alike.all()]
+        alike = [lesson for lesson in lessons if lesson.alike.any()]
         return chosen(transfer(teacher, student, self._layers, alike), count) if alike else []
 
     def _portion(
@@ -190,12 +191,21 @@ class _Teaching:
     ours: Named
 
     def step(self, lesson: Lesson, state: State) -> float:
-        """The loss of the lesson, before it is learned from."""
+        """The loss of the lesson, before it is learned from.
+
+        Raises:
+            InputError: it is not finite.
+        """
         with torch.no_grad():
             theirs = self.teacher(**lesson.theirs).logits
         loss = self._distance(self.student(**lesson.ours).logits, theirs)
         if self.wanted and lesson.alike.any():
             loss = loss + self.recipe.hidden * self._states_missed(lesson)
+        if not torch.isfinite(loss):
+            remedy = "lower it, for example to a third"
+            raise InputError(
+                "strategies: distill.learning_rate", self.recipe.learning_rate, "the loss is not finite", remedy
+            )
         state.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(state.parameters.values(), _LONGEST)
@@ -205,21 +215,13 @@ class _Teaching:
     def _distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
         """KL at a temperature, in units that make gradients of any temperature alike (Hinton et al. 2015, section 2)."""
         temperature = self.recipe.temperature
-        softer = [functional.log_softmax(logits.float() / temperature, dim=-1) for logits in (ours, theirs)]
-        return functional.kl_div(*softer, log_target=True, reduction="batchmean") * temperature**2
+        softer, target = (functional.log_softmax(logits.float() / temperature, dim=-1) for logits in (ours, theirs))
+        return functional.kl_div(softer, target, log_target=True, reduction="batchmean") * temperature**2
 
     def _states_missed(self, lesson: Lesson) -> Tensor:
-        """The mean over the matched layers, on the rows that both read the same way."""
-        mask = lesson.ours.get("attention_mask")
-        alike = {} if mask is None else {"attention_mask": mask[lesson.alike]}
-        parts = []
-        for name, wanted in self.wanted.items():
-            ours = self.ours[name][lesson.alike]
-            theirs = wanted[lesson.alike, : ours.shape[1]]
-            ours = ours[:, : theirs.shape[1]]
-            cut = {key: values[:, : theirs.shape[1]] for key, values in alike.items()}
-            parts.append(missed(tokens_of(cut, ours), tokens_of(cut, theirs)))
-        return torch.stack(parts).mean()
+        """The mean over the matched layers."""
+        pairs = (lesson.states(self.ours[name], wanted) for name, wanted in self.wanted.items())
+        return torch.stack([missed(ours, theirs) for ours, theirs in pairs]).mean()
 
 
 def _as_stored(student: PreTrainedModel, weights: Named, dtype: torch.dtype) -> Named:

@@ -1,22 +1,34 @@
 """Edits of one linear's weight: each a function from its input, output and weight to a change of its output."""
 
+from compress_explain.weight_edits.blocks import Int4, Int8Blocks
 from compress_explain.weight_edits.catalog import WEIGHT_EDITS, weight_edit
-from compress_explain.weight_edits.floating import Fp8, HalfPrecision
-from compress_explain.weight_edits.integer import Int4, Int8, Int8Dynamic
+from compress_explain.weight_edits.floating import Fp8, HalfPrecision, HalfWeight
+from compress_explain.weight_edits.hqq import Hqq4
+from compress_explain.weight_edits.integer import Int8, Int8Dynamic
 from compress_explain.weight_edits.low_rank import LowRank
+from compress_explain.weight_edits.measured import Activations, Found, Measured, knowing
+from compress_explain.weight_edits.static import Int8Static
 from compress_explain.weight_edits.unedited import Unedited
 from compress_explain.weight_edits.weight_edit import Prepared, WeightEdit
 
 __all__ = [
     "WEIGHT_EDITS",
+    "Activations",
+    "Found",
     "Fp8",
     "HalfPrecision",
+    "HalfWeight",
+    "Hqq4",
     "Int4",
     "Int8",
+    "Int8Blocks",
     "Int8Dynamic",
+    "Int8Static",
     "LowRank",
+    "Measured",
     "Prepared",
     "Unedited",
     "WeightEdit",
+    "knowing",
     "weight_edit",
 ]

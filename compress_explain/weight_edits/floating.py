@@ -87,6 +87,33 @@ class HalfPrecision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HalfWeight:
+    """Weights stored in 16 bits and multiplied in float32; bias and activations stay as they are."""
+
+    batchwise: ClassVar[bool] = False
+
+    format: Literal["bf16", "fp16"]
+
+    @property
+    def name(self) -> str:
+        return f"{self.format}-weight"
+
+    def prepare(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> FixedWeight:
+        original = finite("weight", weight)
+        narrowed = finite(f"weight in {self.format}", original.to(_DTYPES[self.format]))
+        return fixed_weight(original, narrowed, finite_bias(bias))
+
+    def bytes_of(self, outputs: int, inputs: int) -> int:
+        return 2 * outputs * inputs
+
+    def parameters_of(self, outputs: int, inputs: int) -> int:
+        return outputs * inputs
+
+    def flops_per_token(self, outputs: int, inputs: int) -> int:
+        return 2 * outputs * inputs
+
+
+@dataclass(frozen=True, kw_only=True)
 class HalfPrecisionLinear:
     """A linear that rounds what it is given and what it gives to ``dtype``, as its weight and bias already are."""
 

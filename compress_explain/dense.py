@@ -1,0 +1,52 @@
+"""The dense twin of a compressed model: the original's shapes, zeros where components were, the same function.
+
+A removed component's outputs and what its consumer reads of it are zero, so that it adds nothing
+whatever it computes. It is as large and as slow as the original and needs nothing of this package: plain
+``from_pretrained`` loads it. A smaller vocabulary is smaller here too.
+"""
+
+from __future__ import annotations
+
+import copy
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from compress_explain.anatomy import Anatomy, Group, Removed
+from compress_explain.embedding import TOKENS, cut_rows
+from compress_explain.refits import Refits, put
+
+
+def dense_twin(
+    model: PreTrainedModel, anatomy: Anatomy, removed: Removed, refits: Refits = MappingProxyType({})
+) -> PreTrainedModel:
+    """A copy of ``model`` with ``refits`` that computes what is left of it; ``model`` is left as it is."""
+    twin = copy.deepcopy(model)
+    put(twin, copy.deepcopy(dict(refits)))
+    with torch.no_grad():
+        for name, group in anatomy.groups.items():
+            if name in removed and removed[name].any():
+                _zero_group(twin, group, removed[name].nonzero().flatten())
+        if anatomy.embedding is not None and removed.get(TOKENS, torch.zeros(1)).any():
+            cut_rows(twin, removed[TOKENS])
+    return twin
+
+
+def _zero_group(twin: PreTrainedModel, group: Group, gone: Int[Tensor, " gone"]) -> None:
+    for producer in group.producers:
+        linear = twin.get_submodule(producer.module)
+        rows = group.rows(producer, gone)
+        _zero(linear, 0, rows)
+        if linear.bias is not None:
+            linear.bias[rows] = 0.0  # type: ignore[operator,index]
+    _zero(twin.get_submodule(group.site), 1, group.columns(gone))
+
+
+def _zero(linear: nn.Module, dimension: int, index: Int[Tensor, " index"]) -> None:
+    """Zero outputs (dimension 0) or inputs (1) of a weight, however it is stored."""
+    stored = 1 - dimension if isinstance(linear, Conv1D) else dimension
+    linear.weight.index_fill_(stored, index, 0.0)  # type: ignore[operator,union-attr]
