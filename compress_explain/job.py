@@ -80,9 +80,15 @@ class Job:
                     f"a model for {task} answers for words or tokens, not for rows",
                 )
                 raise InputError("strategies", name, problem, "leave it out")
-        if self.deploys_onnx and task == TEXT_TO_TEXT:
-            problem = "an encoder and a decoder that generates are two graphs, not one"
-            raise InputError("runtime", "onnx", problem, "set runtime to torch, with no strategy that quantizes")
+        if task != TEXT_TO_TEXT:
+            return
+        problem = "an encoder and a decoder that generates are two graphs, not one"
+        if self.deploys_onnx or self.runtime == "compiled":
+            runtime = "onnx" if self.deploys_onnx else self.runtime
+            raise InputError("runtime", runtime, problem, "set runtime to torch, with no strategy that quantizes")
+        graphs = [name for name in self.artifacts if name in ("onnx", "program")]
+        if graphs:
+            raise InputError("artifacts", graphs[0], problem, "leave it out")
 
     @property
     def scheme(self) -> Scheme | None:

@@ -90,7 +90,7 @@ def test_the_file_that_was_written_is_what_was_judged(finished):
     pairs = Pairs.load(run.folder / "predictions" / "artifact-test.parquet")
     assert len(pairs) == splits.test.decisions.sum() and pairs.independent == len(splits.test)
     batch = next(splits.test.batches(1, np.array([0])))
-    if run.summary["deployed"] is None:
+    if run.summary["deployed"]["runtime"] == "torch":
         with torch.inference_mode():
             logits = load_compressed(run.folder / "artifact")(**batch.inputs).logits.numpy()
     else:

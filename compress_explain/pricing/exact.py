@@ -183,7 +183,7 @@ def unit_logits(masks: Masks, batch: Batch, units: Iterable[str]) -> Iterator[Fl
     """Logits of a batch with each of these sublayers and layers, alone, removed, or put back where it is gone."""
     for unit in units:
         there, back = (masks.restore, masks.remove) if masks.is_off(unit) else (masks.remove, masks.restore)
-        with torch.inference_mode(), _switched(there, back, unit), masked(masks):
+        with _switched(there, back, unit), masked(masks), torch.inference_mode():
             logits = wide(masks.model(**batch.inputs).logits)
         yield logits
 
