@@ -313,6 +313,22 @@ def test_what_is_expected_of_a_plan_has_the_slope_of_what_it_does(tagger):
     assert (expected.n, expected.flips_to_wrong) == (observed.n, observed.flips_to_wrong)
 
 
+@pytest.mark.parametrize("unit", ["encoder.layer.1", "encoder.layer.0.ffn"])
+def test_what_one_sublayer_or_layer_is_expected_to_do_is_what_it_does(tagger, unit):
+    examples, anatomy = tagged_examples(), read_anatomy(tagger, tokens=9)
+    with Masks(tagger, anatomy) as masks:
+        original = decide_all(logits_of(tagger), examples, 5)
+        expected = expected_joint(masks, examples, [unit], original.logits, 5)["all"]
+        masks.remove([unit])
+        removed = decide_all(logits_of(tagger), examples, 5)
+        back = expected_joint(masks, examples, [unit], removed.logits, 5)["all"]
+    there, here = paired(examples, original, original), paired(examples, original, removed)
+    for joint, observed in ((expected, observed_joint(there, here)), (back, observed_joint(here, there))):
+        assert abs(observed.loss_change) > 1e-5 and joint.n == observed.n == examples.decisions.sum()
+        assert joint.loss_change == pytest.approx(observed.loss_change, abs=1e-6)
+        assert joint.kl == pytest.approx(observed.kl, abs=1e-6)
+
+
 # A vocabulary
 
 

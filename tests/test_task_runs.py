@@ -23,7 +23,7 @@ from compress_explain.outcome import Run
 from compress_explain.predictions import Pairs
 from compress_explain.progress import Progress
 from compress_explain.registry import served
-from compress_explain.replay import replay
+from compress_explain.replay import applied_plans, replay
 from compress_explain.run import execute
 from compress_explain.slices import SliceRule
 from compress_explain.strategies import Distill, Vocabulary
@@ -148,6 +148,7 @@ def test_the_report_speaks_of_what_was_decided(finished):
     ]
     assert f"of {splits.test.decisions.sum():,}" in page.replace("\u202f", ",") or unit in page
     assert f"{unit} right → wrong" in page
+    assert f"validation {unit} both give the same answer" in page
 
 
 def test_mlflow_serves_the_file_that_was_judged(finished, tmp_path):
@@ -211,6 +212,44 @@ def test_gates_that_fail_bring_components_back(tagging):
     back = done.components[done.components["status"] == "restored"]
     assert len(back) > 0 and back["restored_reason"].str.contains("slack for nll").all()
     assert last["estimate"] < first["estimate"]
+
+
+def test_a_layer_that_a_gate_needs_is_put_back(tagging):
+    run = tagging[0]
+    done, _, _ = made(
+        run.folder.parent,
+        ["strategies=[{layers: {count: 1}}]", 'gates=[{"metric": "nll", "max_rise": 0.0005, "rule": "point"}]',
+         "compensation=null", "reinstatement.step=0.5", "reinstatement.max_share=1.0", "audit.heads=0", "audit.neurons=0"],
+        out="shorter",
+    )  # fmt: skip
+    stage = done.course[0]
+    assert stage.expected["loss_change"] == pytest.approx(stage.observed["loss_change"], abs=1e-5)
+    first = done.ledger.of_kind("judged")[0].body["verdicts"][0]
+    back = [edit for applied in applied_plans(done.ledger) for edit in applied.plan.edits if edit.action == "restore"]
+    assert first["state"] == "fail" and [edit.kind for edit in back] == ["layer"]
+    assert "slack for nll" in back[0].reason
+    assert done.summary["parameters"]["compressed"] == done.summary["parameters"]["original"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("runtime=compiled", "runtime: 'compiled'"),
+        ("artifacts=[checkpoint, onnx]", "artifacts: 'onnx'"),
+        ("artifacts=[program]", "artifacts: 'program'"),
+    ],
+)
+def test_what_is_one_graph_cannot_be_made_of_two(rewriting, override, message):
+    run, subject, splits = rewriting
+    with pytest.raises(InputError, match=f"{message}: an encoder and a decoder that generates are two graphs"):
+        build_job(load_config(run.folder.parent / "config.yaml", [override]), subject, splits)
+
+
+def test_a_checkpoint_is_compared_with_the_simulation_token_by_token(rewriting):
+    run, _, splits = rewriting
+    beside = run.summary["deployed"]["beside_masked"]
+    assert beside["n"] == splits.validation.decisions.sum() and beside["agreement"] == 1.0
+    assert beside["logits"] < 1e-4 and abs(beside["change"]["loss_change"]) < 1e-5
 
 
 def test_one_graph_of_two_is_refused_before_anything_is_priced(rewriting):
