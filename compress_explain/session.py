@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -155,13 +156,13 @@ class Session:
         if ranges is None:
             return
         path = self.folder / "tensors" / f"activations-{step}.safetensors"
-        if not self.ledger.find("measured", step):
+        if not self.ledger.find("ranged", step):
             rows = self.read(self.job.splits.calibration)
             with self.progress.track(f"ranges of activations ({step})", len(rows) * passes_of(ranges)) as advance:
                 found = find_activations(self.masks, rows, ranges, batch_size=self.job.batch_size, advance=advance)
             save_activations(found, path)
             body = {"split": rows.name, "rows": len(rows), "linears": len(found), **asdict(ranges)}
-            self.ledger.append("measured", step, body, (path,))
+            self.ledger.append("ranged", step, body, (path,))
         self.masks.activations = load_activations(path)
 
     def audit(self) -> None:
@@ -432,6 +433,7 @@ class Session:
         folder = self.folder / "artifact"
         if self.ledger.find("materialized", "artifact"):
             return folder
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped in the middle
         removed, refits = self.masks.removed, self.masks.refits
         with self.masks.untouched():
             smaller = materialize(self.job.subject.model, self.anatomy, removed, refits)

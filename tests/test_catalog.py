@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import compress_explain.catalog as catalog_module
+from compress_explain.activations import find_activations
 from compress_explain.anatomy import read_anatomy
 from compress_explain.catalog import EVALUATORS, STRATEGIES, Catalog
 from compress_explain.edits import Edit
@@ -20,12 +21,13 @@ from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs
 from compress_explain.pricing import price
 from compress_explain.scores import Score
-from compress_explain.strategy import Quantizing, Situation, Tuning, check_strategy, menu_of
+from compress_explain.strategy import Quantizing, Situation, Tuning, check_strategy, menu_of, ranges_of
 from compress_explain.vocabulary import Lexicon
 from tests.tiny import flagged, tiny_examples, tiny_model, uneven_removal
 from tests.words import TEXTS, read_examples, reading_model, trained_tokenizer
 
-OPTIONS = {"heads": {"share": 0.25}, "neurons": {"share": 0.25}, "structured": {"flops_kept": 0.8}}
+OPTIONS = {"heads": {"share": 0.25}, "neurons": {"share": 0.25}, "structured": {"flops_kept": 0.8},
+           "layers": {"count": 1}, "sublayers": {"count": 1}, "mixed_precision": {"loss": 0.1}}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,12 @@ def test_every_strategy_decides_before_it_does(name, family):
     masks = Masks(model, anatomy)
     masks.remove(flagged(anatomy, uneven_removal(anatomy, 1))[::4])
     before = masks.components
-    prices = price(masks, examples, menu=menu_of(anatomy, strategy) if isinstance(strategy, Quantizing) else None)
+    if ranges := ranges_of(strategy):
+        masks.activations = find_activations(masks, examples, ranges)
+    whole = {"layer", "sublayer"} & set(strategy.kinds)
+    prices = price(
+        masks, examples, menu=menu_of(anatomy, strategy) if whole or isinstance(strategy, Quantizing) else None
+    )
     lexicon = Lexicon(masks=masks, tokenizer=tokenizer, calibration=examples, barred=frozenset())
     situation = Situation(
         anatomy=anatomy, prices=prices, removed=masks.removed, round=strategy.rounds - 1, lexicon=lexicon
@@ -132,18 +139,23 @@ def test_every_strategy_decides_before_it_does(name, family):
         if edit.into:
             assert (edit.action, edit.parameters_saved, edit.flops_saved) == ("quantize", 0, 0) and edit.work_saved > 0
             assert edit.component in anatomy.linears
+        elif whole:
+            unit = anatomy.units[edit.component]
+            assert edit.kind == unit.kind and edit.action == "remove"
+            assert 0 < edit.parameters_saved <= unit.parameters and 0 < edit.flops_saved <= unit.flops
         else:
             group, _ = anatomy.find(edit.component)
             assert edit.kind == group.kind
             assert (edit.action, edit.parameters_saved, edit.flops_saved) == ("remove", group.parameters, group.flops)
-        if edit.kind in (*anatomy.kinds, "linear"):
+        if edit.kind in (*anatomy.kinds, *whole, "linear"):
             assert edit.expected_loss_change == prices.loss_change()[prices.components.index(edit.component)]
         assert edit.reason
     if tokenizer:  # tokens are rehearsed together
         rehearsed = lexicon.rehearsals[-1].expected["all"].loss_change
         assert sum(edit.expected_loss_change for edit in plan) == pytest.approx(rehearsed)
     masks.remove(edit.component for edit in plan if not edit.into)
-    assert not any(flags.all() for flags in masks.removed.values()), "a sublayer keeps at least one component"
+    if not whole:
+        assert not any(flags.all() for flags in masks.removed.values()), "a sublayer keeps at least one component"
 
 
 @pytest.mark.parametrize("name", list(EVALUATORS))

@@ -110,7 +110,7 @@ def test_a_refused_switch_changes_nothing(again):
 
 @pytest.mark.parametrize(
     "component",
-    ["encoder.layer.0.attention.head.4", "encoder.layer.0.attention.head.-1", "encoder.layer.0.attention", "head"],
+    ["encoder.layer.0.attention.head.4", "encoder.layer.0.attention.head.-1", "encoder.layer.9.attention", "head"],
 )
 def test_unknown_components_are_refused(component):
     model = tiny_model("bert")

@@ -301,7 +301,7 @@ def test_a_linear_that_static_ranges_ruin_comes_back_in_float(inputs, tmp_path):
     done = run(changed, splits, tmp_path / "out", [Int8Static()], gates)
     assert {row["state"] for row in done.summary["first_verdicts"]} == {"fail"}
     assert done.passed
-    returned = [edit for each in applied_plans(done.ledger) for edit in each.plan.edits if edit.action == "restore"]
+    returned = restored(done)
     assert returned[0].component.endswith("attention.output") and returned[0].into == "int8-static"
     assert done.summary["deployed"]["linears"]["float32"] >= 1
     assert done.summary["deployed"]["beside_masked"]["agreement"] > 0.98
@@ -312,8 +312,12 @@ def test_a_linear_that_static_ranges_ruin_comes_back_in_float(inputs, tmp_path):
     written = onnx.load(tmp_path / "smooth" / "artifact" / "model.onnx")
     assert sum(node.op_type == "Mul" and node.name.endswith(".narrowed") for node in written.graph.node) == 12
     mixed = run(changed, splits, tmp_path / "mixed", [MixedPrecision(to="int8_static", loss=0.005)], gates)
-    assert {row["state"] for row in mixed.summary["first_verdicts"]} == {"pass"}
-    assert mixed.summary["deployed"]["linears"]["float32"] >= 1
+    assert mixed.passed and mixed.summary["deployed"]["linears"]["float32"] >= 1
+    assert len(restored(mixed)) <= len(returned)
+
+
+def restored(done):
+    return [edit for each in applied_plans(done.ledger) for edit in each.plan.edits if edit.action == "restore"]
 
 
 def tiny_copy_with_outliers(model):
