@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SHARED := $(wildcard ../shared/data)
 
-.PHONY: quickstart test check install dev clean
+.PHONY: quickstart test exhaustive check install dev clean
 
 quickstart: install
 	$(BIN)/compress-explain quickstart
@@ -14,10 +14,16 @@ quickstart: install
 test: export HF_HUB_OFFLINE = 1
 test: export OMP_NUM_THREADS = 1
 test: dev check
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not exhaustive" -n 2 --dist loadfile
 ifneq ($(SHARED),)
-	$(BIN)/python -m pytest -m "slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "slow and not exhaustive" -n 2 --dist loadfile
 endif
+
+# Every architecture through the exporters, which takes half an hour: before a release, and after touching deployment.
+exhaustive: export HF_HUB_OFFLINE = 1
+exhaustive: export OMP_NUM_THREADS = 1
+exhaustive: dev
+	$(BIN)/python -m pytest -m exhaustive -n 2 --dist load
 
 check: dev
 	$(BIN)/ruff check .

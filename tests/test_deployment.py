@@ -21,7 +21,7 @@ from tests.tiny import EXPORTED, NOT_EXPORTED, tiny_examples, tiny_inputs, tiny_
 
 FAST = ("bert", "gpt2", "vit")
 CASES = [pytest.param("bert", False, id="bert-original")] + [
-    pytest.param(family, True, id=f"{family}-cut", marks=() if family in FAST else pytest.mark.slow)
+    pytest.param(family, True, id=f"{family}-cut", marks=() if family in FAST else pytest.mark.exhaustive)
     for family in EXPORTED
 ]
 

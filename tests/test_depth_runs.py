@@ -233,7 +233,7 @@ def test_a_plan_can_be_seen_first_and_too_much_is_refused_in_one_message(job):
 
 @pytest.mark.parametrize("kind", ["sublayer", "layer"])
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=() if name == "gpt2" else pytest.mark.slow) for name in EXPORTED]
+    "family", [pytest.param(name, marks=() if name == "gpt2" else pytest.mark.exhaustive) for name in EXPORTED]
 )
 def test_what_is_left_is_exported_under_its_original_names(family, kind, tmp_path):
     model, examples = tiny_model(family), tiny_examples(family)
