@@ -346,7 +346,9 @@ def test_a_loss_that_is_not_finite_ends_it(tmp_path):
         tuner_of(masks, examples, tmp_path / "state", strategy).run()
 
 
-def test_language_models_are_refused(tmp_path):
+def test_language_models_are_refused():
     masks, examples = tiny_masks("gpt2")
+    tokenwise = replace(examples, tokenwise=True)
+    lexicon = Lexicon(masks=masks, tokenizer=None, calibration=tokenwise, barred=frozenset())
     with pytest.raises(InputError, match="language model"):
-        tuner_of(masks, replace(examples, tokenwise=True), tmp_path / "state")
+        lessons_for(DISTILL.recipe, tokenwise, lexicon, words=False, seed=0)

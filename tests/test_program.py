@@ -13,7 +13,9 @@ from compress_explain.surgery import materialize
 from tests.tiny import EXPORTED, tiny_examples, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 
 FAST = ("bert", "vit")
-FAMILIES = [pytest.param(name, marks=() if name in FAST else pytest.mark.exhaustive) for name in (*EXPORTED, "deberta-v2")]
+FAMILIES = [
+    pytest.param(name, marks=() if name in FAST else pytest.mark.exhaustive) for name in (*EXPORTED, "deberta-v2")
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -19,7 +19,7 @@ SLICES = {"all": 2000} | {f"topic={index}": 100 + 10 * index for index in range(
 
 
 def section(name: str, **values: Any) -> str:
-    return _environment().get_template(f"section_{name}.html").render(**values)
+    return _environment().get_template(f"section_{name}.html").render(unit="rows", **values)
 
 
 def test_colours_are_ordered_and_end_where_few_values_lie():
