@@ -14,10 +14,7 @@ quickstart: install
 test: export HF_HUB_OFFLINE = 1
 test: export OMP_NUM_THREADS = 1
 test: dev check
-	$(BIN)/python -m pytest -m "not slow and not exhaustive" -n 2 --dist loadfile
-ifneq ($(SHARED),)
-	$(BIN)/python -m pytest -m "slow and not exhaustive" -n 2 --dist loadfile
-endif
+	$(BIN)/python -m pytest -m "not exhaustive$(if $(SHARED),, and not slow)" -n 2 --dist loadfile --no-loadscope-reorder
 
 # Every architecture through the exporters, which takes half an hour: before a release, and after touching deployment.
 exhaustive: export HF_HUB_OFFLINE = 1
