@@ -34,7 +34,6 @@ def run(tmp_path_factory) -> Run:
         "data.validation": DATA / "dev.csv",
         "data.test": DATA / "test.csv",
         "data.input": "text",
-        "data.calibration_rows": 512,
         "compensation": "null",
         "audit.heads": 0,
         "audit.neurons": 0,
@@ -43,7 +42,11 @@ def run(tmp_path_factory) -> Run:
     arguments = ["run", str(ROOT / "examples" / "sst2.yaml"), "--out", str(folder)]
     for key, value in overrides.items():
         arguments += ["--set", f"{key}={value}"]
-    assert _guarded(lambda: app(arguments, standalone_mode=False)) == 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    code = _guarded(lambda: app(arguments, standalone_mode=False))
+    torch.set_num_threads(threads)
+    assert code == 0
     return Run(folder)
 
 

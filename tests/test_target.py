@@ -138,7 +138,7 @@ def test_what_is_foretold_is_what_the_cut_model_takes(monkeypatch):
     assert len(list(cache_folder().iterdir())) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("scheme", [None, Int8Dynamic()], ids=["float32", "int8"])
 def test_what_is_foretold_is_what_the_deployed_file_takes(scheme, tmp_path):
     model, anatomy = bigger()
