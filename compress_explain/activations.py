@@ -61,12 +61,12 @@ def find_activations(
     """What enters each linear of the model as it is now, without padding, from one pass or two over ``examples``."""
     linears = {linear.name: linear.module for linear in masks.anatomy.linears.values()}
     seen = {name: _Seen() for name in linears}
-    _watch(masks, examples, linears, batch_size, advance, lambda name, values: seen[name].add(values))
+    watch(masks, examples, linears, batch_size, advance, lambda name, values: seen[name].add(values))
     found = {name: each.activations(masks, linears[name], ranges) for name, each in seen.items()}
     if ranges.method == "minmax":
         return found
     counts = {name: _Histogram(each) for name, each in found.items()}
-    _watch(masks, examples, linears, batch_size, advance, lambda name, values: counts[name].add(values))
+    watch(masks, examples, linears, batch_size, advance, lambda name, values: counts[name].add(values))
     return {name: each.narrowed(ranges) for name, each in counts.items()}
 
 
@@ -182,7 +182,7 @@ def _information_lost(counts: Float64[Tensor, " bins"], half: int) -> float:
     return float((was[kept] * (was[kept] / now[kept]).log()).sum() + lost * 100)
 
 
-def _watch(
+def watch(
     masks: Masks,
     examples: Examples,
     linears: dict[str, str],

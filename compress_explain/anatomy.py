@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool
@@ -16,7 +17,9 @@ from compress_explain.components import Group, Layer, Linear, Producer, Sublayer
 from compress_explain.embedding import Embedding, read_embedding
 from compress_explain.emptied import EmptiedAttention, Nothing
 from compress_explain.errors import InputError, did_you_mean
+from compress_explain.factored import FactoredLinear
 from compress_explain.families import AttentionParts, FeedForwardParts, Stack, family_of
+from compress_explain.weight_edits.factors import weights_saved
 
 __all__ = [
     "Anatomy",
@@ -25,6 +28,7 @@ __all__ = [
     "Linear",
     "Part",
     "Producer",
+    "Ranks",
     "Removed",
     "Sublayer",
     "base_prefix",
@@ -33,6 +37,7 @@ __all__ = [
 ]
 
 Removed = Mapping[str, Bool[Tensor, " count"]]  # by group, sublayer or layer: which components are gone
+Ranks = Mapping[str, int]  # by linear that two stand in the place of: the rank
 Part = Group | Embedding | Sublayer | Layer  # whatever has components
 
 
@@ -126,12 +131,76 @@ class Anatomy:
             )
         return group, int(index)
 
-    def saved(self, removed: Removed) -> tuple[int, int]:
-        """Parameters and FLOPs saved when the flagged components are removed, each counted once."""
+    def saved(self, removed: Removed, ranks: Ranks = MappingProxyType({})) -> tuple[int, int]:
+        """Parameters and FLOPs saved when the flagged components are removed, each counted once.
+
+        And by two linears of a rank in the place of one, of what is left of it.
+        """
         counts = {name: int(flags.sum()) for name, flags in self.closed(removed).items()}
         parameters = sum(self._alone[name][0] * count for name, count in counts.items() if count)
         flops = sum(self._alone[name][1] * count for name, count in counts.items() if count)
+        thinner = {name: self.weights_saved(name, removed, rank) for name, rank in ranks.items()}
+        return (
+            parameters + sum(thinner.values()),
+            flops + sum(2 * self.linears[name].tokens * weights for name, weights in thinner.items()),
+        )
+
+    def weights_saved(self, linear: str, removed: Removed, rank: int) -> int:
+        """Weights fewer when two linears of a rank stand for what is left of one; 0 where nothing of its sublayer is."""
+        sublayer = linear.rpartition(".")[0]
+        units = (sublayer, sublayer.rpartition(".")[0])
+        if any(unit in removed and removed[unit].any() for unit in units):
+            return 0
+        return weights_saved(*self.shape_left(linear, removed), rank)
+
+    def shape_left(self, linear: str, removed: Removed) -> tuple[int, int]:
+        """Outputs and inputs of a linear without the components that are gone."""
+        own = self.linears[linear]
+        outputs, inputs = own.outputs, own.inputs
+        for group, rows, columns in self._meeting.get(own.module, ()):
+            gone = int(removed[group].sum()) if group in removed else 0
+            outputs, inputs = outputs - gone * rows, inputs - gone * columns
+        return outputs, inputs
+
+    def linear_left(self, name: str, removed: Removed) -> Linear:
+        """A linear in the shape that is left of it; its parameters are still all that it came with."""
+        outputs, inputs = self.shape_left(name, removed)
+        own = self.linears[name]
+        return replace(own, outputs=outputs, inputs=inputs, flops=2 * own.tokens * outputs * inputs)
+
+    def coordinates_left(self, linear: str, removed: Removed) -> tuple[Tensor, Tensor]:
+        """Those outputs and inputs, by index."""
+        own = self.linears[linear]
+        gone = torch.zeros(own.outputs, dtype=torch.bool), torch.zeros(own.inputs, dtype=torch.bool)
+        for group in (self.groups[name] for name, _, _ in self._meeting.get(own.module, ()) if name in removed):
+            which = removed[group.name].nonzero().flatten()
+            for producer in (each for each in group.producers if each.module == own.module):
+                gone[0][group.rows(producer, which)] = True
+            if group.site == own.module:
+                gone[1][group.columns(which)] = True
+        return (~gone[0]).nonzero().flatten(), (~gone[1]).nonzero().flatten()
+
+    def costs(self, group: str, ranks: Ranks) -> tuple[int, int]:
+        """Parameters and FLOPs that one component takes when linears have these ranks."""
+        own = self.groups[group]
+        parameters, flops = own.parameters, own.flops
+        by_module = {linear.module: linear for linear in self.linears.values() if linear.name in ranks}
+        for module, linear in by_module.items():
+            for name, rows, columns in self._meeting.get(module, ()):
+                if name == group:
+                    fewer = rows * (linear.inputs - ranks[linear.name]) + columns * (linear.outputs - ranks[linear.name])
+                    parameters, flops = parameters - fewer, flops - 2 * linear.tokens * fewer
         return parameters, flops
+
+    @cached_property
+    def _meeting(self) -> Mapping[str, list[tuple[str, int, int]]]:
+        """By module of a linear: the groups that its outputs or inputs belong to, and how many of a component."""
+        found: dict[str, list[tuple[str, int, int]]] = {}
+        for group in self.groups.values():
+            for producer in group.producers:
+                found.setdefault(producer.module, []).append((group.name, producer.width, 0))
+            found.setdefault(group.site, []).append((group.name, 0, group.width))
+        return found
 
     @cached_property
     def _alone(self) -> Mapping[str, tuple[int, int]]:
@@ -178,7 +247,9 @@ def read_anatomy(model: PreTrainedModel, tokens: int) -> Anatomy:
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """``(inputs, outputs)`` of a linear, also of GPT-2's transposed ``Conv1D``."""
+    """``(inputs, outputs)`` of a linear, also of GPT-2's transposed ``Conv1D`` and of two in the place of one."""
+    if isinstance(module, FactoredLinear):
+        return module.first.in_features, module.second.out_features
     rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
 

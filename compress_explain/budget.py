@@ -79,14 +79,14 @@ class Budget:
 
     def meter(self, situation: Situation) -> Meter:
         """What counts: a share of components is still paid for in FLOPs."""
-        anatomy = situation.anatomy
+        anatomy, ranks = situation.anatomy, situation.ranks
         if self.parameters_kept is not None:
-            return Parameters(anatomy)
+            return Parameters(anatomy, ranks)
         if self.bytes_kept is not None:
-            return Bytes(anatomy, situation.storage)
+            return Bytes(anatomy, situation.storage, ranks)
         if self.left_to_target and situation.latency is not None:
             return Milliseconds(situation.latency)
-        return Flops(anatomy)
+        return Flops(anatomy, ranks)
 
     def wanted(self, situation: Situation) -> float:
         """What the model may take in all in the end, in the units of the meter.

@@ -1,7 +1,7 @@
 """A checkpoint for models whose layers no longer have equal shapes.
 
 A folder of the model's ordinary ``config.json``, ``model.safetensors`` and a manifest that lists
-what was removed in the coordinates of the original. A smaller vocabulary is already that of the
+what was removed in the coordinates of the original, and the ranks of factored linears. A smaller vocabulary is already that of the
 configuration; the manifest says which rows of the original are left. Loading rebuilds the original's shapes, cuts
 them as the manifest says and then takes the weights strictly: nothing is ever initialised at random.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,14 +18,15 @@ import transformers
 from safetensors.torch import load_model, save_file
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
-from compress_explain.anatomy import Anatomy, Removed, read_anatomy
+from compress_explain.anatomy import Anatomy, Ranks, Removed, read_anatomy
 from compress_explain.depth import lengthened
 from compress_explain.embedding import TOKENS
 from compress_explain.errors import InputError
+from compress_explain.factored import FactoredLinear
 from compress_explain.ledger import file_digest
 from compress_explain.surgery import cut
 
-FORMAT = 1
+FORMAT = 2  # 1 where nothing is factored
 MANIFEST = "compressed.json"
 WEIGHTS = "model.safetensors"
 _NEEDED = {"format", "model_class", "dtype", "removed", "weights_sha256"}
@@ -32,12 +34,18 @@ _COPY_AGAIN = "copy the whole folder again from where it was made"
 
 
 def save_compressed(
-    model: PreTrainedModel, folder: Path, *, removed: Removed, base: Anatomy, provenance: dict[str, Any]
+    model: PreTrainedModel,
+    folder: Path,
+    *,
+    removed: Removed,
+    base: Anatomy,
+    provenance: dict[str, Any],
+    ranks: Ranks = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write ``model`` (already cut) to ``folder`` and return its manifest.
 
     ``base`` is the anatomy of the original; ``provenance`` is stored as it is. What lies in a removed
-    sublayer or layer is not listed again.
+    sublayer or layer is not listed again. ``ranks`` are those of factored linears.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
@@ -48,7 +56,7 @@ def save_compressed(
         inner for name, flags in removed.items() if name in base.units and flags.any() for inner in base.within(name)
     }
     manifest = {
-        "format": FORMAT,
+        "format": FORMAT if ranks else 1,
         "model_class": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -59,6 +67,7 @@ def save_compressed(
             if flags.any() and name != TOKENS and name not in inside
         },
         "tokens": _tokens_left(removed),
+        "ranks": dict(ranks),
         "weights_sha256": file_digest(folder / WEIGHTS),
         "provenance": provenance,
     }
@@ -91,6 +100,7 @@ def load_compressed(folder: str | Path) -> PreTrainedModel:
         model = _skeleton(folder, manifest)
         anatomy = read_anatomy(model, tokens=1)
         _check_tokens(anatomy, manifest, folder)
+        _factorize(model, anatomy, manifest.get("ranks", {}))
         cut(model, anatomy, removed_flags(anatomy, manifest["removed"]))
         load_model(model, str(weights), strict=True)
     except (OSError, RuntimeError) as error:
@@ -119,6 +129,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest["format"] > FORMAT:
         raise InputError("checkpoint", manifest["format"], "written by a newer version", "upgrade compress-explain")
     return manifest
+
+
+def _factorize(model: PreTrainedModel, anatomy: Anatomy, ranks: Ranks) -> None:
+    """Put two linears in the place of each that is factored; their weights come afterwards."""
+    for name, rank in ranks.items():
+        linear = anatomy.linears.get(name)
+        if linear is None or not isinstance(rank, int) or rank < 1:
+            raise InputError("checkpoint", name, f"the manifest gives it rank {rank!r}, which cannot be", _COPY_AGAIN)
+        bias = model.get_submodule(linear.module).bias is not None
+        two = FactoredLinear(linear.inputs, rank, linear.outputs, bias=bias).to(model.dtype)
+        model.set_submodule(linear.module, two)
 
 
 def _check_tokens(anatomy: Anatomy, manifest: dict[str, Any], folder: Path) -> None:

@@ -166,9 +166,9 @@ def _write_onnx(session: Session, model: PreTrainedModel, artifact: Path, calibr
 def _write_dense(session: Session, model: PreTrainedModel, artifact: Path, calibration: Examples) -> _Written:
     folder = artifact / DENSE
     shutil.rmtree(folder, ignore_errors=True)
-    removed, refits = session.masks.removed, session.masks.refits
+    removed, standing = session.masks.removed, session.masks.standing
     with session.masks.untouched():
-        twin = dense_twin(session.job.subject.model, session.anatomy, removed, refits)
+        twin = dense_twin(session.job.subject.model, session.anatomy, removed, standing)
     twin.save_pretrained(folder)
     materialized = session.ledger.find("materialized", "artifact")
     assert materialized is not None, "the checkpoint comes first"

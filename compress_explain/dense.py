@@ -2,7 +2,7 @@
 
 A removed component's outputs and what its consumer reads of it are zero, so that it adds nothing
 whatever it computes. It is as large and as slow as the original and needs nothing of this package: plain
-``from_pretrained`` loads it. A smaller vocabulary is smaller here too.
+``from_pretrained`` loads it. A factored linear is the product of its factors. A smaller vocabulary is smaller here too.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from transformers.pytorch_utils import Conv1D
 
 from compress_explain.anatomy import Anatomy, Group, Removed
 from compress_explain.embedding import TOKENS, cut_rows
-from compress_explain.refits import Refits, put
+from compress_explain.refits import Standing, put
 
 
 def dense_twin(
-    model: PreTrainedModel, anatomy: Anatomy, removed: Removed, refits: Refits = MappingProxyType({})
+    model: PreTrainedModel, anatomy: Anatomy, removed: Removed, refits: Standing = MappingProxyType({})
 ) -> PreTrainedModel:
     """A copy of ``model`` with ``refits`` that computes what is left of it; ``model`` is left as it is."""
     twin = copy.deepcopy(model)

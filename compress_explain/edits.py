@@ -9,10 +9,12 @@ from typing import Literal
 import pandas as pd
 
 from compress_explain.embedding import TOKEN
-from compress_explain.weight_edits import Unedited, WeightEdit, weight_edit
+from compress_explain.weight_edits import LowRank, Unedited, WeightEdit, weight_edit
 
-Action = Literal["remove", "quantize", "restore"]
-VERBS = MappingProxyType({"remove": "removed", "quantize": "quantized", "restore": "put back"})
+Action = Literal["remove", "quantize", "factorize", "restore"]
+VERBS = MappingProxyType(
+    {"remove": "removed", "quantize": "quantized", "factorize": "factored", "restore": "put back"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class Edit:
 
     ``expected_loss_change`` is in nats, mean per example over the calibration split.
     ``parameters_saved`` and ``flops_saved`` are negative for a restoration. ``into`` names the weight
-    edit of a linear that is quantized, or was until it is restored. ``work_saved`` is the FLOPs that
+    edit of a linear that is quantized or factored, or was until it is restored. ``work_saved`` is the FLOPs that
     in float32 take as long as what is saved: of a removal the same, of a quantized linear those that
     it is faster by.
     """
@@ -65,7 +67,7 @@ class Plan:
     def edits_of_linears(self) -> dict[str, WeightEdit]:
         """By linear: the edit of its weight that the plan leads to."""
         linears = [edit for edit in self.edits if edit.into]
-        return {each.component: weight_edit(each.into) if each.action == "quantize" else Unedited() for each in linears}
+        return {each.component: Unedited() if each.action == "restore" else weight_edit(each.into) for each in linears}
 
     @property
     def verb(self) -> str:
@@ -76,6 +78,17 @@ class Plan:
     def quantized(self) -> dict[str, str]:
         """By linear: what it is quantized into."""
         return {edit.component: edit.into for edit in self.edits if edit.action == "quantize"}
+
+    @property
+    def factored(self) -> dict[str, str]:
+        """By linear: the rank that it is factored to, as the name of a weight edit."""
+        return {edit.component: edit.into for edit in self.edits if edit.action == "factorize"}
+
+    @property
+    def made_whole(self) -> list[str]:
+        """The linears that were factored and are put back."""
+        back = [edit for edit in self.edits if edit.action == "restore"]
+        return [edit.component for edit in back if _first_done(edit) == "factorize"]
 
     @property
     def flops_saved(self) -> int:
@@ -113,10 +126,17 @@ def undone(restoration: Edit) -> Edit:
     """The edit that takes a restoration back."""
     return replace(
         restoration,
-        action="quantize" if restoration.into else "remove",
+        action=_first_done(restoration),
         reason="tried without: the gates may hold without this restoration",
         expected_loss_change=-restoration.expected_loss_change,
         parameters_saved=-restoration.parameters_saved,
         flops_saved=-restoration.flops_saved,
         work_saved=-restoration.work_saved,
     )
+
+
+def _first_done(restoration: Edit) -> Action:
+    """What was done to what is put back."""
+    if not restoration.into:
+        return "remove"
+    return "factorize" if isinstance(weight_edit(restoration.into), LowRank) else "quantize"

@@ -5,7 +5,8 @@ included; a layer by handing on what came in. What they hold is gone with them, 
 as it was. A token has no site: what stands for taking it out is what the tokenizer without it makes of the texts.
 No weight is ever written to, so undoing a removal gives the original back bit for bit. A linear
 that is refitted to what is left computes with other weights, and its own are kept. One that is
-quantized gives what the edit of its weight makes of its input; gradients pass as if it did not round.
+quantized gives what the edit of its weight makes of its input; gradients pass as if it did not round. One
+that is factored computes with the product of its two factors.
 """
 
 from __future__ import annotations
@@ -21,12 +22,26 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from transformers import PreTrainedModel
 
-from compress_explain.anatomy import Anatomy, Group, Layer, Removed, Sublayer
+from compress_explain.anatomy import Anatomy, Group, Layer, Ranks, Removed, Sublayer
 from compress_explain.embedding import TOKENS
 from compress_explain.errors import EditError
-from compress_explain.refits import Refit, Refits, put, refittable, tunable, weights_of
-from compress_explain.weight_edits import Activations, Prepared, WeightEdit, knowing, weight_edit
+from compress_explain.refits import Refit, Refits, Standing, put, refittable, tunable, weights_of
+from compress_explain.weight_edits import (
+    Activations,
+    Factors,
+    LowRank,
+    Prepared,
+    Spectrum,
+    Twice,
+    Unedited,
+    WeightEdit,
+    Whole,
+    knowing,
+    weight_edit,
+)
 from compress_explain.weight_edits.narrowed import Narrowed
+
+FIRST_AND_SECOND = (".first", ".second")  # of the linears that stand in the place of one
 
 
 class Masks:
@@ -47,6 +62,8 @@ class Masks:
         self.refits: dict[str, Refit] = {}
         self.fitted_to: Removed = {}  # what was removed when ``refits`` were made; nothing, if there are none
         self.quantized: dict[str, str] = {}  # by linear: the weight edit that it is under
+        self.factors: dict[str, Factors] = {}  # by linear: the two that stand in its place
+        self.spectra: dict[str, Spectrum] = {}  # by linear: its weight taken apart, where it may be factored
         self.activations: dict[str, Activations] = {}  # by linear: what enters it, where an edit asks for it
         self._ready: dict[str, Prepared] = {}  # the same, made ready for the weights of now
         self._rounding: dict[str, torch.utils.hooks.RemovableHandle] = {}
@@ -73,28 +90,66 @@ class Masks:
         if self.attached:
             self._round(into)
 
-    def restore(self, components: Iterable[str]) -> None:
-        """Switch components on again, and let linears compute in full.
+    def factorize(self, factors: Mapping[str, Factors]) -> None:
+        """Let linears, by name, compute as two.
 
         Raises:
-            EditError: one of them is not off, or not quantized.
+            EditError: one of them does already, or is quantized.
+        """
+        for name in factors:
+            if name in self.factors or name in self.quantized:
+                raise EditError(f"{name} is {'factored' if name in self.factors else 'quantized'} already")
+        self.refit(self.refits, {**self.factors, **factors}, anew=False)
+
+    def restore(self, components: Iterable[str]) -> None:
+        """Switch components on again, and let linears compute in full: what is quantized unrounded, else what is factored in one.
+
+        Raises:
+            EditError: one of them is not off, or neither quantized nor factored.
         """
         components = list(components)
         linears = [name for name in components if name in self.anatomy.linears]
         for name in linears:
-            if name not in self.quantized:
-                raise EditError(f"{name} is not quantized")
+            if name not in self.quantized and name not in self.factors:
+                raise EditError(f"{name} is not quantized, nor factored")
         self._switch([name for name in components if name not in self.anatomy.linears], off=False)
-        self._round_no_more(linears)
-        self.quantized = {name: edit for name, edit in self.quantized.items() if name not in linears}
+        rounded = [name for name in linears if name in self.quantized]
+        self._round_no_more(rounded)
+        self.quantized = {name: edit for name, edit in self.quantized.items() if name not in rounded}
+        whole = set(linears) - set(rounded)
+        if whole:
+            self.refit(self.refits, {name: own for name, own in self.factors.items() if name not in whole}, anew=False)
 
-    def refit(self, refits: Refits) -> None:
-        """Let these linears compute with weights fitted to what is removed now, and all others with their own."""
-        put(self.model, {module: self._own[module] for module in self.refits.keys() - refits.keys()})
-        put(self.model, refits)
+    def refit(self, refits: Refits, factors: Mapping[str, Factors] | None = None, *, anew: bool = True) -> None:
+        """Let these linears compute with weights fitted to what is removed now, and all others with their own.
+
+        Those that are factored keep their factors, or get ``factors``, by linear, and no others have any. Where the fit
+        is not made ``anew``, what it was made to stays what it was.
+        """
+        before = self.standing.keys()
         self.refits = dict(refits)
+        self.factors = self.factors if factors is None else dict(factors)
+        now = self.standing
+        put(self.model, {module: self._own[module] for module in before - now.keys()})
+        put(self.model, now)
         self._ready.clear()
-        self.fitted_to = {name: flags.clone() for name, flags in self.removed.items()} if refits else {}
+        if anew:
+            self.fitted_to = {name: flags.clone() for name, flags in self.removed.items()} if refits else {}
+
+    @property
+    def standing(self) -> Standing:
+        """What modules compute with, by path, that do not compute with what they came with."""
+        return {**self.refits, **{self.anatomy.linears[name].module: each for name, each in self.factors.items()}}
+
+    @property
+    def ranks(self) -> Ranks:
+        """By linear that is factored: its rank."""
+        return {name: each.rank for name, each in self.factors.items()}
+
+    @property
+    def saved(self) -> tuple[int, int]:
+        """Parameters and FLOPs that the model of now takes less than the original."""
+        return self.anatomy.saved(self.removed, self.ranks)
 
     @property
     def removed(self) -> Removed:
@@ -145,11 +200,11 @@ class Masks:
         attached, rounding = self.attached, list(self._rounding)
         self.detach()
         self._round_no_more(rounding)
-        put(self.model, {module: self._own[module] for module in self.refits})
+        put(self.model, {module: self._own[module] for module in self.standing})
         try:
             yield
         finally:
-            put(self.model, self.refits)
+            put(self.model, self.standing)
             self._round(rounding)
             if attached:
                 self.attach()
@@ -251,8 +306,41 @@ class Masks:
         return rounded
 
     def edit_of(self, linear: str, edit: WeightEdit) -> WeightEdit:
-        """``edit`` as it is to be made on ``linear``, with what is known of its input."""
+        """``edit`` as it is to be made on ``linear``, with what is known of its input.
+
+        Taken back is what was done last: of a linear that is quantized that, else that it is factored.
+        """
+        if isinstance(edit, LowRank):
+            return edit.along(self.spectra[linear]) if linear in self.spectra else edit
+        if isinstance(edit, Unedited) and linear in self.factors and linear not in self.quantized:
+            module = self.anatomy.linears[linear].module
+            own = self.refits.get(module, self._own[module])
+            return Whole(own=own.weight, own_bias=own.bias)
         return knowing(edit, self.activations.get(linear))
+
+    def factors_of(self, linear: str, into: str) -> Factors:
+        """The two linears that an edit to a rank, by name, puts in the place of one as it computes now."""
+        edit = self.edit_of(linear, weight_edit(into))
+        assert isinstance(edit, LowRank), "an edit to a rank"
+        values = weights_of(self.model, self.anatomy.linears[linear].module)
+        return edit.linears(values.weight.detach().contiguous(), values.bias)
+
+    def prepared(self, linear: str, edit: WeightEdit) -> Prepared:
+        """``edit`` made ready on a linear as it computes now; what rounds one that is factored rounds both of its parts."""
+        if self._in_two(linear) and not isinstance(edit, LowRank | Unedited):
+            return self._prepared_twice(linear, edit, self.factors[linear].right)
+        values = weights_of(self.model, self.anatomy.linears[linear].module)
+        return self.edit_of(linear, edit).prepare(values.weight.detach().contiguous(), values.bias)
+
+    def _in_two(self, linear: str) -> bool:
+        """Whether two linears will stand in the place of one: they do as long as they are smaller."""
+        rank = self.factors[linear].rank if linear in self.factors else 0
+        return bool(rank) and self.anatomy.weights_saved(linear, self.removed, rank) > 0
+
+    def _prepared_twice(self, linear: str, edit: WeightEdit, right: Tensor) -> Twice:
+        factors = self.factors[linear]
+        first, second = (knowing(edit, self.activations.get(linear + part)) for part in FIRST_AND_SECOND)
+        return Twice(first=first.prepare(right, None), second=second.prepare(factors.left, factors.bias))
 
     def activations_left(self) -> dict[str, Activations]:
         """What enters each linear that anything is known of, of the inputs that are left."""
@@ -276,7 +364,11 @@ class Masks:
         weight = values.weight.detach().contiguous()
         kept = self._kept(module)
         if kept is None or not len(kept):
-            return self.edit_of(name, weight_edit(self.quantized[name])).prepare(weight, values.bias)
+            return self.prepared(name, weight_edit(self.quantized[name]))
+        if self._in_two(name):
+            right = self.factors[name].right[:, kept].contiguous()
+            twice = self._prepared_twice(name, weight_edit(self.quantized[name]), right)
+            return Narrowed(kept=kept, inputs=weight.shape[1], prepared=twice)
         edit = knowing(weight_edit(self.quantized[name]), self.activations_left().get(name))
         return Narrowed(kept=kept, inputs=weight.shape[1], prepared=edit.prepare(weight[:, kept], values.bias))
 
@@ -342,7 +434,7 @@ class Masks:
     ) -> None:
         self.detach()
         self._round_no_more(list(self._rounding))
-        self.refit({})
+        self.refit({}, {})
 
 
 # Hooks: not closures, which a type checker at run time would take apart each time anew.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy, Group, Linear
+from compress_explain.anatomy import Anatomy, Group, Linear, Ranks
 from compress_explain.embedding import TOKENS
 from compress_explain.latency_table import LatencyTable
-from compress_explain.weight_edits import WeightEdit
+from compress_explain.weight_edits import WeightEdit, weights_saved
 
 FLOAT_BYTES = 4
 
@@ -39,6 +39,10 @@ class Meter(Protocol):
         """What no removal at a site changes."""
         ...
 
+    def thinner(self, linear: Linear, rank: int) -> float:
+        """What two linears of a rank take less than one; 0 where two are not smaller."""
+        ...
+
 
 def taken(meter: Meter, removed: Mapping[str, Tensor], anatomy: Anatomy) -> float:
     """What the model takes in all when the flagged components are gone."""
@@ -48,9 +52,10 @@ def taken(meter: Meter, removed: Mapping[str, Tensor], anatomy: Anatomy) -> floa
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOPs of all layers."""
+    """FLOPs of all layers; linears of ``ranks`` are two each."""
 
     anatomy: Anatomy = field(repr=False)
+    ranks: Ranks = field(default_factory=dict, repr=False)
 
     @property
     def unit(self) -> str:
@@ -61,17 +66,22 @@ class Flops:
         return float(self.anatomy.flops)
 
     def of(self, group: str, left: int) -> float:
-        return float(self.anatomy.groups[group].flops * left)
+        thinner = sum(self.thinner(linear, rank) for linear, rank in _factored(self.anatomy, self.ranks, group, left))
+        return float(self.anatomy.groups[group].flops * left) - thinner
 
     def rest(self, removed: Mapping[str, Tensor]) -> float:
         return self.original - sum(group.flops * group.count for group in self.anatomy.groups.values())
 
+    def thinner(self, linear: Linear, rank: int) -> float:
+        return 2.0 * linear.tokens * weights_saved(linear.outputs, linear.inputs, rank)
+
 
 @dataclass(frozen=True)
 class Parameters:
-    """All parameters, those outside the layers too."""
+    """All parameters, those outside the layers too; linears of ``ranks`` are two each."""
 
     anatomy: Anatomy = field(repr=False)
+    ranks: Ranks = field(default_factory=dict, repr=False)
 
     @property
     def unit(self) -> str:
@@ -82,11 +92,15 @@ class Parameters:
         return float(self.anatomy.parameters)
 
     def of(self, group: str, left: int) -> float:
-        return float(self.anatomy.groups[group].parameters * left)
+        thinner = sum(self.thinner(linear, rank) for linear, rank in _factored(self.anatomy, self.ranks, group, left))
+        return float(self.anatomy.groups[group].parameters * left) - thinner
 
     def rest(self, removed: Mapping[str, Tensor]) -> float:
         at_sites = sum(group.parameters * group.count for group in self.anatomy.groups.values())
         return self.original - at_sites - _rows_gone(removed) * _row(self.anatomy)
+
+    def thinner(self, linear: Linear, rank: int) -> float:
+        return float(weights_saved(linear.outputs, linear.inputs, rank))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +113,11 @@ class Storage:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Bytes of the weights as the deployed file will store them; the original's are in float32."""
+    """Bytes of the weights as the deployed file will store them; the original's are in float32. Linears of ``ranks`` are two each."""
 
     anatomy: Anatomy = field(repr=False)
     storage: Storage
+    ranks: Ranks = field(default_factory=dict, repr=False)
 
     @property
     def unit(self) -> str:
@@ -113,7 +128,16 @@ class Bytes:
         return float(FLOAT_BYTES * self.anatomy.parameters)
 
     def of(self, group: str, left: int) -> float:
-        return self._each[group] * left
+        thinner = sum(self.thinner(linear, rank) for linear, rank in _factored(self.anatomy, self.ranks, group, left))
+        return self._each[group] * left - thinner
+
+    def thinner(self, linear: Linear, rank: int) -> float:
+        if not weights_saved(linear.outputs, linear.inputs, rank):
+            return 0.0
+        whole = linear.outputs * linear.inputs * self._of_weight(self.anatomy.linears[linear.name])
+        parts = ((rank, linear.inputs), (linear.outputs, rank))
+        edit = self.storage.edit
+        return whole - sum(FLOAT_BYTES * n * m if edit is None else edit.bytes_of(n, m) for n, m in parts)
 
     def rest(self, removed: Mapping[str, Tensor]) -> float:
         rows = 0 if self.anatomy.embedding is None else self.anatomy.embedding.count - _rows_gone(removed)
@@ -158,6 +182,21 @@ class Milliseconds:
 
     def rest(self, removed: Mapping[str, Tensor]) -> float:
         return self.table.rest
+
+    def thinner(self, linear: Linear, rank: int) -> float:
+        return 0.0  # nobody has timed it
+
+
+def _factored(anatomy: Anatomy, ranks: Ranks, group: str, left: int) -> Iterator[tuple[Linear, int]]:
+    """The factored linears around a group of which ``left`` components are there, in the shape that is left, each with its rank."""
+    own = anatomy.groups[group]
+    gone = own.count - left
+    for name, rank in ranks.items():
+        linear = anatomy.linears[name]
+        outputs = linear.outputs - gone * sum(each.width for each in own.producers if each.module == linear.module)
+        inputs = linear.inputs - gone * own.width * (own.site == linear.module)
+        if linear.module in (own.site, *(each.module for each in own.producers)):
+            yield replace(linear, outputs=outputs, inputs=inputs), rank
 
 
 def _rows_gone(removed: Mapping[str, Tensor]) -> int:

@@ -210,7 +210,7 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
     assert standing is not None, "a run is judged before it is summed up"
     by_status = components.groupby(["kind", "status"], sort=False).size()
     materialized = ledger.find("materialized", "artifact")
-    saved_parameters, saved_flops = anatomy.saved(session.masks.removed)
+    saved_parameters, saved_flops = session.masks.saved
     stages = course(ledger, anatomy.flops)
     edited = components[components["component"].isin(_edited(session))]  # not what only went with a unit
     once_removed = edited[edited["status"] != "kept"]

@@ -194,15 +194,15 @@ def _refuse_out_of_reach(situation: Situation, kinds: Sequence[str], budget: Bud
     if left > wanted:
         raise InputError(
             "target" if budget.left_to_target else "budget",
-            f"{_amount(wanted)} {meter.unit}s",
-            f"out of reach: {_amount(left)} of {_amount(meter.original)} stay when everything is gone that may go",
+            f"{amount(wanted)} {meter.unit}s",
+            f"out of reach: {amount(left)} of {amount(meter.original)} stay when everything is gone that may go",
             "ask for less, lower floor, or add a strategy that saves elsewhere (vocabulary bytes, int8_dynamic bytes and time)",
         )
 
 
-def _amount(value: float) -> str:
+def amount(value: float) -> str:
     """
-    >>> _amount(12850.0), _amount(4.256)
+    >>> amount(12850.0), amount(4.256)
     ('12,850', '4.26')
     """
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -69,7 +69,7 @@ class Extent:
             return round(self.count * (number + 1) / rounds) - round(self.count * number / rounds), np.inf, np.inf
         assert self.flops_kept is not None, "one target is set"
         whole = situation.anatomy.flops
-        room = max(0.0, whole * (1 - self.flops_kept) - situation.anatomy.saved(situation.removed)[1])
+        room = max(0.0, whole * (1 - self.flops_kept) - situation.anatomy.saved(situation.removed, situation.ranks)[1])
         return len(situation.prices), room / (rounds - number), room
 
 

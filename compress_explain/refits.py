@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compress_explain.anatomy import Anatomy, Removed
+from compress_explain.weight_edits import Factors
+
+
+_FIRST, _SECOND = ".first.weight", ".second.weight"
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Refit:
 
 
 Refits = Mapping[str, Refit]  # by the path of the module
+Standing = Mapping[str, Refit | Factors]  # what modules compute with, of those that do not with what they came with
 
 
 def refittable(anatomy: Anatomy) -> list[str]:
@@ -53,7 +59,7 @@ def weights_of(model: PreTrainedModel, name: str) -> Refit:
     return Refit(weight.T if isinstance(module, Conv1D) else weight, bias)  # type: ignore[arg-type]
 
 
-def put(model: PreTrainedModel, refits: Refits) -> None:
+def put(model: PreTrainedModel, refits: Standing) -> None:
     """Let modules compute with these weights; nothing is written into those that they had."""
     for name, values in refits.items():
         module = model.get_submodule(name)
@@ -62,8 +68,33 @@ def put(model: PreTrainedModel, refits: Refits) -> None:
             module.bias.data = values.bias  # type: ignore[union-attr]
 
 
-def save_refits(refits: Refits, anatomy: Anatomy, removed: Removed, path: Path) -> None:
-    """Write what is left of the refitted weights once the ``removed`` components are gone."""
+def save_factors(factors: Mapping[str, Factors], path: Path) -> None:
+    """Write the linears, by the path of the module, that two stand in the place of."""
+    save_file(_of_factors(factors), path)
+
+
+def load_factors(path: Path) -> dict[str, Factors]:
+    """Read them again, also from among refits."""
+    tensors = load_file(path)
+    names = [each.removesuffix(_FIRST) for each in tensors if each.endswith(_FIRST)]
+    return {
+        name: Factors(tensors[name + _SECOND], tensors[name + _FIRST], tensors.get(f"{name}.second.bias"))
+        for name in names
+    }
+
+
+def _of_factors(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, values in factors.items():
+        tensors |= {name + _FIRST: values.right.contiguous(), name + _SECOND: values.left.contiguous()}
+        tensors |= {} if values.bias is None else {f"{name}.second.bias": values.bias.contiguous()}
+    return tensors
+
+
+def save_refits(
+    refits: Refits, anatomy: Anatomy, removed: Removed, path: Path, factors: Mapping[str, Factors] = MappingProxyType({})
+) -> None:
+    """Write what is left of the refitted weights once the ``removed`` components are gone, and ``factors`` in whole."""
     tensors: dict[str, Tensor] = {}
     left = dict(_left(anatomy, removed))
     for name, values in refits.items():
@@ -73,18 +104,48 @@ def save_refits(refits: Refits, anatomy: Anatomy, removed: Removed, path: Path) 
             weight, bias = weight[rows][:, columns], None if bias is None else bias[rows]
         tensors[f"{name}.weight"] = weight.contiguous()
         tensors |= {} if bias is None else {f"{name}.bias": bias.contiguous()}
-    save_file(tensors, path)
+    save_file(tensors | _of_factors(factors), path)
 
 
 def load_refits(base: PreTrainedModel, anatomy: Anatomy, removed: Removed, path: Path) -> dict[str, Refit]:
-    """Read them again; what is not in the file is that of ``base``, the original."""
-    tensors = load_file(path)
+    """Read them again; what is not in the file is that of ``base``, the original. Factors are left aside."""
+    factored = _of_factors(load_factors(path))
+    tensors = {name: values for name, values in load_file(path).items() if name not in factored}
     refits: dict[str, Refit] = {}
     left = dict(_left(anatomy, removed))
     for name in (each.removesuffix(".weight") for each in tensors if each.endswith(".weight")):
         stored = Refit(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
         refits[name] = _whole(stored, weights_of(base, name), *left[name]) if name in left else stored
     return refits
+
+
+def refitted_factors(
+    standing: Mapping[str, Factors], anatomy: Anatomy, removed: Removed, path: Path
+) -> dict[str, Factors]:
+    """``standing`` factors, by linear, as a file of refits has them; what is not in it of one, they keep.
+
+    A linear that the file holds in one alone is factored no more.
+    """
+    found, whole = load_factors(path), set(load_file(path))
+    factors: dict[str, Factors] = {}
+    for name, values in standing.items():
+        module = anatomy.linears[name].module
+        if module in found:
+            factors[name] = _spread(found[module], values, *anatomy.coordinates_left(name, removed))
+        elif f"{module}.weight" not in whole:
+            factors[name] = values
+    return factors
+
+
+def _spread(stored: Factors, own: Factors, rows: Tensor, columns: Tensor) -> Factors:
+    """What is stored of two linears, and their ``own`` weights where nothing is."""
+    if stored.left.shape == own.left.shape and stored.right.shape == own.right.shape:
+        return stored
+    left, right, bias = own.left.clone(), own.right.clone(), None if own.bias is None else own.bias.clone()
+    left[rows], right[:, columns] = stored.left, stored.right
+    if bias is not None and stored.bias is not None:
+        bias[rows] = stored.bias
+    return Factors(left, right, bias)
 
 
 def _whole(stored: Refit, own: Refit, rows: Tensor, columns: Tensor) -> Refit:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pandas as pd
 from transformers import PreTrainedModel
 
-from compress_explain.anatomy import read_anatomy
+from compress_explain.anatomy import Anatomy, Removed, read_anatomy
 from compress_explain.checkpoint import removed_flags
 from compress_explain.edits import Plan
 from compress_explain.errors import InputError
 from compress_explain.folder import LEDGER
-from compress_explain.ledger import Ledger
-from compress_explain.refits import load_refits
+from compress_explain.ledger import Ledger, Record
+from compress_explain.refits import load_factors, load_refits, refitted_factors
+from compress_explain.weight_edits import Factors
 from compress_explain.surgery import materialize
 
 
@@ -80,7 +81,28 @@ def replay(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     flags = removed_flags(anatomy, indices)
     file = standing_refits(ledger)
     refits = {} if file is None else load_refits(base, anatomy, flags, file)
-    return materialize(base, anatomy, flags, refits)
+    factors = standing_factors(ledger, anatomy, flags)
+    standing = {**refits, **{anatomy.linears[name].module: each for name, each in factors.items()}}
+    return materialize(base, anatomy, flags, standing)
+
+
+def standing_factors(ledger: Ledger, anatomy: Anatomy, removed: Removed) -> dict[str, Factors]:
+    """By linear that is factored at the end of the ledger: its two, as they were fitted last."""
+    factors: dict[str, Factors] = {}
+    modules = {linear.module: name for name, linear in anatomy.linears.items()}
+    plans = {applied.plan.step: applied.plan for applied in applied_plans(ledger) if not applied.reverted}
+    last = standing_refits(ledger)
+    for record in ledger:
+        if ledger.find("reverted", record.step) is not None:
+            continue
+        if record.kind == "applied":
+            whole = plans[record.step].made_whole
+            factors = {name: each for name, each in factors.items() if name not in whole}
+        elif record.kind == "factored":
+            factors |= {modules[module]: each for module, each in load_factors(_tensors(ledger, record)).items()}
+        elif record.kind == "refitted" or (record.kind == "tuned" and _tensors(ledger, record) == last):
+            factors = refitted_factors(factors, anatomy, removed, _tensors(ledger, record))
+    return factors
 
 
 def standing_refits(ledger: Ledger) -> Path | None:
@@ -90,5 +112,10 @@ def standing_refits(ledger: Ledger) -> Path | None:
     )
     if standing is None:
         return None
-    [tensors] = [name for name in standing.files if name.endswith(".safetensors")]
+    return _tensors(ledger, standing)
+
+
+def _tensors(ledger: Ledger, record: Record) -> Path:
+    """The one file of weights of a record."""
+    [tensors] = [name for name in record.files if name.endswith(".safetensors")]
     return ledger.path.parent / tensors

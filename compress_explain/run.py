@@ -58,6 +58,7 @@ def compress(session: Session) -> Pairs:
                 before = session.tune(step, strategy.recipe, before)
                 continue
             session.find_activations(step, ranges_of(strategy))
+            session.find_spectra(step, strategy)
             if wants_prices(strategy, session.anatomy, changed=bool(session.masks.components)):
                 prices, unfamiliar = session.prices_for(step, strategy)
             situation = session.situation(prices, unfamiliar, round_number, rounds)
@@ -80,7 +81,7 @@ def reinstate(session: Session, pairs: Pairs) -> tuple[State, Pairs]:
     limits = session.job.reinstatement
     verdicts = session.judge("validation", pairs)
     faster = sum(work for name, work in session.work.items() if not session.masks.gone(name))
-    saved = session.anatomy.saved(session.masks.removed)[1] + faster
+    saved = session.masks.saved[1] + faster
     returned: list[Edit] = []
     for round_number in range(1, limits.max_rounds + 1):
         if not _wanting(verdicts, limits, started=bool(returned)):

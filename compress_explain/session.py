@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
@@ -39,6 +39,7 @@ from compress_explain.perturbed import perturbed
 from compress_explain.predictions import Pairs, logits_of, paired
 from compress_explain.pricing import (
     MOVES,
+    Candidate,
     Joint,
     Menu,
     Prices,
@@ -50,18 +51,21 @@ from compress_explain.pricing import (
     price,
     share_of,
     together,
+    tried,
 )
 from compress_explain.progress import Progress
 from compress_explain.provenance import environment
-from compress_explain.refits import Refits, load_refits, save_refits
+from compress_explain.refits import Refits, load_factors, load_refits, refitted_factors, save_factors, save_refits
 from compress_explain.reinstate import choose_restorations, tokens_back
 from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
-from compress_explain.strategy import Situation, Stepwise, Strategy, check_fit, menu_of
+from compress_explain.spectra import find_spectra, menu_now
+from compress_explain.strategy import Factorizing, Situation, Stepwise, Strategy, check_fit
 from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.timing import latency_of, timed
 from compress_explain.tuning import Recipe, Tuner, lessons_for
 from compress_explain.vocabulary import Lexicon, read_by
+from compress_explain.weight_edits import Factors
 
 REFINEMENT = Refinement()
 _COMPARED = 256  # rows on which a checkpoint is compared with the masked model
@@ -81,7 +85,10 @@ class Session:
         default_factory=dict, repr=False
     )  # by quantized linear: the FLOPs that it is faster by
     recipe: Recipe | None = None  # that what is left was tuned by
-    _before: dict[str, Refits] = field(default_factory=dict, repr=False)  # by step: what was refitted before it
+    _before: dict[str, tuple[Refits, Mapping[str, Factors]]] = field(
+        default_factory=dict, repr=False
+    )  # by step: what was refitted and factored before it
+    _shelf: dict[str, Factors] = field(default_factory=dict, repr=False)  # of linears that were put back, if they go again
 
     @property
     def folder(self) -> Path:
@@ -116,7 +123,7 @@ class Session:
 
     def prices_for(self, step: str, strategy: Strategy) -> tuple[Prices, Prices | None]:
         """What ``strategy`` chooses from, on calibration and, if it goes in small steps, on unfamiliar texts too."""
-        menu = menu_of(self.anatomy, strategy)
+        menu = menu_now(self.masks, strategy)
         if not isinstance(strategy, Stepwise):
             return self.price(step, self.read(self.priced), menu), None
         some = self.read(self.priced.draw(strategy.rows, self.job.seed))
@@ -165,6 +172,15 @@ class Session:
             self.ledger.append("ranged", step, body, (path,))
         self.masks.activations = load_activations(path)
 
+    def find_spectra(self, step: str, strategy: Strategy) -> None:
+        """Take the weights of linears apart along what enters them, where a strategy may factor them."""
+        self.masks.spectra = {}
+        if not isinstance(strategy, Factorizing) or self.ledger.find("applied", step):
+            return
+        rows, menu = self.read(self.job.splits.calibration), menu_now(self.masks, strategy)
+        with self.progress.track(f"what enters linears ({step})", len(rows)) as advance:
+            self.masks.spectra = find_spectra(self.masks, rows, menu, batch_size=self.job.batch_size, advance=advance)
+
     def audit(self) -> None:
         """Make a sample of the edits one by one on some calibration rows, beside what was expected there."""
         plan, path = self.job.audit, self._table("audit")
@@ -187,7 +203,7 @@ class Session:
         return Situation(
             anatomy=self.anatomy, prices=prices, unfamiliar=unfamiliar, removed=self.masks.removed, round=round_number, rounds=rounds,
             quantized=self.masks.quantized, lexicon=self.lexicon, storage=self.job.storage, latency=self.latency,
-            milliseconds=self.milliseconds,
+            milliseconds=self.milliseconds, ranks=self.masks.ranks, spectra=self.masks.spectra,
         )  # fmt: skip
 
     def propose(self, step: str, author: str, decide: Callable[[], tuple[Edit, ...]]) -> Plan:
@@ -256,7 +272,8 @@ class Session:
             with self.progress.track(f"compensating ({step})", len(self.anatomy.layers)) as advance:
                 repairs = compensator.refit(advance, anew=not passing and self._fitted_in_passing)
             pd.DataFrame([asdict(repair) for repair in repairs]).to_parquet(table, index=False)
-            save_refits(self.masks.refits, self.anatomy, self.masks.removed, tensors)
+            factors = {self.anatomy.linears[name].module: each for name, each in self.masks.factors.items()}
+            save_refits(self.masks.refits, self.anatomy, self.masks.removed, tensors, factors)
             rows = compensator.examples
             body = {"split": rows.name, "rows": len(rows), "passing": passing, "linears": len(self.masks.refits),
                     **summed_up(repairs)}  # fmt: skip
@@ -297,7 +314,8 @@ class Session:
         """Compute with what the file holds, at once and on resuming, so that both compute alike."""
         with self.masks.untouched():
             refits = load_refits(self.masks.model, self.anatomy, self.masks.removed, tensors)
-        self.masks.refit(refits)
+        factors = refitted_factors(self.masks.factors, self.anatomy, self.masks.removed, tensors)
+        self.masks.refit(refits, factors)
 
     @cached_property
     def _compensator(self) -> Compensator | None:
@@ -325,7 +343,7 @@ class Session:
         if not self.ledger.find("reverted", plan.step):
             self.ledger.append("reverted", plan.step, {"counts": plan.counts(), "why": "a gate no longer held"})
         self._switch_back(plan)
-        self.masks.refit(self._before[plan.step])
+        self.masks.refit(*self._before[plan.step])
 
     def restorations(self, step: str, verdicts: Sequence[Verdict], allowance: float, most: float) -> tuple[Edit, ...]:
         """What to put back, worth at most ``allowance`` FLOPs (one component: ``most``), priced for every gate at once.
@@ -434,18 +452,18 @@ class Session:
         if self.ledger.find("materialized", "artifact"):
             return folder
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped in the middle
-        removed, refits = self.masks.removed, self.masks.refits
+        removed, standing, ranks = self.masks.removed, self.masks.standing, self.masks.ranks
         with self.masks.untouched():
-            smaller = materialize(self.job.subject.model, self.anatomy, removed, refits)
-        expected = expected_parameters(self.job.subject.model, self.anatomy, removed)
+            smaller = materialize(self.job.subject.model, self.anatomy, removed, standing)
+        expected = expected_parameters(self.job.subject.model, self.anatomy, removed, ranks)
         manifest = save_compressed(
-            smaller, folder, removed=removed, base=self.anatomy,
+            smaller, folder, removed=removed, base=self.anatomy, ranks=ranks,
             provenance={"source": self.job.subject.source, "digest": self.job.subject.digest, "ledger_head": self.ledger.head},
         )  # fmt: skip
         if manifest["parameters"] != expected:
             raise EditError(f"the artifact has {manifest['parameters']} parameters, the ledger says {expected}")
         self._processor().save_pretrained(folder)
-        saved = self.anatomy.saved(removed)
+        saved = self.masks.saved
         body = {"parameters": manifest["parameters"], "parameters_saved": self.anatomy.parameters - expected,
                 "flops": self.anatomy.flops - saved[1], "flops_saved": saved[1],
                 "bytes": (folder / "model.safetensors").stat().st_size}  # fmt: skip
@@ -560,9 +578,11 @@ class Session:
         return planned is not None and planned.body["counts"].keys() <= {TOKEN, "linear"}
 
     def _switch(self, plan: Plan) -> None:
-        self._before[plan.step] = self.masks.refits
+        self._before[plan.step] = self.masks.refits, self.masks.factors
         self.masks.remove(plan.of("remove"))
         self.masks.quantize(plan.quantized)
+        self._factorize(plan)
+        self._shelf |= {name: self.masks.factors[name] for name in plan.made_whole}
         self.masks.restore(plan.of("restore"))
         self.work |= {edit.component: edit.work_saved for edit in plan.edits if edit.action == "quantize"}
 
@@ -570,7 +590,50 @@ class Session:
         self.masks.restore(plan.of("remove") + plan.of("quantize"))
         linears = {edit.component: edit.into for edit in plan.edits if edit.action == "restore" and edit.into}
         self.masks.remove(name for name in plan.of("restore") if name not in linears)
-        self.masks.quantize(linears)
+        self.masks.quantize({name: into for name, into in linears.items() if name not in plan.made_whole})
+
+    def _factorize(self, plan: Plan) -> None:
+        """Put two linears in the place of each that the plan factors: as the file holds them, at once and on resuming."""
+        if not plan.factored:
+            return
+        path, table = self.folder / "tensors" / f"factors-{plan.step}.safetensors", self._table(f"factors-{plan.step}")
+        modules = {self.anatomy.linears[name].module: name for name in plan.factored}
+        if not self.ledger.find("factored", plan.step):
+            made = {name: self._shelf.get(name) or self.masks.factors_of(name, into) for name, into in plan.factored.items()}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_factors({module: made[name] for module, name in modules.items()}, path)
+            facts = self._factored_facts(plan, made)
+            facts.to_parquet(table, index=False)
+            body = {"linears": len(made), "ranks": {name: each.rank for name, each in made.items()}}
+            self.ledger.append("factored", plan.step, body, (table, path))
+        self.masks.factorize({modules[module]: each for module, each in load_factors(path).items()})
+
+    def _factored_facts(self, plan: Plan, made: Mapping[str, Factors]) -> pd.DataFrame:
+        """One row a linear that the plan factors: its rank, and what that was expected to do and did, on its own, on calibration rows.
+
+        One that was factored before, and is again, was tried then.
+        """
+        rows = self.read(self.job.splits.calibration.draw(self.job.audit.rows, self.job.seed))
+        edits = [edit for edit in plan.edits if edit.action == "factorize"]
+        new = [edit for edit in edits if edit.component not in self._shelf]
+        trials = [Candidate(component=edit.component, kind="linear", edit=edit.into) for edit in new]
+        observed: dict[str, float] = {}
+        if trials:
+            label, size = f"trying each factored linear alone ({plan.step})", self.job.batch_size
+            with self.progress.track(label, len(rows) * len(trials)) as advance:
+                changes = tried(self.masks, rows, trials, batch_size=size, advance=advance)
+            observed = dict(zip([trial.component for trial in trials], changes.tolist(), strict=True))
+        table = []
+        for edit in edits:
+            name, rank, spectrum = edit.component, made[edit.component].rank, self.masks.spectra.get(edit.component)
+            outputs, inputs = self.anatomy.shape_left(name, self.masks.removed)
+            table.append({
+                "component": name, "rank": rank, "full_rank": min(outputs, inputs), "outputs": outputs, "inputs": inputs,
+                "energy_kept": np.nan if spectrum is None else spectrum.kept(rank),
+                "expected_loss_change": edit.expected_loss_change, "observed_loss_change": observed.get(name, np.nan),
+                "n": len(rows),
+            })  # fmt: skip
+        return pd.DataFrame(table)
 
     def _table(self, name: str) -> Path:
         return self.folder / "tables" / f"{name}.parquet"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compress_explain.activations import Ranges
-from compress_explain.anatomy import Anatomy, Layer, Sublayer
+from compress_explain.anatomy import Anatomy, Layer, Ranks, Sublayer
 from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.edits import Edit
 from compress_explain.errors import InputError
@@ -19,7 +19,7 @@ from compress_explain.meters import Storage
 from compress_explain.pricing.menu import Menu, menu_of_kinds
 from compress_explain.pricing.prices import Prices
 from compress_explain.vocabulary.lexicon import Lexicon
-from compress_explain.weight_edits import weight_edit
+from compress_explain.weight_edits import Spectrum, weight_edit
 
 if TYPE_CHECKING:
     from compress_explain.deployment.scheme import Scheme
@@ -35,7 +35,8 @@ class Situation:
     has not seen, where a strategy asks for them and there are texts; ``round`` counts this strategy's calls from 0, of ``rounds`` where that
     was not the strategy's own number. ``lexicon`` answers about tokens; None where nobody asked.
     ``storage`` is how the deployed file will hold weights. ``latency`` is what this machine takes,
-    and ``milliseconds`` what the job's target allows; None without a target.
+    and ``milliseconds`` what the job's target allows; None without a target. ``ranks`` are those of linears that are
+    factored already, ``spectra`` what is known of those that could be.
     """
 
     anatomy: Anatomy
@@ -49,13 +50,16 @@ class Situation:
     storage: Storage = field(default_factory=Storage)
     latency: LatencyTable | None = field(default=None, repr=False)
     milliseconds: float | None = None
+    ranks: Ranks = field(default_factory=dict, repr=False)
+    spectra: Mapping[str, Spectrum] = field(default_factory=dict, repr=False)
 
     def flops_left(self, linear: str) -> float:
         """FLOPs of a linear that is not quantized yet, of the share that is left of it; 0 of others."""
         sublayer = self.anatomy.sublayers[linear.rpartition(".")[0]]
         flags = torch.cat([self.removed[name] for name in sublayer.groups])
         share = 0.0 if linear in self.quantized else float((~flags).float().mean())
-        return self.anatomy.linears[linear].flops * share
+        thinner = self.anatomy.weights_saved(linear, self.removed, self.ranks[linear]) if linear in self.ranks else 0
+        return self.anatomy.linears[linear].flops * share - 2 * self.anatomy.linears[linear].tokens * thinner * bool(share)
 
 
 @runtime_checkable
@@ -85,6 +89,14 @@ class Quantizing(Strategy, Protocol):
 
     @property
     def scheme(self) -> Scheme: ...
+
+
+@runtime_checkable
+class Factorizing(Strategy, Protocol):
+    """A strategy that puts two linears of a smaller rank in the place of one, of ``ranks``: shares of the full rank, in (0, 1]."""
+
+    @property
+    def ranks(self) -> tuple[float, ...]: ...
 
 
 def ranges_of(strategy: Strategy) -> Ranges | None:
@@ -128,7 +140,7 @@ def wants_prices(strategy: Strategy, anatomy: Anatomy, *, changed: bool) -> bool
     """Whether a round needs prices of its own: those of the start hold every head and neuron, until one is ``changed``."""
     kinds = set(strategy.kinds)
     whole = kinds & {Sublayer.kind, Layer.kind}
-    return isinstance(strategy, Quantizing | Stepwise) or bool(whole) or (changed and bool(kinds & set(anatomy.kinds)))
+    return isinstance(strategy, Quantizing | Factorizing | Stepwise) or bool(whole) or (changed and bool(kinds & set(anatomy.kinds)))
 
 
 @runtime_checkable

@@ -16,20 +16,29 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import Anatomy, Group, Removed, Sublayer, base_prefix, linear_shape
+from compress_explain.anatomy import Anatomy, Group, Ranks, Removed, Sublayer, base_prefix, linear_shape
 from compress_explain.depth import drop_layers
 from compress_explain.embedding import TOKENS, cut_rows
 from compress_explain.emptied import EmptiedAttention, Nothing
+from compress_explain.factored import FactoredLinear
 from compress_explain.families import family_of
-from compress_explain.refits import Refits, put
+from compress_explain.refits import Refit, Standing, put
+from compress_explain.weight_edits import Factors
 
 
 def materialize(
-    model: PreTrainedModel, anatomy: Anatomy, removed: Removed, refits: Refits = MappingProxyType({})
+    model: PreTrainedModel, anatomy: Anatomy, removed: Removed, refits: Standing = MappingProxyType({})
 ) -> PreTrainedModel:
-    """A smaller copy of ``model``, with ``refits`` and without the removed components; ``model`` is left as it is."""
+    """A smaller copy of ``model``, with ``refits`` and without the removed components; ``model`` is left as it is.
+
+    Linears that are factored become two each, where two are smaller than one.
+    """
     smaller = copy.deepcopy(model)
-    put(smaller, copy.deepcopy(dict(refits)))
+    values = copy.deepcopy(dict(refits))
+    put(smaller, {name: each for name, each in values.items() if isinstance(each, Refit)})
+    for name, each in values.items():
+        if isinstance(each, Factors):
+            smaller.set_submodule(name, FactoredLinear.of(each))
     cut(smaller, anatomy, removed)
     return smaller
 
@@ -58,10 +67,12 @@ def cut(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> None:
     drop_layers(model, [layer for layer in anatomy.layers.values() if _gone(removed, layer.name)])
 
 
-def expected_parameters(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> int:
+def expected_parameters(
+    model: PreTrainedModel, anatomy: Anatomy, removed: Removed, ranks: Ranks = MappingProxyType({})
+) -> int:
     """Parameters of the smaller model: what the edits save, and any position bias that had to be copied."""
     removed = anatomy.closed(removed)
-    saved, _ = anatomy.saved(removed)
+    saved, _ = anatomy.saved(removed, ranks)
     touched = _touched(anatomy, removed)
     copies = 0
     by_attention = {group.attention: group for group in anatomy.groups.values() if group.attention}
@@ -120,6 +131,10 @@ def _cut_group(model: PreTrainedModel, group: Group, kept: Int[Tensor, " kept"])
     if not len(kept) and isinstance(model.get_submodule(group.site), Conv1D):
         model.set_submodule(group.site, _as_linear(model.get_submodule(group.site)))  # a Conv1D needs an input
     _keep_inputs(model.get_submodule(group.site), group.columns(kept))
+    for module in (*(producer.module for producer in group.producers), group.site):
+        linear = model.get_submodule(module)
+        if isinstance(linear, FactoredLinear) and not linear.saves:
+            model.set_submodule(module, linear.multiplied_out())
     if group.attention and len(kept):
         _resize_attention(model, group, kept)
     elif group.attention:
@@ -127,6 +142,7 @@ def _cut_group(model: PreTrainedModel, group: Group, kept: Int[Tensor, " kept"])
 
 
 def _keep_outputs(linear: nn.Module, rows: Int[Tensor, " rows"]) -> None:
+    linear = linear.second if isinstance(linear, FactoredLinear) else linear
     dimension = 1 if isinstance(linear, Conv1D) else 0
     linear.weight = _sliced(linear.weight, dimension, rows)  # type: ignore[arg-type]
     if linear.bias is not None:
@@ -135,6 +151,7 @@ def _keep_outputs(linear: nn.Module, rows: Int[Tensor, " rows"]) -> None:
 
 
 def _keep_inputs(linear: nn.Module, columns: Int[Tensor, " columns"]) -> None:
+    linear = linear.first if isinstance(linear, FactoredLinear) else linear
     dimension = 0 if isinstance(linear, Conv1D) else 1
     linear.weight = _sliced(linear.weight, dimension, columns)  # type: ignore[arg-type]
     setattr(linear, "nx" if isinstance(linear, Conv1D) else "in_features", len(columns))

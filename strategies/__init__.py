@@ -1,4 +1,4 @@
-"""Strategies: each proposes which components to remove or to quantize next, as a plan."""
+"""Strategies: each proposes which components to remove, to quantize or to factor next, as a plan."""
 
 from .distill import Distill
 from .half import Half
@@ -6,6 +6,7 @@ from .heads import Heads
 from .int8_dynamic import Int8Dynamic
 from .int8_static import Int8Static
 from .layers import Layers
+from .low_rank import LowRank
 from .mixed_precision import MixedPrecision
 from .neurons import Neurons
 from .structured import Structured
@@ -20,6 +21,7 @@ __all__ = [
     "Int8Dynamic",
     "Int8Static",
     "Layers",
+    "LowRank",
     "MixedPrecision",
     "Neurons",
     "Structured",

@@ -1,6 +1,6 @@
 """What edits are expected to do before they are made, and how good that expectation is."""
 
-from compress_explain.pricing.audit import Audit, AuditPlan, Sample, audit
+from compress_explain.pricing.audit import Audit, AuditPlan, Sample, audit, tried
 from compress_explain.pricing.engine import Engine, Local, RayWorkers
 from compress_explain.pricing.joint import Joint, expected_joint, observed_joint, share_of, together
 from compress_explain.pricing.menu import Candidate, Menu, read_menu
@@ -28,4 +28,5 @@ __all__ = [
     "read_menu",
     "share_of",
     "together",
+    "tried",
 ]

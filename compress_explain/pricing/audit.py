@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Float
 from scipy.stats import pearsonr, spearmanr
 
 from compress_explain.errors import InputError
@@ -179,6 +180,20 @@ def audit(
     plain = plain_loss_change(masks, examples, chosen, batch_size)
     frame = prices.to_frame().merge(exact, on=[*_KEY, "slice"]).merge(plain, on=[*_KEY, "slice"])
     return Audit(frame=frame, facts=prices.facts)
+
+
+def tried(
+    masks: Masks,
+    examples: Examples,
+    candidates: Sequence[Candidate],
+    *,
+    batch_size: int = 32,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Float[np.ndarray, " edits"]:
+    """The loss change (nats, mean over ``examples``) of each edit made on its own; ``advance`` is told as in :func:`audit`."""
+    work = Auditing(masks=masks, examples=examples, candidates=tuple(candidates), batch_size=batch_size)
+    sums = over_columns(carry_out(work, Local(), None, advance))
+    return sums.means()["loss_change"][examples.slice_names.index(ALL)]
 
 
 def _agreement(x: np.ndarray, y: np.ndarray) -> dict[str, float]:

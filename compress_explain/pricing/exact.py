@@ -20,7 +20,7 @@ from compress_explain.pricing.impact import Impact, TokenImpact, impact_of
 from compress_explain.pricing.menu import Candidate
 from compress_explain.pricing.prefix import Prefix, answering
 from compress_explain.pricing.rows import by_row
-from compress_explain.pricing.slopes import prepared_edits, wide
+from compress_explain.pricing.slopes import wide
 from compress_explain.pricing.sums import Sums
 from compress_explain.weight_edits import Prepared, weight_edit
 
@@ -57,7 +57,7 @@ class Trials:
 
     def _edit(self, candidate: Candidate, module: nn.Module, prefix: Prefix | None) -> AbstractContextManager[None]:
         if candidate.kind == "linear":
-            return answering(module, self._edited(candidate, module))
+            return answering(module, self._edited(candidate))
         if candidate.kind == "sublayer":
             return _silenced(module)
         if candidate.kind == "layer":
@@ -68,10 +68,9 @@ class Trials:
             *((masks.remove, masks.restore) if off else (masks.restore, masks.remove)), candidate.component
         )
 
-    def _edited(self, candidate: Candidate, module: nn.Module) -> Callable[..., Any]:
+    def _edited(self, candidate: Candidate) -> Callable[..., Any]:
         if candidate not in self._prepared:
-            edit = self.masks.edit_of(candidate.component, weight_edit(candidate.edit))
-            self._prepared[candidate] = prepared_edits(module, [edit])[0]
+            self._prepared[candidate] = self.masks.prepared(candidate.component, weight_edit(candidate.edit))
         return edited(self._prepared[candidate])
 
 

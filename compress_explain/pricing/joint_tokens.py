@@ -21,7 +21,7 @@ from compress_explain.examples import Batch, Examples
 from compress_explain.masks import Masks
 from compress_explain.pricing.exact import masked, unit_logits
 from compress_explain.pricing.impact import TokenImpact
-from compress_explain.pricing.slopes import prepared_edits, wide
+from compress_explain.pricing.slopes import wide
 from compress_explain.weight_edits import Prepared, WeightEdit
 
 SUMMED = ("loss_change", "kl", "flips_to_wrong", "flips_to_right")
@@ -69,7 +69,7 @@ def _move(
                 stack.enter_context(_part_of_the_way(masks, masks.anatomy.groups[group], flags, way))
             for name, edit in linears.items():
                 module = masks.model.get_submodule(masks.anatomy.linears[name].module)
-                stack.enter_context(_towards(module, masks.edit_of(name, edit), start))
+                stack.enter_context(_towards(module, masks.prepared(name, edit), start))
             move = forward_ad.unpack_dual(masks.model(**batch.inputs).logits).tangent
         assert move is not None, "every edit of a plan reaches the logits"
         return wide(move)
@@ -104,9 +104,8 @@ def _part_of_the_way(masks: Masks, group: Group, flags: Tensor, way: Tensor) -> 
 
 
 @contextmanager
-def _towards(module: nn.Module, edit: WeightEdit, start: Tensor) -> Iterator[None]:
+def _towards(module: nn.Module, prepared: Prepared, start: Tensor) -> Iterator[None]:
     """Inside it a linear sets out from what it gives now to what it gives when its weight is edited."""
-    prepared: Prepared = prepared_edits(module, [edit])[0]
 
     def move(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x, y = (forward_ad.unpack_dual(value).primal for value in (inputs[0], output))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from compress_explain.anatomy import Anatomy, Group, Layer, Linear, Removed, Sublayer
+from compress_explain.anatomy import Anatomy, Group, Layer, Linear, Ranks, Removed, Sublayer
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.weight_edits import WeightEdit, weight_edit
 
@@ -32,7 +32,8 @@ class Menu:
     """Every edit of one pricing, in the order of its table: groups, linears, sublayers, layers, shared linears.
 
     What all examples of a batch share of a linear cannot be linearised example by example: the
-    edits of ``shared_linears`` are priced exactly, like those of whole sublayers.
+    edits of ``shared_linears`` are priced exactly, like those of whole sublayers. ``own_edits`` are the edits of
+    some linears, by name, where these are not the same for all.
     """
 
     anatomy: Anatomy = field(repr=False)
@@ -42,11 +43,12 @@ class Menu:
     sublayers: tuple[Sublayer, ...] = field(default=(), repr=False)
     layers: tuple[Layer, ...] = field(default=(), repr=False)
     shared_linears: tuple[Linear, ...] = field(default=(), repr=False)
+    own_edits: Mapping[str, tuple[WeightEdit, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def linearisable(self) -> int:
         """How many of the columns, the first ones, a linearisation prices."""
-        return sum(group.count for group in self.groups) + len(self.linears) * len(self.weight_edits)
+        return sum(group.count for group in self.groups) + len(self._pairs)
 
     @property
     def wholes(self) -> list[Candidate]:
@@ -59,7 +61,12 @@ class Menu:
     @property
     def edits_of_linears(self) -> dict[str, tuple[WeightEdit, ...]]:
         """Each linear by name, with the edits of its weight."""
-        return {linear.name: self.weight_edits for linear in self.linears}
+        return {linear.name: self.own_edits.get(linear.name, self.weight_edits) for linear in self.linears}
+
+    @cached_property
+    def _pairs(self) -> list[tuple[Linear, WeightEdit]]:
+        """Each linear with each of its edits."""
+        return [(linear, edit) for linear in self.linears for edit in self.edits_of_linears[linear.name]]
 
     @property
     def names(self) -> str:
@@ -67,24 +74,25 @@ class Menu:
         kinds = {group.kind for group in self.groups}
         words = [word for word, its in _GROUPED.items() if kinds & set(its)]
         words += ["sublayers"] * bool(self.sublayers) + ["layers"] * bool(self.layers)
-        return ",".join(words + [f"linears:{edit.name}" for edit in self.weight_edits])
+        own = {edit.name: None for edits in self.own_edits.values() for edit in edits}
+        return ",".join(words + [f"linears:{name}" for name in [*(edit.name for edit in self.weight_edits), *own]])
 
     @cached_property
     def components(self) -> tuple[str, ...]:
         names = [component for group in self.groups for component in group.components]
-        names += [linear.name for linear in self.linears for _ in self.weight_edits]
+        names += [linear.name for linear, _ in self._pairs]
         return tuple(names + [each.component for each in self.wholes])
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
         kinds = [group.kind for group in self.groups for _ in range(group.count)]
-        kinds += ["linear"] * (len(self.linears) * len(self.weight_edits))
+        kinds += ["linear"] * len(self._pairs)
         return tuple(kinds + [each.kind for each in self.wholes])
 
     def edits(self, removed: Sequence[bool]) -> tuple[str, ...]:
         """The edit of each column; ``removed`` flags the grouped components that are off now."""
         names = ["restore" if off else "remove" for off in removed]
-        names += [edit.name for _ in self.linears for edit in self.weight_edits]
+        names += [edit.name for _, edit in self._pairs]
         return tuple(names + [each.edit for each in self.wholes])
 
     def left(self, gone: Callable[[str], bool]) -> Menu:
@@ -98,19 +106,21 @@ class Menu:
             shared_linears=tuple(each for each in self.shared_linears if not gone(each.name)),
         )
 
-    def savings(self, removed: Removed = MappingProxyType({})) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def savings(
+        self, removed: Removed = MappingProxyType({}), ranks: Ranks = MappingProxyType({})
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Parameters, FLOPs and weight bytes that each edit saves (a restoration costs what it shows).
 
-        Of a sublayer or layer that is what is still there when the ``removed`` components are gone.
+        Of a sublayer or layer that is what is still there when the ``removed`` components are gone; what is
+        factored takes what its ``ranks`` say.
         """
-        whole = [(each.parameters, each.flops, FLOAT_BYTES * each.parameters) for each in self.groups]
+        costs = [self.anatomy.costs(each.name, ranks) for each in self.groups]
+        whole = [(parameters, flops, FLOAT_BYTES * parameters) for parameters, flops in costs]
         counts = [group.count for group in self.groups]
         units = [each.component for each in self.wholes if each.kind != "linear"]
-        whole += [_unit_savings(self.anatomy, unit, removed) for unit in units]
-        linears, shared = (
-            [_linear_savings(linear, edit) for linear in some for edit in self.weight_edits]
-            for some in (self.linears, self.shared_linears)
-        )
+        whole += [_unit_savings(self.anatomy, unit, removed, ranks) for unit in units]
+        linears = [_linear_savings(linear, edit) for linear, edit in self._pairs]
+        shared = [_linear_savings(linear, edit) for linear in self.shared_linears for edit in self.weight_edits]
         grouped = np.repeat(_rows(whole[: len(counts)]), counts, axis=0)
         table = np.concatenate([grouped, _rows(linears), _rows(whole[len(counts) :]), _rows(shared)])
         return table[:, 0], table[:, 1], table[:, 2]
@@ -120,8 +130,9 @@ def _rows(savings: list[tuple[int, int, int]]) -> np.ndarray:
     return np.array(savings, dtype=np.int64).reshape(-1, 3)
 
 
-def _unit_savings(anatomy: Anatomy, unit: str, removed: Removed) -> tuple[int, int, int]:
-    before, after = anatomy.saved(removed), anatomy.saved({**removed, unit: torch.ones(1, dtype=torch.bool)})
+def _unit_savings(anatomy: Anatomy, unit: str, removed: Removed, ranks: Ranks) -> tuple[int, int, int]:
+    gone = {**removed, unit: torch.ones(1, dtype=torch.bool)}
+    before, after = anatomy.saved(removed, ranks), anatomy.saved(gone, ranks)
     return after[0] - before[0], after[1] - before[1], FLOAT_BYTES * (after[0] - before[0])
 
 

@@ -68,7 +68,7 @@ def price(
 def _table(pricing: Pricing, sums: Sums) -> Prices:
     menu = pricing.menu
     removed = [torch.zeros(0, dtype=torch.bool)] + [pricing.masks.removed[group.name] for group in menu.groups]
-    parameters, flops, weight_bytes = menu.savings(pricing.masks.removed)
+    parameters, flops, weight_bytes = menu.savings(pricing.masks.removed, pricing.masks.ranks)
     known = np.where(np.arange(len(menu.components)) < sum(group.count for group in menu.groups), 1.0, np.nan)
     flow = known if pricing.flow or pricing.projections else np.full_like(known, np.nan)
     return Prices(

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy
+from compress_explain.anatomy import Anatomy, Linear
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 from compress_explain.masks import Masks
@@ -150,7 +150,8 @@ class SecondPhase:
             costs = (lengths[:, None] * shares).flatten()
             order = scores.flatten().argsort(descending=True, stable=True)
             if kind == "linear":  # what depends on the whole batch cannot be tried on some of its rows
-                alone = torch.tensor([not edit.batchwise for edit in self.menu.weight_edits]).repeat(len(blocks))
+                edits = [self.slopes.weight_edits[self._linear(block.index).name] for block in blocks]
+                alone = torch.tensor([not edit.batchwise for mine in edits for edit in mine])
                 order = order[alone[order % len(alone)]]
             spent = costs[order] + _first(order // scores.shape[1], lengths)
             granted = self.refinement.passes(kind) * float(lengths.sum())
@@ -160,11 +161,14 @@ class SecondPhase:
             chosen |= {block.index: part for block, part in zip(blocks, parts, strict=True)}
         return chosen
 
+    def _linear(self, index: int) -> Linear:
+        return self.menu.linears[index - len(self.menu.groups)]
+
     def _cost(self, index: int) -> float:
         """Passes that one row costs under an edit of a block: the share of layers from there on."""
         layers = list(self.menu.anatomy.layers)
         groups = self.menu.groups
-        name = groups[index].name if index < len(groups) else self.menu.linears[index - len(groups)].name
+        name = groups[index].name if index < len(groups) else self._linear(index).name
         return 1 - layers.index(_layer(self.menu.anatomy, name)) / len(layers)
 
 

@@ -182,9 +182,7 @@ class Slopes:
     def prepared(self, name: str) -> list[Prepared]:
         """The weight edits of one linear, made ready once."""
         if name not in self._prepared:
-            module = self.masks.model.get_submodule(self.masks.anatomy.linears[name].module)
-            edits = [self.masks.edit_of(name, edit) for edit in self.weight_edits[name]]
-            self._prepared[name] = prepared_edits(module, edits)
+            self._prepared[name] = [self.masks.prepared(name, edit) for edit in self.weight_edits[name]]
         return self._prepared[name]
 
     def clear(self) -> None:
@@ -247,13 +245,6 @@ class Slopes:
             self.masks.attach()
         else:
             self.masks.answer_for_units(none=True)
-
-
-def prepared_edits(module: nn.Module, weight_edits: Sequence[WeightEdit]) -> list[Prepared]:
-    """Each weight edit made ready for the weight ``(outputs, inputs)`` of one linear."""
-    weight = _weight(module)
-    bias = None if module.bias is None else module.bias.detach()  # type: ignore[operator,union-attr]
-    return [edit.prepare(weight.contiguous(), bias) for edit in weight_edits]  # type: ignore[arg-type]
 
 
 def _weight(module: nn.Module) -> Float[Tensor, "outputs inputs"]:

@@ -90,6 +90,7 @@ class Pricing:
             self.seed,
             self.masks.components,
             self.masks.quantized,
+            dict(self.masks.ranks),
         ]
         return _digest(self.masks, self.examples, [*facts, list(self.menu.components)])
 

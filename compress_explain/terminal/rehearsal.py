@@ -21,12 +21,13 @@ from compress_explain.predictions import predict
 from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, expected_joint, price
 from compress_explain.pricing.exact import masked
 from compress_explain.progress import Progress
-from compress_explain.strategy import Situation, Tuning, check_fit, menu_of, ranges_of, rounds_of, wants_prices
+from compress_explain.spectra import find_spectra, menu_now
+from compress_explain.strategy import Factorizing, Situation, Strategy, Tuning, check_fit, ranges_of, rounds_of, wants_prices
 from compress_explain.target import Target, threads_in_words
 from compress_explain.terminal.console import output
 from compress_explain.timing import latency_of
 from compress_explain.vocabulary import Lexicon
-from compress_explain.weight_edits import Activations
+from compress_explain.weight_edits import Activations, Spectrum
 
 
 def rehearse(job: Job, progress: Progress) -> list[Edit]:
@@ -57,8 +58,10 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                 label, prices = f"{author} {round_number + 1}", start
                 if ranges := ranges_of(strategy):
                     masks.activations = _found(masks, read, ranges, job.batch_size)
+                if isinstance(strategy, Factorizing):
+                    masks.spectra = _spectra(masks, read, strategy, job.batch_size)
                 if wants_prices(strategy, anatomy, changed=bool(proposed)):
-                    prices = _priced(job, masks, read, progress, label, menu_of(anatomy, strategy))
+                    prices = _priced(job, masks, read, progress, label, menu_now(masks, strategy))
                 situation = replace(_situation(job, masks, prices, lexicon, latency), round=round_number, rounds=rounds)
                 edits = strategy.plan(situation)
                 if not edits:
@@ -75,6 +78,7 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                 _print_step(console, f"{author}, round {round_number + 1}", plan, joints[-1][ALL])
                 masks.remove(plan.of("remove"))
                 masks.quantize(plan.quantized)
+                masks.factorize({name: masks.factors_of(name, into) for name, into in plan.factored.items()})
                 proposed += edits
                 if compensator is not None and plan.of_components:
                     with progress.track(f"compensating ({author} {round_number + 1})", len(anatomy.layers)) as advance:
@@ -93,10 +97,16 @@ def _found(masks: Masks, examples: Examples, ranges: Ranges, batch_size: int) ->
         return find_activations(masks, examples, ranges, batch_size=batch_size)
 
 
+def _spectra(masks: Masks, examples: Examples, strategy: Strategy, batch_size: int) -> dict[str, Spectrum]:
+    """The weights of linears of the model as it would be then, taken apart."""
+    with masked(masks):
+        return find_spectra(masks, examples, menu_now(masks, strategy), batch_size=batch_size)
+
+
 def _situation(job: Job, masks: Masks, prices: Prices, lexicon: Lexicon, latency: LatencyTable | None) -> Situation:
     return Situation(
         anatomy=masks.anatomy, prices=prices, removed=masks.removed, round=0, quantized=masks.quantized,
-        lexicon=lexicon, storage=job.storage, latency=latency,
+        lexicon=lexicon, storage=job.storage, latency=latency, ranks=masks.ranks, spectra=masks.spectra,
         milliseconds=None if job.target is None or latency is None else job.target.milliseconds(latency),
     )  # fmt: skip
 

@@ -93,9 +93,9 @@ class Tuner:
         """Tune until all rows are read or validation stops improving; ``advance`` hears of every row."""
         masks = self.masks
         removed = {name: flags for name, flags in masks.removed.items() if name != TOKENS}  # rows keep their numbers
-        refits = masks.refits
+        standing = masks.standing
         with masks.untouched():
-            student = materialize(masks.model, masks.anatomy, removed, refits)
+            student = materialize(masks.model, masks.anatomy, removed, standing)
             return self._tune(masks.model, student.float().eval(), advance)
 
     @property

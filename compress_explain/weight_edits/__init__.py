@@ -2,18 +2,22 @@
 
 from compress_explain.weight_edits.blocks import Int4, Int8Blocks
 from compress_explain.weight_edits.catalog import WEIGHT_EDITS, weight_edit
+from compress_explain.weight_edits.factors import Factors, weights_saved
 from compress_explain.weight_edits.floating import Fp8, HalfPrecision, HalfWeight
 from compress_explain.weight_edits.hqq import Hqq4
 from compress_explain.weight_edits.integer import Int8, Int8Dynamic
 from compress_explain.weight_edits.low_rank import LowRank
 from compress_explain.weight_edits.measured import Activations, Found, Measured, knowing
+from compress_explain.weight_edits.spectrum import Spectrum
 from compress_explain.weight_edits.static import Int8Static
-from compress_explain.weight_edits.unedited import Unedited
+from compress_explain.weight_edits.twice import Twice
+from compress_explain.weight_edits.unedited import Unedited, Whole
 from compress_explain.weight_edits.weight_edit import Prepared, WeightEdit
 
 __all__ = [
     "WEIGHT_EDITS",
     "Activations",
+    "Factors",
     "Found",
     "Fp8",
     "HalfPrecision",
@@ -27,8 +31,12 @@ __all__ = [
     "LowRank",
     "Measured",
     "Prepared",
+    "Spectrum",
+    "Twice",
     "Unedited",
     "WeightEdit",
+    "Whole",
     "knowing",
     "weight_edit",
+    "weights_saved",
 ]

@@ -1,8 +1,11 @@
-"""A weight as the product of two thin ones: the nearest of its rank (Eckart and Young, 1936)."""
+"""A weight as the product of two thin ones: the nearest of its rank.
+
+Nearest is the weight itself (Eckart and Young, 1936), or what it makes of its inputs where these are known.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -10,15 +13,19 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from compress_explain.errors import InputError
+from compress_explain.weight_edits.factors import Factors
 from compress_explain.weight_edits.finite import finite, finite_bias
-from compress_explain.weight_edits.fixed_weight import FixedWeight, fixed_weight
+from compress_explain.weight_edits.fixed_weight import fixed_weight
+from compress_explain.weight_edits.spectrum import Spectrum
+from compress_explain.weight_edits.weight_edit import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank:
     """``W ≈ (U √S) (√S V)`` with the ``rank`` largest singular values; the factors are stored as float32.
 
-    Smaller than the original where ``rank`` is below ``outputs * inputs / (outputs + inputs)``.
+    Smaller than the original where ``rank`` is below ``outputs * inputs / (outputs + inputs)``. With a
+    ``spectrum`` of the weight the output is as near as it can be, in mean square, not the weight.
 
     Raises:
         InputError: ``rank`` is not positive, or (of every method) above what the weight can have.
@@ -27,6 +34,7 @@ class LowRank:
     batchwise: ClassVar[bool] = False
 
     rank: int
+    spectrum: Spectrum | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -36,9 +44,25 @@ class LowRank:
     def name(self) -> str:
         return f"rank{self.rank}"
 
-    def prepare(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> FixedWeight:
+    def along(self, spectrum: Spectrum) -> LowRank:
+        """The edit of the linear whose weight this is the spectrum of."""
+        return replace(self, spectrum=spectrum)
+
+    def prepare(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Prepared:
+        if self.spectrum is not None:
+            return self.linears(finite("weight", weight), finite_bias(bias))
         left, right = self.factors(weight)
         return fixed_weight(finite("weight", weight), left @ right, finite_bias(bias))
+
+    def linears(
+        self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None
+    ) -> Factors:
+        """The two linears that take the place of one, in its number format."""
+        if self.spectrum is not None:
+            self.parameters_of(*weight.shape)
+            return self.spectrum.factors(self.rank, weight, bias)
+        left, right = self.factors(weight)
+        return Factors(left.to(weight.dtype).contiguous(), right.to(weight.dtype).contiguous(), bias)
 
     def factors(
         self, weight: Float[Tensor, "outputs inputs"]

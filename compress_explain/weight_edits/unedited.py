@@ -38,6 +38,34 @@ class Unedited:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Whole:
+    """The one linear that two stand in the place of, as it was before."""
+
+    batchwise: ClassVar[bool] = False
+
+    own: Float[Tensor, "outputs inputs"] = field(repr=False)
+    own_bias: Float[Tensor, " outputs"] | None = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return "float32"
+
+    def prepare(
+        self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None
+    ) -> UneditedLinear:
+        return UneditedLinear(weight=finite("weight", self.own), bias=finite_bias(self.own_bias))
+
+    def bytes_of(self, outputs: int, inputs: int) -> int:
+        return 4 * outputs * inputs
+
+    def parameters_of(self, outputs: int, inputs: int) -> int:
+        return outputs * inputs
+
+    def flops_per_token(self, outputs: int, inputs: int) -> int:
+        return 2 * outputs * inputs
+
+
+@dataclass(frozen=True, kw_only=True)
 class UneditedLinear:
     """The linear in float32."""
 
