@@ -16,7 +16,7 @@ from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 from compress_explain.masks import Masks
 from compress_explain.refits import weights_of
-from compress_explain.weight_edits import Activations, Found
+from compress_explain.weight_edits import FIRST_AND_SECOND, Activations, Found
 
 _METHODS = ("minmax", "percentile", "entropy")
 _BINS = 4096  # of a histogram
@@ -58,16 +58,42 @@ def find_activations(
     batch_size: int = 32,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Activations]:
-    """What enters each linear of the model as it is now, without padding, from one pass or two over ``examples``."""
-    linears = {linear.name: linear.module for linear in masks.anatomy.linears.values()}
-    seen = {name: _Seen() for name in linears}
-    watch(masks, examples, linears, batch_size, advance, lambda name, values: seen[name].add(values))
-    found = {name: each.activations(masks, linears[name], ranges) for name, each in seen.items()}
+    """What enters each linear of the model as it is now, without padding, from one pass or two over ``examples``.
+
+    Of a linear that is factored, what enters each of the two, called ``.first`` and ``.second``.
+    """
+    places = dict(_places(masks))
+    modules = {name: place.module for name, place in places.items()}
+    seen = {name: _Seen() for name in places}
+    watch(masks, examples, modules, batch_size, advance, lambda name, values: seen[name].add(places[name].of(values)))
+    found = {name: each.activations(places[name].weight, ranges) for name, each in seen.items()}
     if ranges.method == "minmax":
         return found
     counts = {name: _Histogram(each) for name, each in found.items()}
-    watch(masks, examples, linears, batch_size, advance, lambda name, values: counts[name].add(values))
+    watch(masks, examples, modules, batch_size, advance, lambda name, values: counts[name].add(places[name].of(values)))
     return {name: each.narrowed(ranges) for name, each in counts.items()}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A linear: the module that stands for it, its weight, and what its module's input goes ``through`` before it."""
+
+    module: str
+    weight: Tensor
+    through: Tensor | None = None
+
+    def of(self, values: Float[Tensor, "tokens inputs"]) -> Float[Tensor, "tokens entering"]:
+        return values if self.through is None else values @ self.through.T.to(values.dtype)
+
+
+def _places(masks: Masks) -> Iterator[tuple[str, _Place]]:
+    for name, linear in masks.anatomy.linears.items():
+        if masks.in_two(name):
+            factors, (first, second) = masks.factors[name], FIRST_AND_SECOND
+            yield name + first, _Place(linear.module, factors.right)
+            yield name + second, _Place(linear.module, factors.left, factors.right)
+        else:
+            yield name, _Place(linear.module, weights_of(masks.model, linear.module).weight.detach())
 
 
 def passes_of(ranges: Ranges) -> int:
@@ -105,13 +131,12 @@ class _Seen:
         self.low = low if self.low is None else torch.minimum(self.low, low)
         self.high = high if self.high is None else torch.maximum(self.high, high)
 
-    def activations(self, masks: Masks, module: str, ranges: Ranges) -> Activations:
+    def activations(self, weight: Tensor, ranges: Ranges) -> Activations:
         if self.low is None or self.high is None:
             return Activations(low=0.0, high=0.0)  # the model never ran it on these rows
         divisor, low, high = None, self.low, self.high
         if ranges.smooth is not None:
-            weight = weights_of(masks.model, module).weight.detach().abs().amax(0)
-            divisor = _divisor(torch.maximum(low.abs(), high.abs()), weight, ranges.smooth)
+            divisor = _divisor(torch.maximum(low.abs(), high.abs()), weight.abs().amax(0), ranges.smooth)
             low, high = low * (1 / divisor), high * (1 / divisor)
         return Activations(low=float(low.min()), high=float(high.max()), divisor=divisor)
 

@@ -188,7 +188,9 @@ class Anatomy:
         for module, linear in by_module.items():
             for name, rows, columns in self._meeting.get(module, ()):
                 if name == group:
-                    fewer = rows * (linear.inputs - ranks[linear.name]) + columns * (linear.outputs - ranks[linear.name])
+                    fewer = rows * (linear.inputs - ranks[linear.name]) + columns * (
+                        linear.outputs - ranks[linear.name]
+                    )
                     parameters, flops = parameters - fewer, flops - 2 * linear.tokens * fewer
         return parameters, flops
 

@@ -21,7 +21,7 @@ from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.scores import told_of
 from compress_explain.slices import SliceRule, SliceSection
-from compress_explain.strategy import Quantizing, Strategy
+from compress_explain.strategy import Quantizing, Strategy, check_order
 from compress_explain.target import Target, check_open
 from compress_explain.tasks import task_named
 
@@ -175,6 +175,7 @@ def _check_parts(config: Config) -> None:
         metrics = {metric for evaluator in config.build_evaluators() for metric in evaluator.metrics}
         gates = config.build_gates()
         quantizing = [type(each).__name__.lower() for each in config.build_strategies() if isinstance(each, Quantizing)]
+        check_order(config.build_strategies(), timed=config.target is not None)
         check_forms(config.runtime, config.artifacts, quantizing, timed=config.target is not None)
         check_gates(gates, told_of(config.task, metrics), [gate.slice for gate in gates] if config.slices else [])
     if faults:

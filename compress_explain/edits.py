@@ -12,9 +12,7 @@ from compress_explain.embedding import TOKEN
 from compress_explain.weight_edits import LowRank, Unedited, WeightEdit, weight_edit
 
 Action = Literal["remove", "quantize", "factorize", "restore"]
-VERBS = MappingProxyType(
-    {"remove": "removed", "quantize": "quantized", "factorize": "factored", "restore": "put back"}
-)
+VERBS = MappingProxyType({"remove": "removed", "quantize": "quantized", "factorize": "factored", "restore": "put back"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ class FactoredLinear(nn.Module):
             made = cls(factors.right.shape[1], rank, outputs, bias=factors.bias is not None)
         made.first.weight = nn.Parameter(factors.right)
         made.second.weight = nn.Parameter(factors.left)
-        made.second.bias = None if factors.bias is None else nn.Parameter(factors.bias)
+        made.second.bias = None if factors.bias is None else nn.Parameter(factors.bias)  # type: ignore[assignment]
         return made
 
     @property

@@ -22,7 +22,7 @@ from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.scores import told_of
-from compress_explain.strategy import Quantizing, Strategy, Tuning
+from compress_explain.strategy import Quantizing, Strategy, Tuning, check_order
 from compress_explain.target import Target, check_open
 from compress_explain.tasks import TEXT_TO_TEXT
 from compress_explain.vocabulary import Lexicon
@@ -58,6 +58,7 @@ class Job:
         quantizing = [type(each).__name__.lower() for each in self.strategies if isinstance(each, Quantizing)]
         if len(quantizing) > 1:
             raise InputError("strategies", quantizing, "a file has one scheme for its linears", "name one of them")
+        check_order(self.strategies, timed=self.target is not None)
         check_forms(self.runtime, self.artifacts, quantizing, timed=self.target is not None)
         metrics = {metric for evaluator in self.evaluators for metric in evaluator.metrics}
         check_gates(self.gates, told_of(self.subject.task, metrics), self.splits.slices)

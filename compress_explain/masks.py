@@ -27,6 +27,7 @@ from compress_explain.embedding import TOKENS
 from compress_explain.errors import EditError
 from compress_explain.refits import Refit, Refits, Standing, put, refittable, tunable, weights_of
 from compress_explain.weight_edits import (
+    FIRST_AND_SECOND,
     Activations,
     Factors,
     LowRank,
@@ -40,8 +41,6 @@ from compress_explain.weight_edits import (
     weight_edit,
 )
 from compress_explain.weight_edits.narrowed import Narrowed
-
-FIRST_AND_SECOND = (".first", ".second")  # of the linears that stand in the place of one
 
 
 class Masks:
@@ -327,27 +326,34 @@ class Masks:
 
     def prepared(self, linear: str, edit: WeightEdit) -> Prepared:
         """``edit`` made ready on a linear as it computes now; what rounds one that is factored rounds both of its parts."""
-        if self._in_two(linear) and not isinstance(edit, LowRank | Unedited):
+        if self.in_two(linear) and not isinstance(edit, LowRank | Unedited):
             return self._prepared_twice(linear, edit, self.factors[linear].right)
         values = weights_of(self.model, self.anatomy.linears[linear].module)
         return self.edit_of(linear, edit).prepare(values.weight.detach().contiguous(), values.bias)
 
-    def _in_two(self, linear: str) -> bool:
+    def in_two(self, linear: str) -> bool:
         """Whether two linears will stand in the place of one: they do as long as they are smaller."""
         rank = self.factors[linear].rank if linear in self.factors else 0
         return bool(rank) and self.anatomy.weights_saved(linear, self.removed, rank) > 0
 
-    def _prepared_twice(self, linear: str, edit: WeightEdit, right: Tensor) -> Twice:
+    def _prepared_twice(self, linear: str, edit: WeightEdit, right: Tensor, kept: Tensor | None = None) -> Twice:
         factors = self.factors[linear]
-        first, second = (knowing(edit, self.activations.get(linear + part)) for part in FIRST_AND_SECOND)
+        known = [self.activations.get(linear + part) for part in FIRST_AND_SECOND]
+        if known[0] is not None and kept is not None:
+            known[0] = known[0].of(kept)
+        first, second = (knowing(edit, each) for each in known)
         return Twice(first=first.prepare(right, None), second=second.prepare(factors.left, factors.bias))
 
     def activations_left(self) -> dict[str, Activations]:
         """What enters each linear that anything is known of, of the inputs that are left."""
-        return {
-            name: each if (kept := self._kept(self.anatomy.linears[name].module)) is None else each.of(kept)
-            for name, each in self.activations.items()
-        }
+        found = dict[str, Activations]()
+        for name, each in self.activations.items():
+            own = self.anatomy.linears.get(
+                name.removesuffix(FIRST_AND_SECOND[0])
+            )  # what enters a second one is no input of the model
+            kept = None if own is None else self._kept(own.module)
+            found[name] = each if kept is None else each.of(kept)
+        return found
 
     def _kept(self, module: str) -> Int[Tensor, " kept"] | None:
         """Which inputs of a consumer are left; None for all of them."""
@@ -365,9 +371,9 @@ class Masks:
         kept = self._kept(module)
         if kept is None or not len(kept):
             return self.prepared(name, weight_edit(self.quantized[name]))
-        if self._in_two(name):
+        if self.in_two(name):
             right = self.factors[name].right[:, kept].contiguous()
-            twice = self._prepared_twice(name, weight_edit(self.quantized[name]), right)
+            twice = self._prepared_twice(name, weight_edit(self.quantized[name]), right, kept)
             return Narrowed(kept=kept, inputs=weight.shape[1], prepared=twice)
         edit = knowing(weight_edit(self.quantized[name]), self.activations_left().get(name))
         return Narrowed(kept=kept, inputs=weight.shape[1], prepared=edit.prepare(weight[:, kept], values.bias))

@@ -17,7 +17,6 @@ from transformers.pytorch_utils import Conv1D
 from compress_explain.anatomy import Anatomy, Removed
 from compress_explain.weight_edits import Factors
 
-
 _FIRST, _SECOND = ".first.weight", ".second.weight"
 
 
@@ -92,7 +91,11 @@ def _of_factors(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
 
 
 def save_refits(
-    refits: Refits, anatomy: Anatomy, removed: Removed, path: Path, factors: Mapping[str, Factors] = MappingProxyType({})
+    refits: Refits,
+    anatomy: Anatomy,
+    removed: Removed,
+    path: Path,
+    factors: Mapping[str, Factors] = MappingProxyType({}),
 ) -> None:
     """Write what is left of the refitted weights once the ``removed`` components are gone, and ``factors`` in whole."""
     tensors: dict[str, Tensor] = {}

@@ -31,7 +31,7 @@ from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes, wide
 from compress_explain.ranking import ordinal
 from compress_explain.replay import Applied
-from compress_explain.weight_edits import Unedited
+from compress_explain.weight_edits import LowRank, Unedited
 
 _MEMORY = 2**30  # bytes of logit moves held at once; beyond it examples are thinned evenly
 
@@ -99,7 +99,7 @@ def choose_restorations(
 ) -> tuple[Edit, ...]:
     """The restorations that lift the tightest gates most, worth at most ``flops``, most guilty first.
 
-    Removed components and quantized linears are weighed against one another by the FLOPs that take
+    Removed components, quantized and factored linears are weighed against one another by the FLOPs that take
     as long in float32: ``work`` is what each quantized linear saves of them, and what a component
     costs is less by the share that its sublayer's linears save.
 
@@ -113,7 +113,7 @@ def choose_restorations(
     """
     aimed = [each for each in verdicts if math.isfinite(each.slack) and each.slice in examples.slices]
     removed = not all(part.startswith(TOKENS) for part in masks.components)
-    if not aimed or not (removed or masks.quantized):
+    if not aimed or not (removed or masks.quantized or masks.factors):
         return ()
     moves = _collect(masks, examples, batch_size, work, advance)
     aims = _Aims(examples, aimed, moves.rows, moves.labels)
@@ -143,7 +143,7 @@ def tokens_back(plans: Iterable[Applied], masks: Masks) -> tuple[Edit, ...]:
 
 @dataclass(frozen=True)
 class _Moves:
-    """How restoring each removed component or quantized linear would move the logits of each example's choices.
+    """How restoring each removed component, quantized or factored linear would move the logits of each example's choices.
 
     ``flops`` is what that costs, in FLOPs of float32.
     """
@@ -161,12 +161,18 @@ def _collect(
 ) -> _Moves:
     reachable = [group for group in masks.anatomy.groups.values() if not masks.gone(group.name)]
     groups = [group for group in reachable if masks.off[group.name].any()]
-    linears = [name for name in masks.quantized if not masks.gone(name)]
+    linears = [name for name in dict.fromkeys([*masks.quantized, *masks.factors]) if not masks.gone(name)]
     units = [unit.name for unit in masks.units if not any(masks.gone(each) for each in _around(unit.name))]
     undone = torch.cat([*[masks.off[group.name] for group in groups], torch.ones(len(linears) + len(units)).bool()])
     names = [*[component for group in groups for component in group.components], *linears, *units]
-    costs = [group.flops * _speed(masks, group, work) for group in groups for _ in range(group.count)]
-    costs += [work[name] for name in linears] + [_unit_cost(masks, unit, work) for unit in units]
+    ranks = masks.ranks
+    costs = [
+        masks.anatomy.costs(group.name, ranks)[1] * _speed(masks, group, work)
+        for group in groups
+        for _ in range(group.count)
+    ]
+    costs += [work[name] if name in masks.quantized else _thinner(masks, name)[1] for name in linears]
+    costs += [_unit_cost(masks, unit, work) for unit in units]
     slopes = Slopes(masks, groups, {name: (Unedited(),) for name in linears})
     rows, labels, logits, moves = [], [], [], []
     for batch in examples.batches(batch_size):
@@ -209,12 +215,25 @@ def _unit_moves(
     return lambda decision: torch.stack([decision.of(logits) - decision.of(now) for logits in tried], 1)
 
 
+def _thinner(masks: Masks, linear: str) -> tuple[int, int]:
+    """Parameters and FLOPs that come back when one linear stands again where two do; one weight where it is as large."""
+    weights = max(1, masks.anatomy.weights_saved(linear, masks.removed, masks.factors[linear].rank))
+    return weights, 2 * masks.anatomy.linears[linear].tokens * weights
+
+
+def _into(masks: Masks, component: str) -> str:
+    """What a linear is quantized into, or factored to; nothing of what else comes back."""
+    if component in masks.quantized:
+        return masks.quantized[component]
+    return LowRank(rank=masks.factors[component].rank).name if component in masks.factors else ""
+
+
 def _unit_cost(masks: Masks, unit: str, work: Mapping[str, int]) -> float:
     """The FLOPs of float32 that take as long as what comes back with a sublayer or layer."""
     now, then = masks.removed, masks.removed_without(unit)
     back = {name: int(now[name].sum() - then[name].sum()) for name in masks.anatomy.groups}
     return sum(
-        count * masks.anatomy.groups[name].flops * _speed(masks, masks.anatomy.groups[name], work)
+        count * masks.anatomy.costs(name, masks.ranks)[1] * _speed(masks, masks.anatomy.groups[name], work)
         for name, count in back.items()
     )
 
@@ -372,7 +391,7 @@ def _edit(masks: Masks, moves: _Moves, aims: _Aims, index: int, place: int) -> E
         expected_loss_change=float(loss),
         parameters_saved=-parameters,
         flops_saved=-flops,
-        into=masks.quantized.get(component, ""),
+        into=_into(masks, component),
         work_saved=-round(float(moves.flops[index])),
     )
 
@@ -381,9 +400,9 @@ def _brought_back(masks: Masks, component: str) -> tuple[str, int, int]:
     """The kind of a component, and the parameters and FLOPs that come back with it."""
     anatomy = masks.anatomy
     if component in anatomy.linears:
-        return "linear", 0, 0
+        return "linear", *((0, 0) if component in masks.quantized else _thinner(masks, component))
     if component not in anatomy.units:
         group, _ = anatomy.locate(component)
-        return group.kind, group.parameters, group.flops
-    now, then = anatomy.saved(masks.removed), anatomy.saved(masks.removed_without(component))
+        return group.kind, *anatomy.costs(group.name, masks.ranks)
+    now, then = masks.saved, anatomy.saved(masks.removed_without(component), masks.ranks)
     return anatomy.units[component].kind, now[0] - then[0], now[1] - then[1]

@@ -15,9 +15,9 @@ from compress_explain.edits import Plan
 from compress_explain.errors import InputError
 from compress_explain.folder import LEDGER
 from compress_explain.ledger import Ledger, Record
-from compress_explain.refits import load_factors, load_refits, refitted_factors
-from compress_explain.weight_edits import Factors
+from compress_explain.refits import Standing, load_factors, load_refits, refitted_factors
 from compress_explain.surgery import materialize
+from compress_explain.weight_edits import Factors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def replay(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     file = standing_refits(ledger)
     refits = {} if file is None else load_refits(base, anatomy, flags, file)
     factors = standing_factors(ledger, anatomy, flags)
-    standing = {**refits, **{anatomy.linears[name].module: each for name, each in factors.items()}}
+    standing: Standing = {**refits, **{anatomy.linears[name].module: each for name, each in factors.items()}}
     return materialize(base, anatomy, flags, standing)
 
 

@@ -88,7 +88,9 @@ class Session:
     _before: dict[str, tuple[Refits, Mapping[str, Factors]]] = field(
         default_factory=dict, repr=False
     )  # by step: what was refitted and factored before it
-    _shelf: dict[str, Factors] = field(default_factory=dict, repr=False)  # of linears that were put back, if they go again
+    _shelf: dict[str, Factors] = field(
+        default_factory=dict, repr=False
+    )  # of linears that were put back, if they go again
 
     @property
     def folder(self) -> Path:
@@ -599,7 +601,9 @@ class Session:
         path, table = self.folder / "tensors" / f"factors-{plan.step}.safetensors", self._table(f"factors-{plan.step}")
         modules = {self.anatomy.linears[name].module: name for name in plan.factored}
         if not self.ledger.find("factored", plan.step):
-            made = {name: self._shelf.get(name) or self.masks.factors_of(name, into) for name, into in plan.factored.items()}
+            made = {
+                name: self._shelf.get(name) or self.masks.factors_of(name, into) for name, into in plan.factored.items()
+            }
             path.parent.mkdir(parents=True, exist_ok=True)
             save_factors({module: made[name] for module, name in modules.items()}, path)
             facts = self._factored_facts(plan, made)

@@ -47,7 +47,7 @@ def linears_to_factor(masks: Masks) -> tuple[Linear, ...]:
 
 def ranks_on_offer(linears: Sequence[Linear], shares: Sequence[float]) -> dict[str, tuple[int, ...]]:
     """By linear, the ranks that are about these shares of its full rank and with which two linears are smaller than one."""
-    found = {}
+    found = dict[str, tuple[int, ...]]()
     for linear in linears:
         shape = (linear.outputs, linear.inputs)
         ranks = sorted({max(1, round(share * min(shape))) for share in shares})
@@ -91,7 +91,9 @@ def find_spectra(
     Linears that read the same are looked at once. Memory: the square of its inputs in float64 for each that reads something of its own.
     """
     linears = masks.anatomy.linears
-    ranks = {name: max(edit.rank for edit in edits if isinstance(edit, LowRank)) for name, edits in menu.own_edits.items()}
+    ranks = {
+        name: max(edit.rank for edit in edits if isinstance(edit, LowRank)) for name, edits in menu.own_edits.items()
+    }
     first = {name: _first_reader(masks.anatomy, linears[name]) for name in ranks}
     moments = {name: _Moments() for name in dict.fromkeys(first.values())}
     modules = {name: linears[name].module for name in moments}

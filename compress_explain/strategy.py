@@ -59,7 +59,9 @@ class Situation:
         flags = torch.cat([self.removed[name] for name in sublayer.groups])
         share = 0.0 if linear in self.quantized else float((~flags).float().mean())
         thinner = self.anatomy.weights_saved(linear, self.removed, self.ranks[linear]) if linear in self.ranks else 0
-        return self.anatomy.linears[linear].flops * share - 2 * self.anatomy.linears[linear].tokens * thinner * bool(share)
+        return self.anatomy.linears[linear].flops * share - 2 * self.anatomy.linears[linear].tokens * thinner * bool(
+            share
+        )
 
 
 @runtime_checkable
@@ -136,11 +138,36 @@ def check_fit(strategies: Sequence[Strategy], anatomy: Anatomy) -> None:
             strategy.fit(anatomy)
 
 
+def check_order(strategies: Sequence[Strategy], *, timed: bool) -> None:
+    """Refuse strategies in an order that cannot work, or ``timed`` ones whose time nobody can foretell.
+
+    Raises:
+        InputError: linears are factored once they are quantized, or where there is a target.
+    """
+    names = [type(each).__name__.lower() for each in strategies]
+    factorizing = [place for place, each in enumerate(strategies) if isinstance(each, Factorizing)]
+    rounding = [place for place, each in enumerate(strategies) if isinstance(each, Quantizing)]
+    if factorizing and rounding and rounding[0] < factorizing[-1]:
+        problem = (
+            f"{names[rounding[0]]} stands before {names[factorizing[-1]]}: what is rounded is not factored any more"
+        )
+        raise InputError(
+            "strategies", names, problem, f"put {names[factorizing[-1]]} first; both of its linears are then quantized"
+        )
+    if factorizing and timed:
+        problem = "what a target needs is foretold by timing whole linears, and factored ones take another time"
+        raise InputError("strategies", names[factorizing[0]], problem, "leave the target out, or that strategy")
+
+
 def wants_prices(strategy: Strategy, anatomy: Anatomy, *, changed: bool) -> bool:
     """Whether a round needs prices of its own: those of the start hold every head and neuron, until one is ``changed``."""
     kinds = set(strategy.kinds)
     whole = kinds & {Sublayer.kind, Layer.kind}
-    return isinstance(strategy, Quantizing | Factorizing | Stepwise) or bool(whole) or (changed and bool(kinds & set(anatomy.kinds)))
+    return (
+        isinstance(strategy, Quantizing | Factorizing | Stepwise)
+        or bool(whole)
+        or (changed and bool(kinds & set(anatomy.kinds)))
+    )
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from compress_explain.outcome import Run
 from .names import Point, points, slug, slugs
 
 _EFFECTS = ("loss_change", "kl", "flips_to_wrong", "flips_to_right", "accuracy_change")
-_PAST = {"remove": "removed", "restore": "restored"}
+_PAST = {"remove": "removed", "quantize": "quantized", "factorize": "factored", "restore": "restored"}
 SLICE_FIGURES = 90  # slices shown as metrics; all are in the table of scores
 
 
@@ -89,7 +89,7 @@ def _kind(name: str, kinds: dict[str, Record]) -> str:
         return "judgement"
     if planned.body["author"] != "reinstatement":
         return "removal"
-    return "trim" if planned.body["action"] == "remove" else "reinstatement"
+    return "reinstatement" if planned.body["action"] == "restore" else "trim"
 
 
 def _title(name: str, kinds: dict[str, Record]) -> str:

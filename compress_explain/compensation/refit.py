@@ -8,6 +8,8 @@ Layer by layer, in the order in which the model computes, two things are refitte
   the compressed model's stream closest to the original's. Fitting the stream, and not what the
   sublayer itself adds to it, lets each sublayer make up for the errors of those before it.
 
+Of a linear that is factored only the second part is refitted, to what the first gives: its rank stays.
+
 Last come the linears that make a classifier's answer of what leaves the last layer: each is to compute
 what the original's would.
 """
@@ -33,6 +35,7 @@ from compress_explain.perturbed import perturbed
 from compress_explain.pricing.exact import masked
 from compress_explain.pricing.slopes import wide
 from compress_explain.refits import Refit
+from compress_explain.weight_edits import Factors
 
 _MEMORY = 2**32  # bytes of what is kept while a layer is at hand; beyond it examples are drawn from
 _NOTHING = 1e-6  # a smaller share of what should be there is rounding
@@ -165,31 +168,59 @@ class Compensator:
         width = self.masks.own_weights(first).weight.shape[1]
         shifts = any(self.masks.own_weights(each.module).bias is not None for each in readers)
         moments = Moments(intercept=shifts)
+        two = {each.module: factors for each in readers if (factors := self._factors(each.module)) is not None}
+        behind = {module: Moments(intercept=factors.bias is not None) for module, factors in two.items()}
         for index, visit in enumerate(walk.look([first])):
-            moments.add(self._tokens(index, visit.inputs[first]), self._original[first][index])
+            now, then = self._tokens(index, visit.inputs[first]), self._original[first][index]
+            moments.add(now, then)
+            for module, factors in two.items():
+                answer = _computed(self.masks.own_weights(module), then)
+                behind[module].add(now @ wide(factors.right).T, answer)
         same = torch.eye(width + shifts, width, dtype=torch.float64)
         missing = moments.missing(same)
         fitted = moments.fit(same, self.compensation.ridge) if missing > _NOTHING else None
         for each in readers:
+            if each.module in two:
+                yield self._fit_behind(each.module, two[each.module], behind[each.module])
+                continue
             own = self.masks.own_weights(each.module)
             refit = None if fitted is None else _read_through(own, fitted, shifts)
             after = missing if fitted is None else moments.missing(fitted)
             yield self._put(each.module, "reader", refit, missing, after)
 
+    def _fit_behind(self, module: str, factors: Factors, moments: Moments) -> Repair:
+        """Let the second of two linears make of what the first gives what the one would of the original's stream."""
+        own = Refit(factors.left, factors.bias)
+        start = _stacked(own, torch.arange(factors.rank))
+        missing = moments.missing(start)
+        if missing <= _NOTHING:
+            return self._put(module, "reader", None, missing, missing)
+        fitted = moments.fit(start, self.compensation.ridge)
+        refit = _unstacked(fitted, own, torch.arange(factors.rank))
+        return self._put(module, "reader", refit, missing, moments.missing(fitted))
+
+    def _factors(self, module: str) -> Factors | None:
+        """Those of a linear that is factored."""
+        return self.masks.factors.get(self._names.get(module, ""))
+
     def _fit_consumer(self, walk: Walk, layer: Layer, groups: Sequence[Group], group: Group) -> Iterator[Repair]:
-        """Give a consumer the weights that bring the stream after it closest to the original's."""
+        """Give a consumer the weights that bring the stream after it closest to the original's.
+
+        Of one that is factored they are those of its second part.
+        """
         place, site = groups.index(group), group.site
-        own, columns = (
-            self.masks.own_weights(site),
-            group.columns((~self.masks.removed[group.name]).nonzero().flatten()),
-        )
+        own, factors = self.masks.own_weights(site), self._factors(site)
+        kept = columns = group.columns((~self.masks.removed[group.name]).nonzero().flatten())
+        if factors is not None:
+            own, columns = Refit(factors.left, factors.bias), torch.arange(factors.rank)
         moments = Moments(intercept=own.bias is not None)
         readers = [each.producers[0].module for each in groups[: place + 1]]
         earlier = [each.adds for each in groups[:place]]
         scale = self._scale(group)
         for index, visit in enumerate(walk.look([layer.module, *readers, site], earlier)):
             wanted = self._original[site][index] - self._tokens(index, _stream(visit, layer, groups, place))
-            moments.add(self._tokens(index, visit.inputs[site])[:, columns], wanted)
+            read = self._tokens(index, visit.inputs[site])[:, kept]
+            moments.add(read if factors is None else read @ wide(factors.right[:, kept]).T, wanted)
         start = _stacked(own, columns) * scale
         missing = moments.missing(start)
         if missing <= _NOTHING or not len(start):
@@ -230,9 +261,14 @@ class Compensator:
 
     def _put(self, module: str, role: str, refit: Refit | None, before: float, after: float) -> Repair:
         """Put new weights in place, or the linear's own when there are none, and say what that did."""
-        others = {name: values for name, values in self.masks.refits.items() if name != module}
-        self.masks.refit(others if refit is None else {**others, module: refit})
-        own = self.masks.own_weights(module).weight
+        own, factors = self.masks.own_weights(module).weight, self._factors(module)
+        if factors is not None:
+            own = factors.left
+            new = factors if refit is None else Factors(refit.weight, factors.right, refit.bias)
+            self.masks.refit(self.masks.refits, {**self.masks.factors, self._names[module]: new})
+        else:
+            others = {name: values for name, values in self.masks.refits.items() if name != module}
+            self.masks.refit(others if refit is None else {**others, module: refit})
         moved = 0.0 if refit is None else float((wide(refit.weight) - wide(own)).norm() / wide(own).norm())
         return Repair(
             linear=self._names.get(module, module), role=role, missing_before=before, missing_after=after, moved=moved

@@ -23,7 +23,7 @@ from compress_explain.deployment.scheme import Following, Scheme
 from compress_explain.errors import ArtifactError
 from compress_explain.examples import Examples
 from compress_explain.forms import COMPILED, TORCH, Form
-from compress_explain.weight_edits import Found
+from compress_explain.weight_edits import Found, whole_name
 
 FILE = "model.onnx"
 COMPILED_FILE = "compiled.pt2"
@@ -118,7 +118,7 @@ def deploy(
     ``anatomy`` is that of the original. The float32 draft is compared with the model on rows of
     ``examples``, on which a static scheme also finds its ranges. Where ``quantized`` says by which weight edit
     each linear was simulated, and ``found`` what was found to enter them in the original's coordinates, the
-    file is written accordingly.
+    file is written accordingly. Of a linear that is factored both parts are quantized.
 
     Raises:
         InputError: the model cannot be deployed this way.
@@ -126,11 +126,14 @@ def deploy(
     """
     chosen = scheme or Float32()
     if isinstance(chosen, Following) and isinstance(quantized, Mapping):
-        chosen = chosen.following(quantized, found)
+        parts = {
+            part: quantized[whole_name(part)] for part in linears_left(model, anatomy) if whole_name(part) in quantized
+        }
+        chosen = chosen.following(parts, found)
     with TemporaryDirectory() as folder:
         draft = export_onnx(model, examples, Path(folder) / FILE, anatomy=anatomy)
         difference = check(draft.path, model, examples)
-        keep = [name for name in draft.linears if name not in quantized]
+        keep = [name for name in draft.linears if whole_name(name) not in quantized]
         facts = chosen.quantize(draft.path, path, keep=keep, calibration=examples)
     beside = path.with_name(path.name + ".data")
     size = path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)

@@ -22,7 +22,9 @@ from compress_explain.deployment.names import name_embeddings, name_linears
 from compress_explain.deployment.runtime import OnnxRunner, Runner
 from compress_explain.errors import ArtifactError, InputError
 from compress_explain.examples import Examples
+from compress_explain.factored import FactoredLinear
 from compress_explain.ledger import file_digest
+from compress_explain.weight_edits import FIRST_AND_SECOND
 
 OPSET = 21
 OUTPUT = "logits"
@@ -109,9 +111,13 @@ def export_onnx(
 
 
 def linears_left(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, str]:
-    """The module of each linear that still computes something."""
+    """The module of each linear that still computes something; of one that is factored, those of its two parts."""
     modules = dict(model.named_modules())
-    named = {name: linear.module for name, linear in anatomy.linears.items() if linear.module in modules}
+    named = dict[str, str]()
+    for name, linear in anatomy.linears.items():
+        two = isinstance(modules.get(linear.module), FactoredLinear)
+        parts = FIRST_AND_SECOND if two else ("",) if linear.module in modules else ()
+        named |= {name + part: linear.module + part for part in parts}
     weights = {name: getattr(modules[module], "weight", None) for name, module in named.items()}
     return {name: named[name] for name, weight in weights.items() if weight is not None and weight.numel()}
 

@@ -12,6 +12,7 @@ from compress_explain.manifest import MANIFEST, File, read_manifest
 from compress_explain.replay import applied_plans
 from compress_explain.report.labels import answers
 from compress_explain.report.numbers import count, share, signed, small
+from compress_explain.weight_edits import whole_name
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run
@@ -116,7 +117,7 @@ def _linears(run: Run, quantized: dict[str, float]) -> Iterator[StoredLinear]:
             bits=int(row["bits"]),
             bytes=int(row["bytes"]),
             sqnr=float(row["sqnr"]) if row["sqnr"] != float("inf") else None,
-            expected=quantized.get(row["component"]) if row["digest"] else None,
+            expected=quantized.get(whole_name(row["component"])) if row["digest"] else None,
         )
 
 

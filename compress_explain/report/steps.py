@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from compress_explain.course import TINY, TOLERANCE, Stage, trust
+from compress_explain.edits import VERBS
 from compress_explain.predictions import Pairs
 from compress_explain.report.charts import DotPlot, Line, dot_plot
 from compress_explain.report.forecast import Forecast, Point, forecast
@@ -130,7 +131,7 @@ def _losses(logits: np.ndarray, pairs: Pairs) -> np.ndarray:
 
 
 def _effect(stage: Stage, before: Losses, after: Losses) -> Effect:
-    verb = {"remove": "removed", "restore": "restored"}.get(stage.action, stage.action)
+    verb = {**VERBS, "restore": "restored"}.get(stage.action, stage.action)
     assert stage.observed is not None, "only observed steps are shown"
     return Effect(
         title=step_title(stage.step),

@@ -22,7 +22,16 @@ from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, exp
 from compress_explain.pricing.exact import masked
 from compress_explain.progress import Progress
 from compress_explain.spectra import find_spectra, menu_now
-from compress_explain.strategy import Factorizing, Situation, Strategy, Tuning, check_fit, ranges_of, rounds_of, wants_prices
+from compress_explain.strategy import (
+    Factorizing,
+    Situation,
+    Strategy,
+    Tuning,
+    check_fit,
+    ranges_of,
+    rounds_of,
+    wants_prices,
+)
 from compress_explain.target import Target, threads_in_words
 from compress_explain.terminal.console import output
 from compress_explain.timing import latency_of

@@ -2,7 +2,7 @@
 
 from compress_explain.weight_edits.blocks import Int4, Int8Blocks
 from compress_explain.weight_edits.catalog import WEIGHT_EDITS, weight_edit
-from compress_explain.weight_edits.factors import Factors, weights_saved
+from compress_explain.weight_edits.factors import FIRST_AND_SECOND, Factors, weights_saved, whole_name
 from compress_explain.weight_edits.floating import Fp8, HalfPrecision, HalfWeight
 from compress_explain.weight_edits.hqq import Hqq4
 from compress_explain.weight_edits.integer import Int8, Int8Dynamic
@@ -15,6 +15,7 @@ from compress_explain.weight_edits.unedited import Unedited, Whole
 from compress_explain.weight_edits.weight_edit import Prepared, WeightEdit
 
 __all__ = [
+    "FIRST_AND_SECOND",
     "WEIGHT_EDITS",
     "Activations",
     "Factors",
@@ -39,4 +40,5 @@ __all__ = [
     "knowing",
     "weight_edit",
     "weights_saved",
+    "whole_name",
 ]

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+FIRST_AND_SECOND = (".first", ".second")  # of the two, after the name or the path of the one that they stand for
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -45,3 +47,14 @@ def weights_saved(outputs: int, inputs: int, rank: int) -> int:
     (73728, 0)
     """
     return max(0, outputs * inputs - rank * (outputs + inputs))
+
+
+def whole_name(name: str) -> str:
+    """The linear that a name stands for, or is a part of.
+
+    >>> whole("encoder.layer.0.attention.query.first")
+    'encoder.layer.0.attention.query'
+    """
+    for part in FIRST_AND_SECOND:
+        name = name.removesuffix(part)
+    return name

@@ -54,9 +54,7 @@ class LowRank:
         left, right = self.factors(weight)
         return fixed_weight(finite("weight", weight), left @ right, finite_bias(bias))
 
-    def linears(
-        self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None
-    ) -> Factors:
+    def linears(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Factors:
         """The two linears that take the place of one, in its number format."""
         if self.spectrum is not None:
             self.parameters_of(*weight.shape)
