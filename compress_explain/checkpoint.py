@@ -9,6 +9,7 @@ them as the manifest says and then takes the weights strictly: nothing is ever i
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -131,7 +132,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _factorize(model: PreTrainedModel, anatomy: Anatomy, ranks: Ranks) -> None:
+def _factorize(model: PreTrainedModel, anatomy: Anatomy, ranks: Mapping[str, object]) -> None:
     """Put two linears in the place of each that is factored; their weights come afterwards."""
     for name, rank in ranks.items():
         linear = anatomy.linears.get(name)

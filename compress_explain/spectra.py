@@ -21,17 +21,18 @@ from compress_explain.weight_edits import LowRank, Spectrum, weights_saved
 from compress_explain.weight_edits.spectrum import spectrum_of
 
 
-def check_shares(strategy: str, shares: Sequence[float]) -> None:
+def check_shares(strategy: str, shares: object) -> None:
     """Raises InputError unless these are shares of a full rank, ever larger."""
-    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in shares)
-    if not shares or not numbers or not all(0 < each <= 1 for each in shares):
+    given = list(shares) if isinstance(shares, list | tuple) else []
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in given)
+    if not given or not numbers or not all(0 < each <= 1 for each in given):
         raise InputError(
-            f"strategies: {strategy}.ranks", list(shares), "not shares of the full rank, in (0, 1]",
+            f"strategies: {strategy}.ranks", shares, "not shares of the full rank, in (0, 1]",
             "give a list such as [0.125, 0.25, 0.5]",
         )  # fmt: skip
-    if list(shares) != sorted(set(shares)):
+    if given != sorted(set(given)):
         raise InputError(
-            f"strategies: {strategy}.ranks", list(shares), "not each larger than the one before", "sort them"
+            f"strategies: {strategy}.ranks", shares, "not each larger than the one before", "sort them"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from compress_explain.budget import Budget
 from compress_explain.edits import Edit
@@ -29,13 +30,12 @@ class LowRank:
     flops_kept: float | None = None
     parameters_kept: float | None = None
     bytes_kept: float | None = None
-    ranks: tuple[float, ...] = (0.0625, 0.125, 0.1875, 0.25, 0.3125, 0.375, 0.4375, 0.5, 0.625)
+    ranks: Any = (0.0625, 0.125, 0.1875, 0.25, 0.3125, 0.375, 0.4375, 0.5, 0.625)
     rows: int = 512
 
     def __post_init__(self) -> None:
-        if isinstance(self.ranks, list):
-            object.__setattr__(self, "ranks", tuple(self.ranks))
         check_shares("low_rank", self.ranks)
+        object.__setattr__(self, "ranks", tuple(self.ranks))  # a file gives a list
         given = {
             name: value
             for name in ("flops_kept", "parameters_kept", "bytes_kept")
