@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from compress_explain.budget import Budget
-from compress_explain.edits import Edit
+from compress_explain.edits import Edit, Plan
 from compress_explain.errors import InputError
-from compress_explain.examples import ALL
+from compress_explain.examples import ALL, Examples
+from compress_explain.masks import Masks
 from compress_explain.meters import taken
-from compress_explain.pricing import Prices
+from compress_explain.pricing import Candidate, Prices, tried
 from compress_explain.ranking import amount, ordinal
 from compress_explain.strategy import Situation
 from compress_explain.weight_edits import LowRank, weight_edit
+
+
+def factored_facts(
+    masks: Masks,
+    examples: Examples,
+    plan: Plan,
+    *,
+    batch_size: int = 32,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> pd.DataFrame:
+    """One row a linear that ``plan`` factors: its rank, and what that was expected to do and did, alone, on ``examples``.
+
+    ``energy_kept`` is the share of what it gives that the rank keeps, in mean square on calibration; loss changes are in nats.
+    ``advance`` is told the rows done, of ``len(examples)`` for each.
+    """
+    edits = [edit for edit in plan.edits if edit.action == "factorize"]
+    trials = [Candidate(component=edit.component, kind="linear", edit=edit.into) for edit in edits]
+    observed = tried(masks, examples, trials, batch_size=batch_size, advance=advance)
+    table = []
+    for edit, change in zip(edits, observed.tolist(), strict=True):
+        name, rank = edit.component, _rank(edit.into)
+        outputs, inputs = masks.anatomy.shape_left(name, masks.removed)
+        known = masks.spectra.get(name)
+        table.append({
+            "component": name, "rank": rank, "full_rank": min(outputs, inputs), "outputs": outputs, "inputs": inputs,
+            "energy_kept": np.nan if known is None or rank is None else known.kept(rank),
+            "expected_loss_change": edit.expected_loss_change, "observed_loss_change": change, "n": len(examples),
+        })  # fmt: skip
+    return pd.DataFrame(table)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ class Masks:
         self.fitted_to: Removed = {}  # what was removed when ``refits`` were made; nothing, if there are none
         self.quantized: dict[str, str] = {}  # by linear: the weight edit that it is under
         self.factors: dict[str, Factors] = {}  # by linear: the two that stand in its place
+        self.shelf: dict[str, Factors] = {}  # by linear that was put back: the two, if they are wanted again
         self.spectra: dict[str, Spectrum] = {}  # by linear: its weight taken apart, where it may be factored
         self.activations: dict[str, Activations] = {}  # by linear: what enters it, where an edit asks for it
         self._ready: dict[str, Prepared] = {}  # the same, made ready for the weights of now
@@ -117,6 +118,7 @@ class Masks:
         self.quantized = {name: edit for name, edit in self.quantized.items() if name not in rounded}
         whole = set(linears) - set(rounded)
         if whole:
+            self.shelf |= {name: self.factors[name] for name in whole}
             self.refit(self.refits, {name: own for name, own in self.factors.items() if name not in whole}, anew=False)
 
     def refit(self, refits: Refits, factors: Mapping[str, Factors] | None = None, *, anew: bool = True) -> None:
@@ -310,6 +312,8 @@ class Masks:
         Taken back is what was done last: of a linear that is quantized that, else that it is factored.
         """
         if isinstance(edit, LowRank):
+            if linear in self.shelf and self.shelf[linear].rank == edit.rank:
+                return edit.as_before(self.shelf[linear])
             return edit.along(self.spectra[linear]) if linear in self.spectra else edit
         if isinstance(edit, Unedited) and linear in self.factors and linear not in self.quantized:
             module = self.anatomy.linears[linear].module

@@ -25,6 +25,7 @@ from compress_explain.edits import Edit, Plan
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
 from compress_explain.examples import ALL, Examples
+from compress_explain.factoring import factored_facts
 from compress_explain.folder import open_folder
 from compress_explain.forms import TORCH, refuse_without_compiler
 from compress_explain.gates import Verdict, judge, overall
@@ -39,7 +40,6 @@ from compress_explain.perturbed import perturbed
 from compress_explain.predictions import Pairs, logits_of, paired
 from compress_explain.pricing import (
     MOVES,
-    Candidate,
     Joint,
     Menu,
     Prices,
@@ -51,7 +51,6 @@ from compress_explain.pricing import (
     price,
     share_of,
     together,
-    tried,
 )
 from compress_explain.progress import Progress
 from compress_explain.provenance import environment
@@ -88,9 +87,6 @@ class Session:
     _before: dict[str, tuple[Refits, Mapping[str, Factors]]] = field(
         default_factory=dict, repr=False
     )  # by step: what was refitted and factored before it
-    _shelf: dict[str, Factors] = field(
-        default_factory=dict, repr=False
-    )  # of linears that were put back, if they go again
 
     @property
     def folder(self) -> Path:
@@ -584,7 +580,6 @@ class Session:
         self.masks.remove(plan.of("remove"))
         self.masks.quantize(plan.quantized)
         self._factorize(plan)
-        self._shelf |= {name: self.masks.factors[name] for name in plan.made_whole}
         self.masks.restore(plan.of("restore"))
         self.work |= {edit.component: edit.work_saved for edit in plan.edits if edit.action == "quantize"}
 
@@ -601,43 +596,18 @@ class Session:
         path, table = self.folder / "tensors" / f"factors-{plan.step}.safetensors", self._table(f"factors-{plan.step}")
         modules = {self.anatomy.linears[name].module: name for name in plan.factored}
         if not self.ledger.find("factored", plan.step):
-            made = {
-                name: self._shelf.get(name) or self.masks.factors_of(name, into) for name, into in plan.factored.items()
-            }
+            made = {name: self.masks.factors_of(name, into) for name, into in plan.factored.items()}
             path.parent.mkdir(parents=True, exist_ok=True)
             save_factors({module: made[name] for module, name in modules.items()}, path)
-            facts = self._factored_facts(plan, made)
+            rows = self.read(self.job.splits.calibration.draw(self.job.audit.rows, self.job.seed))
+            with self.progress.track(
+                f"trying each factored linear alone ({plan.step})", len(rows) * len(made)
+            ) as advance:
+                facts = factored_facts(self.masks, rows, plan, batch_size=self.job.batch_size, advance=advance)
             facts.to_parquet(table, index=False)
             body = {"linears": len(made), "ranks": {name: each.rank for name, each in made.items()}}
             self.ledger.append("factored", plan.step, body, (table, path))
         self.masks.factorize({modules[module]: each for module, each in load_factors(path).items()})
-
-    def _factored_facts(self, plan: Plan, made: Mapping[str, Factors]) -> pd.DataFrame:
-        """One row a linear that the plan factors: its rank, and what that was expected to do and did, on its own, on calibration rows.
-
-        One that was factored before, and is again, was tried then.
-        """
-        rows = self.read(self.job.splits.calibration.draw(self.job.audit.rows, self.job.seed))
-        edits = [edit for edit in plan.edits if edit.action == "factorize"]
-        new = [edit for edit in edits if edit.component not in self._shelf]
-        trials = [Candidate(component=edit.component, kind="linear", edit=edit.into) for edit in new]
-        observed: dict[str, float] = {}
-        if trials:
-            label, size = f"trying each factored linear alone ({plan.step})", self.job.batch_size
-            with self.progress.track(label, len(rows) * len(trials)) as advance:
-                changes = tried(self.masks, rows, trials, batch_size=size, advance=advance)
-            observed = dict(zip([trial.component for trial in trials], changes.tolist(), strict=True))
-        table = []
-        for edit in edits:
-            name, rank, spectrum = edit.component, made[edit.component].rank, self.masks.spectra.get(edit.component)
-            outputs, inputs = self.anatomy.shape_left(name, self.masks.removed)
-            table.append({
-                "component": name, "rank": rank, "full_rank": min(outputs, inputs), "outputs": outputs, "inputs": inputs,
-                "energy_kept": np.nan if spectrum is None else spectrum.kept(rank),
-                "expected_loss_change": edit.expected_loss_change, "observed_loss_change": observed.get(name, np.nan),
-                "n": len(rows),
-            })  # fmt: skip
-        return pd.DataFrame(table)
 
     def _table(self, name: str) -> Path:
         return self.folder / "tables" / f"{name}.parquet"

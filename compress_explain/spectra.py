@@ -31,9 +31,7 @@ def check_shares(strategy: str, shares: object) -> None:
             "give a list such as [0.125, 0.25, 0.5]",
         )  # fmt: skip
     if given != sorted(set(given)):
-        raise InputError(
-            f"strategies: {strategy}.ranks", shares, "not each larger than the one before", "sort them"
-        )
+        raise InputError(f"strategies: {strategy}.ranks", shares, "not each larger than the one before", "sort them")
 
 
 def linears_to_factor(masks: Masks) -> tuple[Linear, ...]:

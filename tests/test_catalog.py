@@ -21,13 +21,14 @@ from compress_explain.masks import Masks
 from compress_explain.predictions import Pairs
 from compress_explain.pricing import price
 from compress_explain.scores import Score
-from compress_explain.strategy import Quantizing, Situation, Tuning, check_strategy, menu_of, ranges_of
+from compress_explain.spectra import find_spectra, menu_now
+from compress_explain.strategy import Factorizing, Quantizing, Situation, Tuning, check_strategy, ranges_of
 from compress_explain.vocabulary import Lexicon
 from tests.tiny import flagged, tiny_examples, tiny_model, uneven_removal
 from tests.words import TEXTS, read_examples, reading_model, trained_tokenizer
 
 OPTIONS = {"heads": {"share": 0.25}, "neurons": {"share": 0.25}, "structured": {"flops_kept": 0.8},
-           "layers": {"count": 1}, "sublayers": {"count": 1}, "mixed_precision": {"loss": 0.1}}  # fmt: skip
+           "layers": {"count": 1}, "low_rank": {"flops_kept": 0.8}, "sublayers": {"count": 1}, "mixed_precision": {"loss": 0.1}}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +122,10 @@ def test_every_strategy_decides_before_it_does(name, family):
     if ranges := ranges_of(strategy):
         masks.activations = find_activations(masks, examples, ranges)
     whole = {"layer", "sublayer"} & set(strategy.kinds)
-    prices = price(
-        masks, examples, menu=menu_of(anatomy, strategy) if whole or isinstance(strategy, Quantizing) else None
-    )
+    if isinstance(strategy, Factorizing):
+        masks.spectra = find_spectra(masks, examples, menu_now(masks, strategy))
+    own = bool(whole) or isinstance(strategy, Quantizing | Factorizing)
+    prices = price(masks, examples, menu=menu_now(masks, strategy) if own else None)
     lexicon = Lexicon(masks=masks, tokenizer=tokenizer, calibration=examples, barred=frozenset())
     situation = Situation(
         anatomy=anatomy, prices=prices, removed=masks.removed, round=strategy.rounds - 1, lexicon=lexicon
@@ -136,7 +138,10 @@ def test_every_strategy_decides_before_it_does(name, family):
     assert not set(named) & set(before)
     for edit in plan:
         assert edit.kind in strategy.kinds
-        if edit.into:
+        if edit.action == "factorize":
+            assert edit.parameters_saved > 0 and 0 < edit.flops_saved == edit.work_saved
+            assert edit.component in anatomy.linears and edit.into.startswith("rank")
+        elif edit.into:
             assert (edit.action, edit.parameters_saved, edit.flops_saved) == ("quantize", 0, 0) and edit.work_saved > 0
             assert edit.component in anatomy.linears
         elif whole:
@@ -148,7 +153,9 @@ def test_every_strategy_decides_before_it_does(name, family):
             assert edit.kind == group.kind
             assert (edit.action, edit.parameters_saved, edit.flops_saved) == ("remove", group.parameters, group.flops)
         if edit.kind in (*anatomy.kinds, *whole, "linear"):
-            assert edit.expected_loss_change == prices.loss_change()[prices.components.index(edit.component)]
+            pairs = list(zip(prices.components, prices.edits, strict=True))
+            column = pairs.index((edit.component, edit.into or edit.action))
+            assert edit.expected_loss_change == prices.loss_change()[column]
         assert edit.reason
     if tokenizer:  # tokens are rehearsed together
         rehearsed = lexicon.rehearsals[-1].expected["all"].loss_change

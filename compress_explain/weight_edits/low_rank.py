@@ -35,6 +35,7 @@ class LowRank:
 
     rank: int
     spectrum: Spectrum | None = field(default=None, repr=False)
+    before: Factors | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -48,19 +49,30 @@ class LowRank:
         """The edit of the linear whose weight this is the spectrum of."""
         return replace(self, spectrum=spectrum)
 
+    def as_before(self, factors: Factors) -> LowRank:
+        """The edit that makes what was made before."""
+        return replace(self, before=factors)
+
     def prepare(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Prepared:
+        if self.before is not None:
+            return self.before
         if self.spectrum is not None:
-            return self.linears(finite("weight", weight), finite_bias(bias))
+            self.parameters_of(*weight.shape)
+            return self.spectrum.factors(self.rank, finite("weight", weight), finite_bias(bias))
         left, right = self.factors(weight)
         return fixed_weight(finite("weight", weight), left @ right, finite_bias(bias))
 
     def linears(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Factors:
         """The two linears that take the place of one, in its number format."""
-        if self.spectrum is not None:
-            self.parameters_of(*weight.shape)
-            return self.spectrum.factors(self.rank, weight, bias)
-        left, right = self.factors(weight)
-        return Factors(left.to(weight.dtype).contiguous(), right.to(weight.dtype).contiguous(), bias)
+        self.parameters_of(*weight.shape)
+        if self.before is not None:
+            found = self.before
+        elif self.spectrum is not None:
+            found = self.spectrum.factors(self.rank, weight, bias)
+        else:
+            found = Factors(*(each.to(weight.dtype) for each in self.factors(weight)), bias)
+        own = None if found.bias is None else found.bias.clone()
+        return Factors(found.left.clone(memory_format=torch.contiguous_format), found.right.clone(), own)
 
     def factors(
         self, weight: Float[Tensor, "outputs inputs"]

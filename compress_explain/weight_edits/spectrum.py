@@ -41,8 +41,8 @@ class Spectrum:
     def factors(
         self, rank: int, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None
     ) -> Factors:
-        """The two linears of a rank for the ``weight`` that was taken apart, in its number format."""
-        left, right = (each.to(weight.dtype).contiguous() for each in (self.left[:, :rank], self.right[:rank]))
+        """The two linears of a rank for the ``weight`` that was taken apart, in its number format; may share memory."""
+        left, right = (each.to(weight.dtype) for each in (self.left[:, :rank], self.right[:rank]))
         if bias is None or self.mean is None:
             return Factors(left, right, bias)
         missing = weight.double() @ self.mean.double() - left.double() @ (right.double() @ self.mean.double())
