@@ -1,6 +1,6 @@
 """Edits of one linear's weight: each a function from its input, output and weight to a change of its output."""
 
-from compress_explain.weight_edits.blocks import Int4, Int8Blocks
+from compress_explain.weight_edits.blocks import Blocks
 from compress_explain.weight_edits.catalog import WEIGHT_EDITS, weight_edit
 from compress_explain.weight_edits.factors import FIRST_AND_SECOND, Factors, weights_saved, whole_name
 from compress_explain.weight_edits.floating import Fp8, HalfPrecision, HalfWeight
@@ -18,15 +18,14 @@ __all__ = [
     "FIRST_AND_SECOND",
     "WEIGHT_EDITS",
     "Activations",
+    "Blocks",
     "Factors",
     "Found",
     "Fp8",
     "HalfPrecision",
     "HalfWeight",
     "Hqq4",
-    "Int4",
     "Int8",
-    "Int8Blocks",
     "Int8Dynamic",
     "Int8Static",
     "LowRank",
