@@ -89,6 +89,12 @@ class Plan:
         return [edit.component for edit in back if _first_done(edit) == "factorize"]
 
     @property
+    def calls_for_refits(self) -> bool:
+        """Whether it changes something that weights are fitted to: anything but tokens and what is only rounded."""
+        others = [edit for edit in self.edits if edit.kind != TOKEN and not edit.into]
+        return bool(others or self.factored or self.made_whole)
+
+    @property
     def flops_saved(self) -> int:
         return sum(edit.flops_saved for edit in self.edits)
 

@@ -60,6 +60,7 @@ class Masks:
         self._own = {name: weights_of(model, name) for name in dict.fromkeys([*refittable(anatomy), *tunable(model)])}
         self.refits: dict[str, Refit] = {}
         self.fitted_to: Removed = {}  # what was removed when ``refits`` were made; nothing, if there are none
+        self.fitted_ranks: Ranks = {}  # which linears were factored then, to which rank
         self.quantized: dict[str, str] = {}  # by linear: the weight edit that it is under
         self.factors: dict[str, Factors] = {}  # by linear: the two that stand in its place
         self.shelf: dict[str, Factors] = {}  # by linear that was put back: the two, if they are wanted again
@@ -135,6 +136,7 @@ class Masks:
         put(self.model, now)
         self._ready.clear()
         if anew:
+            self.fitted_ranks = self.ranks
             self.fitted_to = {name: flags.clone() for name, flags in self.removed.items()} if refits else {}
 
     @property

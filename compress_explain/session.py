@@ -247,7 +247,7 @@ class Session:
         In ``passing``, with more of the same to come, it is done on fewer rows.
         """
         step = plan.step
-        if not plan.of_components or (self._compensator is None and self.recipe is None):
+        if not plan.calls_for_refits or (self._compensator is None and self.recipe is None):
             return pairs
         self.refit(step, passing=passing)
         after = self.observe(f"{step}-refitted")
@@ -573,7 +573,10 @@ class Session:
     def _at_no_site(self, step: str) -> bool:
         """Whether a step changed nothing that weights are fitted to."""
         planned = self.ledger.find("planned", step)
-        return planned is not None and planned.body["counts"].keys() <= {TOKEN, "linear"}
+        if planned is None:
+            return False
+        table = pd.read_parquet(self._table(f"edits-{step}"))
+        return not Plan.from_frame(table, step=step, author=planned.body["author"]).calls_for_refits
 
     def _switch(self, plan: Plan) -> None:
         self._before[plan.step] = self.masks.refits, self.masks.factors

@@ -605,6 +605,7 @@ def test_every_factored_linear_is_a_row_with_what_was_expected_and_observed(fini
     assert np.isfinite(table[["expected_loss_change", "observed_loss_change"]]).all().all() and (table["n"] == 64).all()
     assert all(weights_saved(*shape, rank) for *shape, rank in table[["outputs", "inputs", "rank"]].to_numpy().tolist())
     [plan] = [applied.plan for applied in applied_plans(finished.ledger) if applied.plan.step == record.step]
+    assert finished.ledger.find("refitted", record.step) and finished.ledger.find("compensated", record.step)
     assert plan.verb == "factored" and set(plan.components) == set(table.index)
     observed = finished.ledger.find("observed", record.step)
     assert observed is not None and observed.body["observed"]["kl"] > 0

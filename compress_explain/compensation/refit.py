@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy, Group, Layer, Producer, Removed
+from compress_explain.anatomy import Anatomy, Group, Layer, Producer, Ranks, Removed
 from compress_explain.compensation.readout import readout
 from compress_explain.compensation.ridge import Moments
 from compress_explain.compensation.walk import Visit, Walk
@@ -113,11 +113,11 @@ class Compensator:
         masks, repairs, changed = self.masks, list[Repair](), anew and bool(self.masks.refits)
         original, compressed = (Walk(masks.model, self._batches, self._settled) for _ in range(2))
         with torch.no_grad(), masked(masks):
-            fitted_to, gone = masks.fitted_to, self._gone()
+            fitted_to, fitted_ranks, gone = masks.fitted_to, masks.fitted_ranks, self._gone()
             masks.refit({name: values for name, values in masks.refits.items() if name not in gone})
             for layer in masks.anatomy.layers.values():
                 groups = _groups(masks.anatomy, layer)
-                changed = changed or self._changed(layer, fitted_to)
+                changed = changed or self._changed(layer, fitted_to, fitted_ranks)
                 with masks.untouched():
                     self._look_at_original(original, layer, groups)
                 if changed:
@@ -136,9 +136,14 @@ class Compensator:
         self._original.clear()
         return repairs
 
-    def _changed(self, layer: Layer, fitted_to: Removed) -> bool:
-        """Whether more or less of a layer is gone than its weights were fitted to."""
+    def _changed(self, layer: Layer, fitted_to: Removed, fitted_ranks: Ranks) -> bool:
+        """Whether more or less of a layer is gone, or factored, than its weights were fitted to."""
+        if self._ranks_of(layer, self.masks.ranks) != self._ranks_of(layer, fitted_ranks):
+            return True
         return self._removed_of(layer, self.masks.removed) != self._removed_of(layer, fitted_to)
+
+    def _ranks_of(self, layer: Layer, ranks: Ranks) -> dict[str, int]:
+        return {name: rank for name, rank in ranks.items() if name.rpartition(".")[0] in layer.sublayers}
 
     def _removed_of(self, layer: Layer, removed: Removed) -> dict[str, list[int]]:
         names = (layer.name, *self.masks.anatomy.within(layer.name))

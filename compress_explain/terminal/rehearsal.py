@@ -89,7 +89,7 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                 masks.quantize(plan.quantized)
                 masks.factorize({name: masks.factors_of(name, into) for name, into in plan.factored.items()})
                 proposed += edits
-                if compensator is not None and plan.of_components:
+                if compensator is not None and plan.calls_for_refits:
                     with progress.track(f"compensating ({author} {round_number + 1})", len(anatomy.layers)) as advance:
                         compensator.refit(advance)
         predicted = None if latency is None else latency.predict(masks.removed)

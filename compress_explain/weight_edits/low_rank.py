@@ -70,7 +70,8 @@ class LowRank:
         elif self.spectrum is not None:
             found = self.spectrum.factors(self.rank, weight, bias)
         else:
-            found = Factors(*(each.to(weight.dtype) for each in self.factors(weight)), bias)
+            left, right = self.factors(weight)
+            found = Factors(left.to(weight.dtype), right.to(weight.dtype), bias)
         own = None if found.bias is None else found.bias.clone()
         return Factors(found.left.clone(memory_format=torch.contiguous_format), found.right.clone(), own)
 
