@@ -582,8 +582,8 @@ class Session:
     def _switch(self, plan: Plan) -> None:
         self._before[plan.step] = self.masks.refits, self.masks.factors
         self.masks.remove(plan.of("remove"))
-        self.masks.quantize(plan.quantized)
         self._factorize(plan)
+        self.masks.quantize(plan.quantized)
         self.masks.restore(plan.of("restore"))
         self.work |= {edit.component: edit.work_saved for edit in plan.edits if edit.action == "quantize"}
 
