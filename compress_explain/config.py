@@ -36,6 +36,9 @@ class DataSection(Section):
     max_length: int | None = None
     long_text: Literal["truncate", "refuse"] = "truncate"
     overlap: Literal["refuse", "drop"] = "refuse"
+    context: str = "context"
+    empty_answers: Literal["refuse", "allow"] = "refuse"
+    longest_answer: int = Field(default=30, ge=1)
 
 
 class GateSection(Section):
@@ -80,7 +83,12 @@ class Config(Section):
 
     model: str
     task: Literal[
-        "text-classification", "image-classification", "token-classification", "text-generation", "text2text-generation"
+        "text-classification",
+        "image-classification",
+        "token-classification",
+        "text-generation",
+        "text2text-generation",
+        "question-answering",
     ] = "text-classification"
     data: DataSection
     slices: dict[str, SliceSection] = Field(default_factory=dict)

@@ -14,6 +14,8 @@ import torch
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples, Tags
 from compress_explain.models import Subject
+from compress_explain.questions import Asked
+from compress_explain.spans import locate
 from compress_explain.tagging import align
 
 _AT_ONCE = 1024  # texts that are tokenized together; what a tokenizer returns takes far more memory than is kept
@@ -23,13 +25,18 @@ _AT_ONCE = 1024  # texts that are tokenized together; what a tokenizer returns t
 class Reading:
     """How rows are read: the columns of inputs and of labels, and what to do with long texts.
 
-    ``max_length`` is in tokens; None is the model's own limit.
+    ``max_length`` is in tokens; None is the model's own limit. ``context``, ``empty_answers`` and ``longest_answer``
+    (in tokens) are for questions: the column of the texts that they are about, what to do with those that have no answer, and how
+    long one may be.
     """
 
     input: str
     label: str
     max_length: int | None
     long_text: str
+    context: str = "context"
+    empty_answers: str = "refuse"
+    longest_answer: int = 30
 
 
 def encode(
@@ -41,17 +48,20 @@ def encode(
     slices: dict[str, np.ndarray],
     tags: list[np.ndarray] | None = None,
     goals: list[str] | None = None,
+    asked: Asked | None = None,
 ) -> Examples:
     """Encode the inputs of a split; ``where`` is its key (``data.test``, or ``data`` alone) for messages.
 
     ``tags`` holds for each row the class of each word, where words are decided on; ``goals`` what each
-    text is to become.
+    text is to become; ``asked`` what each question is about, and its answers.
 
     Raises:
         InputError: texts that are too long or too short, or images that cannot be read.
     """
     right = labels.tobytes() + b"".join(row.tobytes() for row in tags or ())
     right += b"".join(row_key(goal).encode() for goal in goals or ())
+    if asked is not None:
+        right += b"".join(row_key(context).encode() for context in asked.contexts) + repr(asked.answers).encode()
     digest = hashlib.sha256("".join(values.map(row_key)).encode() + right).hexdigest()
     name = where.removeprefix("data.")
     examples = Examples(
@@ -62,6 +72,8 @@ def encode(
         return _encode_images(examples, values, where, subject)
     if tags is not None:
         return _encode_words(examples, values.tolist(), tags, where, reading, subject)
+    if asked is not None:
+        return _encode_questions(examples, values.astype(str).tolist(), asked, where, reading, subject)
     encoded = _encode_texts(examples, values.astype(str).tolist(), where, reading, subject)
     if goals is not None:
         return _with_goals(encoded, goals, where, reading, subject)
@@ -150,6 +162,32 @@ def _encode_words(
         truncated=len(aligned.longer),
         max_length=limit,
         tags=Tags(names=names, ids=aligned.ids, places=aligned.places),
+    )
+
+
+def _encode_questions(
+    examples: Examples, questions: list[str], asked: Asked, where: str, reading: Reading, subject: Subject
+) -> Examples:
+    """Rows whose answer was cut away are left out."""
+    limit = _length_limit(reading, subject)
+    found = locate(
+        subject.processor, questions, asked, limit, where=where,
+        empty=reading.empty_answers == "allow", longest=reading.longest_answer,
+    )  # fmt: skip
+    _refuse_long(found.longer, questions, where, reading, limit)
+    if not len(found.reached):
+        problem = f"in none of {len(questions)} rows is the answer among the {limit} tokens that the model takes"
+        raise InputError(where, questions[0][:80], problem, "raise data.max_length, or give shorter texts")
+    return replace(
+        examples.only(found.reached),
+        inputs=found.inputs,
+        texts=tuple(questions[row] for row in found.reached),
+        padding=dict.fromkeys(found.inputs, 0) | {"input_ids": _padding_id(subject)},
+        truncated=len(found.longer),
+        left_out=len(questions) - len(found.reached),
+        max_length=limit,
+        tags=Tags(names=(), ids=found.bounds, places=[np.arange(2)] * len(found.bounds)),
+        spans=found.spans,
     )
 
 

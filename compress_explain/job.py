@@ -71,14 +71,12 @@ class Job:
             )  # fmt: skip
 
     def _check_task(self) -> None:
-        """Raises InputError for what cannot be done for a model that answers for words or tokens."""
-        task = self.subject.task
+        """Raises InputError for what cannot be done for a model that answers for words, tokens or bounds."""
+        task, bounds = self.subject.task, self.subject.kind.decides == "bound"
         for each in self.strategies if self.subject.tokenwise else ():
             if TOKEN in each.kinds or isinstance(each, Tuning):
-                name, problem = (
-                    type(each).__name__.lower(),
-                    f"a model for {task} answers for words or tokens, not for rows",
-                )
+                name, answers = type(each).__name__.lower(), "the bounds of answers" if bounds else "words or tokens"
+                problem = f"a model for {task} answers for {answers}, not for rows"
                 raise InputError("strategies", name, problem, "leave it out")
         if task != TEXT_TO_TEXT:
             return

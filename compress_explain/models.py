@@ -11,12 +11,13 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from compress_explain.checkpoint import MANIFEST, load_compressed
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.families import families, family_of
 from compress_explain.ledger import file_digest
-from compress_explain.tasks import TASKS, TEXT_GENERATION, Task, task_named
+from compress_explain.tasks import QUESTION_ANSWERING, TASKS, TEXT_GENERATION, Task, task_named
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -33,7 +34,7 @@ class Subject:
 
     @property
     def tokenwise(self) -> bool:
-        """Whether it answers for words or tokens, several in a row, rather than once for the whole row."""
+        """Whether it answers for words, tokens or bounds, several in a row, rather than once for the whole row."""
         return self.kind.decides != "row"
 
     @property
@@ -43,7 +44,9 @@ class Subject:
 
     @property
     def labels(self) -> dict[int, str]:
-        """What each class is called; of a language model, each token."""
+        """What each class is called; of a language model, each token; of the bounds of an answer, which have no classes, nothing."""
+        if self.kind.decides == "bound":
+            return {}
         if self.kind.decides == "token":
             return {index: token for token, index in self.processor.get_vocab().items()}
         return {int(index): str(name) for index, name in self.model.config.id2label.items()}
@@ -74,6 +77,8 @@ def load_subject(source: str, task: str, dtype: str = "float32") -> Subject:
     config = read_config(source)
     if task == TEXT_GENERATION:
         _refuse_encoders(source, config)
+    if task == QUESTION_ANSWERING:
+        _refuse_decoders(source, config)
     _refuse_pickles(source)
     model, report = _load(source, task, _DTYPES[dtype])
     missing = sorted(report["missing_keys"])
@@ -178,6 +183,17 @@ def _refuse_encoders(source: str, config: PretrainedConfig) -> None:
         decoders = [name for name, row in families().items() if all(stack.name == "decoder" for stack in row.stacks)]
         problem = f"{config.model_type} is no causal language model"
         raise InputError("model", source, problem, f"give one of: {', '.join(sorted(decoders))}")
+
+
+def _refuse_decoders(source: str, config: PretrainedConfig) -> None:
+    """An answer begins and ends where all of a text was read, in both directions, by one stack."""
+    if [stack.name for stack in family_of(config.model_type).stacks] != ["encoder"]:
+        encoders = [
+            name for name, row in families().items()
+            if [stack.name for stack in row.stacks] == ["encoder"] and name in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
+        ]  # fmt: skip
+        problem = f"{config.model_type} is no encoder, and answers are found with encoders only"
+        raise InputError("model", source, problem, f"give one of: {', '.join(sorted(encoders))}")
 
 
 def _refuse_pickles(source: str) -> None:

@@ -24,6 +24,7 @@ from compress_explain.embedding import TOKEN, TOKENS
 from compress_explain.errors import InputError
 from compress_explain.examples import Batch, Examples
 from compress_explain.gates import Verdict
+from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
 from compress_explain.pricing.decision import Decision
 from compress_explain.pricing.exact import masked, unit_logits
@@ -204,7 +205,7 @@ def _unit_moves(
     if not units:
         return lambda decision: decision.logits[:, None][:, :0]
     with torch.inference_mode(), masked(masks):
-        now, _ = examples.one_each(batch, wide(masks.model(**batch.inputs).logits))
+        now, _ = examples.one_each(batch, wide(logits_in(masks.model(**batch.inputs))))
     tried = [examples.one_each(batch, logits)[0] for logits in unit_logits(masks, batch, units)]
     return lambda decision: torch.stack([decision.of(logits) - decision.of(now) for logits in tried], 1)
 
@@ -283,6 +284,9 @@ _SURROGATE = {
     "negative_flips": "right",
     "positive_flips": "right",
     "entity_f1": "right",
+    "exact_match": "right",
+    "token_f1": "right",
+    "agreement": "right",
     "nll": "loss",
     "perplexity": "perplexity",
     "brier": "brier",

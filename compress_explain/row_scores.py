@@ -128,7 +128,25 @@ def _f1(sums: Float[np.ndarray, "*many sums"]) -> np.ndarray:
     return np.where(sums[..., 2] > 0, sums[..., 0] / np.maximum(sums[..., 1], 1), np.nan)
 
 
+def _of_answers(original: str, compressed: str) -> OfRows:
+    """The mean over rows of what is told of both models' answers, by its name in :class:`~.paired_spans.PairedSpans`."""
+
+    def count(pairs: Pairs) -> Both:
+        assert pairs.spans is not None, "of answers to questions"
+        return _with_counts(pairs, getattr(pairs.spans, original), getattr(pairs.spans, compressed))
+
+    return OfRows(count=count, value=_ratio)
+
+
+def _agreements(pairs: Pairs) -> Both:
+    assert pairs.spans is not None, "of answers to questions"
+    return _with_counts(pairs, np.ones(len(pairs)), pairs.spans.same_answer)
+
+
 MEAN_RIGHT = _mean_of_flags(lambda pairs: (pairs.original_right.astype(float), pairs.compressed_right.astype(float)))
 FLIPS_TO_WRONG = _mean_of_flags(lambda pairs: _flipped(pairs.original_right, ~pairs.compressed_right))
 FLIPS_TO_RIGHT = _mean_of_flags(lambda pairs: _flipped(~pairs.original_right, pairs.compressed_right))
+EXACT_MATCH = _of_answers("original_exact", "compressed_exact")
+TOKEN_F1 = _of_answers("original_f1", "compressed_f1")
+SAME_ANSWER = OfRows(count=_agreements, value=_ratio)
 ENTITY_F1 = OfRows(count=_entity_counts, value=_f1)

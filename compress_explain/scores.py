@@ -17,9 +17,12 @@ from sklearn.metrics import f1_score
 from compress_explain.predictions import Pairs
 from compress_explain.row_scores import (
     ENTITY_F1,
+    EXACT_MATCH,
     FLIPS_TO_RIGHT,
     FLIPS_TO_WRONG,
     MEAN_RIGHT,
+    SAME_ANSWER,
+    TOKEN_F1,
     OfRows,
     clustered,
     mean_of_decisions,
@@ -177,6 +180,9 @@ _OF_SEVERAL = {
     for metric in (
         _of_rows("accuracy", "share", "higher", MEAN_RIGHT),
         _of_rows("entity_f1", "share", "higher", ENTITY_F1),
+        _of_rows("exact_match", "share", "higher", EXACT_MATCH),
+        _of_rows("token_f1", "share", "higher", TOKEN_F1),
+        _of_rows("agreement", "share", "higher", SAME_ANSWER),
         _of_rows("nll", "nats", "lower", mean_of_decisions(_nll)),
         _of_rows("perplexity", "perplexity", "lower", mean_of_decisions(_nll, then=np.exp)),
         _of_rows("brier", "squared probability", "lower", mean_of_decisions(_brier)),

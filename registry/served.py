@@ -20,8 +20,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from transformers import AutoTokenizer, PreTrainedModel
 
-from compress_explain.answering import answered, loss_of, of_words
-from compress_explain.checkpoint import load_compressed
+from compress_explain.answering import answered, found_in, loss_of, of_words
+from compress_explain.checkpoint import load_compressed, read_manifest
 from compress_explain.deployment import Runner, TorchRunner
 from compress_explain.errors import InputError
 from compress_explain.opening import load_deployed
@@ -41,6 +41,7 @@ TEXTS = (
     "I would not recommend this to anyone: too long, too loud and never once funny.",
     "",
 )
+QUESTION = "What is it like?"
 _CODE = Path(__file__).with_name("served_model.py")
 _REQUIRED = ("compress-explain", "torch", "transformers", "onnxruntime", "mlflow")
 
@@ -113,7 +114,7 @@ def reference(model: PreTrainedModel, folder: Path) -> tuple[Any, np.ndarray]:
 
 
 def answers(compute: Runner, model: PreTrainedModel, folder: Path) -> tuple[pd.DataFrame, np.ndarray] | None:
-    """The same of what answers for words or tokens; None of what answers for rows."""
+    """The same of what answers for words, tokens or bounds; None of what answers for rows."""
     task = task_of(type(model).__name__)
     if task.decides == "row":
         return None
@@ -123,6 +124,11 @@ def answers(compute: Runner, model: PreTrainedModel, folder: Path) -> tuple[pd.D
         texts, start = [text for text in TEXTS if text], model.config.decoder_start_token_id
         losses = [answered(compute, tokenizer, text, limit, NEW_TOKENS, start)[1] for text in texts]
         figures = np.array(losses, dtype=np.float32)[:, None]
+    elif task.decides == "bound":
+        texts, how = [text for text in TEXTS if text], read_manifest(folder)["provenance"]["answers"]
+        losses = [found_in(compute, tokenizer, QUESTION, text, limit, **how).nll for text in texts]
+        asked = pd.DataFrame({"question": QUESTION, "context": texts})
+        return asked, np.array(losses, dtype=np.float32)[:, None]
     elif task.decides == "word":
         texts = [text for text in TEXTS if text]
         figures = np.concatenate([of_words(compute, tokenizer, text, limit)[1] for text in texts])
@@ -210,6 +216,10 @@ def _signature(model: PreTrainedModel) -> ModelSignature:
         outputs = Schema([ColSpec("double", "nll"), ColSpec("string", made)])
         params = ParamSchema([ParamSpec("max_new_tokens", "long", NEW_TOKENS)])
         return ModelSignature(inputs=inputs, outputs=outputs, params=params)
+    if task.decides == "bound":
+        inputs = Schema([ColSpec("string", "question"), ColSpec("string", "context")])
+        kinds = {"answer": "string", "start": "long", "end": "long", "nll": "double"}
+        return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(kind, name) for name, kind in kinds.items()]))
     labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
     columns: list[ColSpec | TensorSpec] = [
         *([ColSpec("long", "row"), ColSpec("string", "word")] if task.decides == "word" else []),

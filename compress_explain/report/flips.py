@@ -87,6 +87,8 @@ def _example(pairs: Pairs, row: int, text: str) -> str:
     if pairs.places is None:
         return shortened(text, _LETTERS)
     place = int(pairs.places[row])
+    if pairs.spans is not None:
+        return f"the {('first', 'last')[place]} token of the answer, counted from 0, to: {shortened(text, _LETTERS)}"
     if pairs.vocabulary is not None:
         return f"token {place} of: {shortened(text, _LETTERS)}"
     words = text.split(" ")

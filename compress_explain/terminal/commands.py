@@ -53,6 +53,11 @@ def load_inputs(config: Config, progress: Progress) -> tuple[Subject, Splits]:
             progress.say(
                 f"data: {split.truncated:,} texts of {split.name} were longer than the model takes and were cut"
             )
+        if split.left_out:
+            progress.say(
+                f"data: {split.left_out:,} rows of {split.name} are left out: their answer lies beyond the "
+                f"{split.max_length} tokens that the model takes"
+            )
     return subject, splits
 
 

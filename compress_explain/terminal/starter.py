@@ -17,6 +17,8 @@ _INPUTS = ("text", "sentence", "content", "review", "image", "path")
 _COLUMNS = {
     "tokens": ("tokens", "words", "text", "sentence"),
     "tags": ("tags", "ner_tags", "pos_tags", "labels", "label"),
+    "question": ("question", "query"),
+    "answers": ("answers", "answer"),
 }
 _LABELS = ("label", "labels", "class", "target", "label_name")
 
