@@ -232,6 +232,7 @@ def _checked(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject
 
 def _check_columns(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> None:
     needed = {"input": reading.input} | ({} if subject.kind.label is None else {"label": reading.label})
+    needed |= {"context": reading.context} if subject.task == QUESTION_ANSWERING else {}
     for key, column in needed.items():
         if column not in frame.columns:
             known = did_you_mean(column, map(str, frame.columns))
@@ -272,7 +273,7 @@ def _without_overlap(frames: dict[str, pd.DataFrame], spec: DataSpec, subject: S
 def _keys(frame: pd.DataFrame, spec: DataSpec, subject: Subject) -> pd.Series:
     """What makes rows the same: the input, and of a question also what it is about."""
     keys = frame[spec.input].map(row_key)
-    if subject.task != QUESTION_ANSWERING or spec.context not in frame.columns:
+    if subject.task != QUESTION_ANSWERING:
         return keys
     return keys + frame[spec.context].astype(str).map(row_key)
 

@@ -174,7 +174,7 @@ class Examples:
 
     def one_each(
         self, batch: Batch, logits: Float[Tensor, "batch *tokens classes"]
-    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+    ) -> tuple[Float[Tensor, "batch choices"], Int[Tensor, " batch"]]:
         """A decision of each row and the class that is right: the row's own, or one of several drawn at random.
 
         Drawn once and for all, so that what is learned of a row at different times is of the same decision.

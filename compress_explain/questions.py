@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from compress_explain.errors import InputError, did_you_mean
+from compress_explain.errors import InputError
 
 START = "answer_start"  # the column of where an answer begins, beside one of answers that are texts
 
@@ -42,15 +42,12 @@ def asked(frame: pd.DataFrame, where: str, columns: tuple[str, str], empty: str)
     ``refuse`` or to ``allow``.
 
     Raises:
-        InputError: a column that is missing, a row without a text, an answer that is not where it is said
+        InputError: a row without a text, an answer that is not where it is said
             to be, or none where there must be one.
     """
     if empty not in ("refuse", "allow"):
         raise InputError("data.empty_answers", empty, "unknown choice", "refuse or allow")
     context, answers = columns
-    if context not in frame.columns:
-        known = did_you_mean(context, map(str, frame.columns))
-        raise InputError("data.context", context, f"no such column in {where}", known)
     starts = frame[START] if START in frame.columns else [None] * len(frame)
     rows = []
     for row, (text, cell, start) in enumerate(zip(frame[context], frame[answers], starts, strict=True)):

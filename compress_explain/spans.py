@@ -37,7 +37,7 @@ class Spans:
     """
 
     contexts: list[str] = field(repr=False)
-    places: list[Int[np.ndarray, "tokens two"]] = field(repr=False)
+    places: list[np.ndarray] = field(repr=False)
     answers: list[tuple[str, ...]] = field(repr=False)
     empty: bool
     longest: int
@@ -107,7 +107,7 @@ class Located:
     """
 
     inputs: dict[str, list[np.ndarray]]
-    bounds: list[Int[np.ndarray, " two"]]
+    bounds: list[np.ndarray]
     spans: Spans
     reached: Int[np.ndarray, " reached"]
     longer: list[int]

@@ -150,11 +150,14 @@ def test_what_was_cut_away_is_left_out_and_counted(subject):
     assert examples.spans.answers == [("poor", "bad")] and examples.slices["all words"].tolist() == [True]
     with pytest.raises(InputError, match="in none of 1 rows is the answer among the 20 tokens"):
         encoded(subject, pd.DataFrame(rows[:1]), max_length=20)
-    with pytest.raises(InputError, match="2 texts have more than the 20 tokens"):
+    with pytest.raises(InputError, match="texts have more than the 20 tokens"):
         encoded(subject, pd.DataFrame(rows), max_length=20, long_text="refuse")
 
 
 GOOD_ROW = {"question": "good ?", "context": "a good film", "answers": {"text": ["good"], "answer_start": [2]}}
+
+
+SECOND_ROW = {"question": "good ?", "context": "the good film", "answers": {"text": ["good"], "answer_start": [4]}}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +178,7 @@ GOOD_ROW = {"question": "good ?", "context": "a good film", "answers": {"text": 
 )  # fmt: skip
 def test_a_bad_row_is_told_in_one_message(row, problem, subject):
     with pytest.raises(InputError, match=problem):
-        encoded(subject, pd.DataFrame([GOOD_ROW, {**GOOD_ROW, "context": "the good film", **row}]))
+        encoded(subject, pd.DataFrame([GOOD_ROW, {**SECOND_ROW, **row}]))
 
 
 def test_bad_columns_slices_and_overlaps_are_told(subject, tmp_path):
@@ -285,7 +288,7 @@ def gentle(subject):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("output.dense.weight"):
-                parameter.mul_(0.05)
+                parameter.mul_(0.01)
     return model
 
 
@@ -368,7 +371,10 @@ def finished(job):
     return Run(job / "out")
 
 
-INT8 = ("--set", "strategies.2={int8_dynamic: {}}")
+INT8 = (
+    "--set",
+    "strategies=[{heads: {share: 0.5, rounds: 1}}, {neurons: {share: 0.7, rounds: 1}}, {int8_dynamic: {}}]",
+)
 
 
 def call(command: str, folder: Path, *arguments: str) -> int:
@@ -408,7 +414,7 @@ def test_the_file_that_was_written_is_what_was_judged(finished, opened):
 
 def test_it_has_learned_its_answers_and_keeps_them(finished):
     table = finished.scores.set_index(["metric", "slice"])
-    assert table.loc[("exact_match", "all"), "original"] > 0.8
+    assert table.loc[("exact_match", "all"), "original"] > 0.7
     assert table.loc[("exact_match", "all"), "compressed"] >= table.loc[("exact_match", "all"), "original"] - 0.2
     assert table.loc[("token_f1", "kind=good"), "compressed"] >= table.loc[("token_f1", "kind=good"), "original"] - 0.3
     assert {"source=web", "kind=bad"} <= set(table.index.get_level_values("slice"))
@@ -472,27 +478,26 @@ def test_a_stopped_run_goes_on_where_it_stopped(finished, job, tmp_path):
     pd.testing.assert_frame_equal(again.scores, finished.scores)
 
 
-def test_gates_on_answers_bring_components_back(job):
-    """As a checkpoint; with gates that the removal alone does not meet, what comes back helps them."""
-    strict = ["--set", 'gates=[{"metric": "token_f1", "max_drop": 0.0, "rule": "point"}]', "--set", "compensation=null",
-              "--set", "reinstatement.step=0.5", "--set", "audit={heads: 0, neurons: 0}",
-              "--set", "strategies=[{neurons: {share: 0.9, rounds: 1}}]"]  # fmt: skip
-    assert call("run", job, "--out", str(job / "strict"), *strict) in (0, 1)
-    done = Run(job / "strict")
-    first, last = done.ledger.of_kind("judged")[0].body["verdicts"][0], done.summary["verdicts"][0]
-    assert first["state"] == "fail"
-    back = done.components[done.components["status"] == "restored"]
+@pytest.fixture(scope="module")
+def strict(job):
+    """Carried out as a checkpoint, with gates that the removal alone does not meet."""
+    overrides = ['gates=[{"metric": "token_f1", "max_drop": 0.05, "rule": "point"}]', "compensation=null",
+                 "reinstatement.step=0.5", "reinstatement.max_share=1.0", "audit={heads: 0, neurons: 0}",
+                 "strategies=[{heads: {share: 0.75, rounds: 1}}, {neurons: {share: 0.9, rounds: 1}}]"]  # fmt: skip
+    assert call("run", job, "--out", str(job / "strict"), *(f"--set={each}" for each in overrides)) in (0, 1)
+    return Run(job / "strict")
+
+
+def test_gates_on_answers_bring_components_back(strict):
+    judged = [record.body["verdicts"][0] for record in strict.ledger.of_kind("judged") if record.step != "artifact"]
+    assert judged[0]["state"] == "fail" and judged[-1]["estimate"] > judged[0]["estimate"]
+    back = strict.components[strict.components["status"] == "restored"]
     assert len(back) > 0 and back["restored_reason"].str.contains("slack for token_f1").all()
-    validated = [record.body for record in done.ledger.of_kind("judged") if record.body["split"] == "validation"]
-    assert validated[-1]["verdicts"][0]["estimate"] > first["estimate"] and last["metric"] == "token_f1"
 
 
-def test_one_checkpoint_is_compared_with_the_simulation_bound_by_bound(job):
-    done = Run(job / "strict")
-    if done.summary["deployed"] is None:
-        pytest.skip("the strict gates did not hold, so nothing was written")
-    beside = done.summary["deployed"]["beside_masked"]
-    assert beside["agreement"] == 1.0 and beside["logits"] < 1e-3
+def test_a_checkpoint_is_compared_with_the_simulation_bound_by_bound(strict):
+    beside = strict.summary["deployed"]["beside_masked"]
+    assert beside["agreement"] == 1.0 and beside["logits"] < 1e-3 and abs(beside["change"]["loss_change"]) < 1e-5
 
 
 @pytest.mark.parametrize("strategy", [Vocabulary(), Distill()], ids=lambda each: type(each).__name__)
