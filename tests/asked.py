@@ -129,7 +129,7 @@ def trained_finder(tokenizer: PreTrainedTokenizerFast) -> BertForQuestionAnsweri
     return model.eval()
 
 
-def asking_job(folder: Path, model: Any | None = None, rows: int = 60) -> Path:
+def asking_job(folder: Path, model: Any | None = None, rows: int = 40) -> Path:
     """Model, data and configuration of a job that finds answers; its splits hold them in different forms."""
     tokenizer = asking_tokenizer()
     tokenizer.save_pretrained(folder / "model")
@@ -157,7 +157,7 @@ CONFIG = {
         {"metric": "nll", "max_rise": 0.3, "rule": "point"},
     ],
     "reinstatement": {"max_rounds": 3, "trims": 1, "step": 0.2},
-    "audit": {"heads": 2, "neurons": 4, "rows": 16},
+    "audit": {"heads": 1, "neurons": 2, "rows": 12},
     "batch_size": 20,
     "registries": [],
     "out": "out",

@@ -225,6 +225,7 @@ def test_the_best_span_is_the_largest_sum_of_all_that_are_allowed(empty):
     given = asked(frame, "data", ("context", "answers"), "refuse")
     spans = locate(tokenizer, frame["question"].tolist(), given, LIMIT, empty=empty, longest=3, where="data").spans
     logits = generator.normal(size=(2 * len(frame), spans.width)).astype(np.float32)
+    logits[:30, 0] += 2.5  # no answer is likely in half of the rows
     chosen = []
     for row in range(len(frame)):
         start, end = logits[2 * row], logits[2 * row + 1]
@@ -321,7 +322,7 @@ def test_a_price_is_the_mean_over_both_bounds(gentle, split):
             now = observed_joint(paired(split, original, original), paired(split, original, removed))
             loss.append(now.loss_change)
             kl.append(now.kl)
-    np.testing.assert_allclose(prices.values["loss_change"][0], loss, rtol=0.1, atol=2e-5)
+    np.testing.assert_allclose(prices.values["loss_change"][0], loss, rtol=0.1, atol=1e-4)
     assert np.corrcoef(prices.values["kl"][0], kl)[0, 1] > 0.98
     assert prices.values["kl"][0].sum() == pytest.approx(sum(kl), rel=0.15)
 
@@ -471,7 +472,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(finished, job, tmp_path):
     path = tmp_path / "out" / "ledger.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     kinds = [json.loads(line)["kind"] for line in lines]
-    path.write_text("".join(lines[: kinds.index("observed") + 1]))
+    path.write_text("".join(lines[: kinds.index("materialized")]))
     assert call("run", job, "--out", str(tmp_path / "out"), "--resume", *INT8) in (0, 3)
     again = Run(tmp_path / "out")
     assert again.summary["components"] == finished.summary["components"]
@@ -483,7 +484,7 @@ def strict(job):
     """Carried out as a checkpoint, with gates that the removal alone does not meet."""
     overrides = ['gates=[{"metric": "token_f1", "max_drop": 0.05, "rule": "point"}]', "compensation=null",
                  "reinstatement.step=0.5", "reinstatement.max_share=1.0", "audit={heads: 0, neurons: 0}",
-                 "strategies=[{heads: {share: 0.75, rounds: 1}}, {neurons: {share: 0.9, rounds: 1}}]"]  # fmt: skip
+                 "strategies=[{heads: {share: 0.8, rounds: 1}}, {neurons: {share: 0.97, floor: 0.02, rounds: 1}}]"]  # fmt: skip
     assert call("run", job, "--out", str(job / "strict"), *(f"--set={each}" for each in overrides)) in (0, 1)
     return Run(job / "strict")
 
@@ -515,7 +516,7 @@ BAD_INPUT = {
     ),
     "no text": ("test.csv", lambda f: f.drop(columns="context"), "data.context: 'context': no such column"),
     "no answers": ("test.csv", lambda f: f.drop(columns="answers"), "data.label: 'answers': no such column"),
-    "rows of validation": ("test.csv", lambda f: flat(asked_rows(60, 3)), "rows also stand in test"),
+    "rows of validation": ("test.csv", lambda f: flat(asked_rows(40, 3)), "rows also stand in test"),
 }
 
 
@@ -538,10 +539,10 @@ def test_unanswered_questions_are_refused_unless_they_are_allowed(job, tmp_path,
 
 
 def test_rows_that_are_left_out_are_told(job, tmp_path, capfd):
-    code = call("plan", job, "--set", "data.max_length=18")
+    code = call("plan", job, "--set", "data.max_length=13")
     told = capfd.readouterr()
     assert code == 0
-    assert "rows of test are left out: their answer lies beyond the 18 tokens" in told.err + told.out
+    assert "rows of test are left out: their answer lies beyond the 13 tokens" in told.err + told.out
 
 
 def test_a_starting_configuration_is_written(job, tmp_path):
