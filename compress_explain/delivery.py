@@ -21,6 +21,7 @@ from compress_explain.deployment.deploy import COMPILED_FILE, FILE, Deployed, de
 from compress_explain.deployment.export import check_runner
 from compress_explain.deployment.latency import Latency, measure
 from compress_explain.deployment.program import export_program
+from compress_explain.deployment.scheme import Scheme
 from compress_explain.depth import shortened
 from compress_explain.errors import ArtifactError, InputError
 from compress_explain.examples import Examples
@@ -91,10 +92,17 @@ def _make(
         return deploy_compiled(model, session.anatomy, calibration, folder / COMPILED_FILE)
     session.progress.say(f"writing the ONNX file ({form.scheme}) and checking it against the model")
     scheme = session.job.scheme
-    quantizes = scheme is not None and form.scheme == scheme.name
+    scheme = scheme if scheme is not None and form.scheme == scheme.name else None
+    return _make_onnx(session, scheme, model, calibration, folder / FILE)
+
+
+def _make_onnx(
+    session: Session, scheme: Scheme | None, model: PreTrainedModel, calibration: Examples, path: Path
+) -> Deployed:
+    anatomy, quantized = shortened(session.anatomy, session.masks.removed), session.masks.quantized
     return deploy(
-        model, shortened(session.anatomy, session.masks.removed), calibration, folder / FILE,
-        scheme=scheme if quantizes else None, quantized=session.masks.quantized if quantizes else {}, found=session.masks.activations_left(),
+        model, anatomy, calibration, path, scheme=scheme, quantized={} if scheme is None else quantized,
+        found=session.masks.activations_left(),
     )  # fmt: skip
 
 
@@ -155,11 +163,7 @@ _Written = tuple[dict[str, Any], list[Path]]
 
 
 def _write_onnx(session: Session, model: PreTrainedModel, artifact: Path, calibration: Examples) -> _Written:
-    scheme = session.job.scheme
-    made = deploy(
-        model, shortened(session.anatomy, session.masks.removed), calibration, artifact / FILE, scheme=scheme,
-        quantized={} if scheme is None else session.masks.quantized, found=session.masks.activations_left(),
-    )  # fmt: skip
+    made = _make_onnx(session, session.job.scheme, model, calibration, artifact / FILE)
     return made.facts(), sorted(artifact.glob(f"{FILE}*"))
 
 

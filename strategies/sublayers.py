@@ -16,8 +16,8 @@ class Sublayers:
 
     They are ranked over all stacks by expected KL for each FLOP that is left in them, priced exactly
     and again before each of ``rounds`` rounds, of which there are no more than ``count``. The last
-    sublayer of a stack stays. Nothing of a sublayer stays: neither its consumer's bias nor the norm before it. A norm that stands
-    after the addition stays, because it also norms the stream.
+    sublayer of a stack stays. Of one that goes nothing stays, neither its consumer's bias nor the norm
+    before it; a norm after the addition does, because it also norms the stream.
     """
 
     count: int | None = None

@@ -101,7 +101,7 @@ def test_nothing_is_compiled_without_a_compiler_or_to_another_ending(tmp_path, m
         CompiledRunner(path=tmp_path / "model.pt2")(tiny_inputs("bert"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_a_package_computes_what_the_cut_model_computes_at_other_sizes_too(family, tmp_path):
     model = tiny_model(family)

@@ -26,7 +26,7 @@ from compress_explain.deployment.names import WEIGHT, weights_of
 from compress_explain.errors import ArtifactError, InputError
 from compress_explain.ledger import file_digest
 from compress_explain.predictions import predict
-from compress_explain.weight_edits import Int4, Int8
+from compress_explain.weight_edits import Blocks, Int8
 from tests.test_deployment import exported
 from tests.tiny import tiny_examples, tiny_model
 
@@ -98,7 +98,7 @@ def test_with_every_linear_kept_nothing_changes(name, tmp_path):
 def test_weights_are_rounded_as_the_priced_edits_round_them(tmp_path):
     """What a price was told the runtime does is what it does: one definition of int8 and of int4."""
     model, anatomy, _ = exported("bert", True)
-    for scheme, edit in ((Int8Dynamic(), Int8()), (WeightOnly(block=16), Int4(group=16))):
+    for scheme, edit in ((Int8Dynamic(), Int8()), (WeightOnly(block=16), Blocks(bits=4, group=16))):
         _, facts = quantized(scheme, tmp_path)
         for component, linear in anatomy.linears.items():
             module = model.get_submodule(linear.module)

@@ -15,7 +15,7 @@ from compress_explain.errors import InputError
 from compress_explain.weight_edits import (
     WEIGHT_EDITS,
     Activations,
-    Int4,
+    Blocks,
     LowRank,
     Prepared,
     WeightEdit,
@@ -174,7 +174,7 @@ def test_unknown_edits_are_refused_with_a_remedy(text, problem):
 
 
 def test_int4_is_groups_of_32():
-    assert weight_edit("int4") == weight_edit("int4-g32") == Int4(group=32)
+    assert weight_edit("int4") == weight_edit("int4-g32") == Blocks(bits=4, group=32)
 
 
 # The claim: how far a rounded weight may be from the original
@@ -190,7 +190,7 @@ def test_int8_is_off_by_half_a_step_at_most():
 @pytest.mark.parametrize("group", [16, 32, 64, 128])
 def test_int4_is_off_by_a_step_at_most_and_by_half_a_step_within_the_range(group):
     weight, _, _ = a_linear(inputs=256)
-    error = (Int4(group=group).prepare(weight, None).weight - weight).abs().unflatten(1, (-1, group))
+    error = (Blocks(bits=4, group=group).prepare(weight, None).weight - weight).abs().unflatten(1, (-1, group))
     groups = weight.unflatten(1, (-1, group))
     step = (groups.amax(-1).clamp(min=0) - groups.amin(-1).clamp(max=0)) / 15
     # The zero point is rounded too, which moves the whole range by up to half a step.
@@ -426,7 +426,7 @@ def test_int4_weights_are_those_of_the_runtimes_quantizer(group, ties):
     levels = unpacked[0].reshape(64, groups, group).astype(np.float32)
     zero = unpacked[1].reshape(64, -1)[:, :groups, None].astype(np.float32)
     expected = (levels - zero) * tensors["weight_scales"].reshape(64, groups, 1)
-    edit = Int4(group=group)
+    edit = Blocks(bits=4, group=group)
     assert np.array_equal(edit.prepare(weight, bias).weight.numpy(), expected.reshape(64, -1)[:, :300])
     assert edit.bytes_of(64, 300) == sum(tensor.nbytes for tensor in tensors.values())
 
@@ -436,7 +436,7 @@ def test_int4_computes_what_the_runtime_computes(group):
     weight, bias, x = a_linear(outputs=96, inputs=300)
     model = quantized_to_4_bits(weight, bias, group)
     assert any(node.op_type == "MatMulNBits" for node in model.graph.node)
-    ours = Int4(group=group).prepare(weight, bias).apply(x)
+    ours = Blocks(bits=4, group=group).prepare(weight, bias).apply(x)
     torch.testing.assert_close(ours, run(model, x), atol=1e-6 * float(ours.abs().max()), rtol=0)
 
 

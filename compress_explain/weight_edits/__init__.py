@@ -1,6 +1,6 @@
 """Edits of one linear's weight: each a function from its input, output and weight to a change of its output."""
 
-from compress_explain.weight_edits.blocks import Int4, Int8Blocks
+from compress_explain.weight_edits.blocks import Blocks
 from compress_explain.weight_edits.catalog import WEIGHT_EDITS, weight_edit
 from compress_explain.weight_edits.floating import Fp8, HalfPrecision, HalfWeight
 from compress_explain.weight_edits.hqq import Hqq4
@@ -14,14 +14,13 @@ from compress_explain.weight_edits.weight_edit import Prepared, WeightEdit
 __all__ = [
     "WEIGHT_EDITS",
     "Activations",
+    "Blocks",
     "Found",
     "Fp8",
     "HalfPrecision",
     "HalfWeight",
     "Hqq4",
-    "Int4",
     "Int8",
-    "Int8Blocks",
     "Int8Dynamic",
     "Int8Static",
     "LowRank",

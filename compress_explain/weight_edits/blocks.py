@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,48 +24,12 @@ def check_group(name: str, group: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int4:
-    """Weights in 4 bits, 0 to 15, with a scale and a zero point for every ``group`` inputs of an output.
+class Blocks:
+    """Weights in ``bits``, 4 or 8, with a scale and a zero point for every ``group`` inputs of an output.
 
-    What ONNX Runtime's ``MatMulNBits`` quantizer does unless told otherwise: asymmetric, zero always
-    within the range, ties to the larger level. The last group of a row may be short, but is stored in
-    full. Activations stay as they are.
-
-    Raises:
-        InputError: the runtime knows no such group.
-    """
-
-    batchwise: ClassVar[bool] = False
-
-    group: int = 32
-
-    def __post_init__(self) -> None:
-        check_group(self.name, self.group)
-
-    @property
-    def name(self) -> str:
-        return f"int4-g{self.group}"
-
-    def prepare(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> FixedWeight:
-        original = finite("weight", weight)
-        edited = unblocked(evenly_spaced(blocks_of(original, self.group), 15), original.shape[1])
-        return fixed_weight(original, edited, finite_bias(bias))
-
-    def bytes_of(self, outputs: int, inputs: int) -> int:
-        groups = -(-inputs // self.group)
-        zero_points = (groups + 1) // 2  # two a byte
-        return outputs * (groups * self.group // 2 + 4 * groups + zero_points)
-
-    def parameters_of(self, outputs: int, inputs: int) -> int:
-        return outputs * inputs
-
-    def flops_per_token(self, outputs: int, inputs: int) -> int:
-        return 2 * outputs * inputs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Int8Blocks:
-    """The same in 8 bits, 0 to 255.
+    What ONNX Runtime's ``MatMulNBits`` quantizer does unless told otherwise: levels from 0 up, asymmetric,
+    zero always within the range, ties to the larger level. The last group of a row may be short, but is
+    stored in full. Activations stay as they are.
 
     Raises:
         InputError: the runtime knows no such group.
@@ -73,6 +37,7 @@ class Int8Blocks:
 
     batchwise: ClassVar[bool] = False
 
+    bits: Literal[4, 8]
     group: int = 32
 
     def __post_init__(self) -> None:
@@ -80,16 +45,17 @@ class Int8Blocks:
 
     @property
     def name(self) -> str:
-        return f"int8-g{self.group}"
+        return f"int{self.bits}-g{self.group}"
 
     def prepare(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> FixedWeight:
         original = finite("weight", weight)
-        edited = unblocked(evenly_spaced(blocks_of(original, self.group), 255), original.shape[1])
+        edited = unblocked(evenly_spaced(blocks_of(original, self.group), 2**self.bits - 1), original.shape[1])
         return fixed_weight(original, edited, finite_bias(bias))
 
     def bytes_of(self, outputs: int, inputs: int) -> int:
         groups = -(-inputs // self.group)
-        return outputs * groups * (self.group + 4 + 1)
+        zero_points = -(-groups * self.bits // 8)  # of 4 bits two a byte
+        return outputs * (groups * self.group * self.bits // 8 + 4 * groups + zero_points)
 
     def parameters_of(self, outputs: int, inputs: int) -> int:
         return outputs * inputs

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from compress_explain.errors import InputError, did_you_mean
-from compress_explain.weight_edits.blocks import Int4, Int8Blocks
+from compress_explain.weight_edits.blocks import Blocks
 from compress_explain.weight_edits.floating import Fp8, HalfPrecision, HalfWeight
 from compress_explain.weight_edits.hqq import Hqq4
 from compress_explain.weight_edits.integer import Int8, Int8Dynamic
@@ -21,9 +21,9 @@ _WEIGHT_EDITS: dict[str, Callable[..., WeightEdit]] = {
     "int8-tensor": lambda: Int8(scales="tensor"),
     "int8-dynamic": Int8Dynamic,
     "int8-static": Int8Static,
-    "int8-gN": lambda group: Int8Blocks(group=group),
-    "int4": Int4,
-    "int4-gN": lambda group: Int4(group=group),
+    "int8-gN": lambda group: Blocks(bits=8, group=group),
+    "int4": lambda: Blocks(bits=4),
+    "int4-gN": lambda group: Blocks(bits=4, group=group),
     "int4-gN-hqq": lambda group: Hqq4(group=group),
     "fp8": Fp8,
     "bf16": lambda: HalfPrecision(format="bf16"),
@@ -39,7 +39,7 @@ def weight_edit(text: str) -> WeightEdit:
     """The edit of that name.
 
     >>> weight_edit("int4-g64")
-    Int4(group=64)
+    Blocks(bits=4, group=64)
     >>> weight_edit("rank64").parameters_of(outputs=768, inputs=768)
     98304
 
