@@ -1,4 +1,4 @@
-"""A deployed model's answers to one text at a time, where it answers for words, tokens or the bounds of answers."""
+"""A deployed model's answers to one text at a time, where it answers for words, tokens or the bounds of answers, or embeds it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from compress_explain.pooling import Pooling
 from compress_explain.questions import Asked
 from compress_explain.spans import locate
 from compress_explain.tagging import align
@@ -98,6 +99,13 @@ def found_in(
     start, end = read.spans.characters(0, first, last)
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor([first, last]))
     return Found(answer=context[start:end], start=start, end=end, nll=float(loss))
+
+
+def embedded(compute: Compute, tokenizer: Any, text: str, limit: int, pooling: Pooling) -> Float[np.ndarray, " width"]:
+    """The embedding of a text, of which at most ``limit`` tokens are read."""
+    row = tokenizer(text, truncation=True, max_length=limit)
+    inputs = _batch({name: np.asarray(values, dtype=np.int64) for name, values in row.items()})
+    return np.asarray(pooling.of(torch.from_numpy(compute(inputs)), inputs["attention_mask"])[0].numpy())
 
 
 def _read(ids: np.ndarray) -> dict[str, Tensor]:

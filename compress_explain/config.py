@@ -39,6 +39,7 @@ class DataSection(Section):
     context: str = "context"
     empty_answers: Literal["refuse", "allow"] = "refuse"
     longest_answer: int = Field(default=30, ge=1)
+    pair: str | None = None
 
 
 class GateSection(Section):
@@ -89,6 +90,7 @@ class Config(Section):
         "text-generation",
         "text2text-generation",
         "question-answering",
+        "feature-extraction",
     ] = "text-classification"
     data: DataSection
     slices: dict[str, SliceSection] = Field(default_factory=dict)
@@ -108,6 +110,8 @@ class Config(Section):
     artifacts: list[Artifact] = Field(default=["checkpoint"])
     target: TargetSection | None = None
     priced_rows: int = Field(default=1024, ge=2)
+    pooling: Literal["mean", "cls"] | None = None
+    normalize: bool | None = None
 
     def data_spec(self) -> DataSpec:
         task = task_named(self.task)

@@ -15,6 +15,7 @@ from compress_explain.errors import InputError, did_you_mean
 from compress_explain.examples import ALL, Examples
 from compress_explain.models import Subject
 from compress_explain.questions import Asked, asked
+from compress_explain.similar import similarities, unrolled
 from compress_explain.slices import SliceRule
 from compress_explain.sources import read_rows
 from compress_explain.tagging import as_text, tag_numbers
@@ -31,7 +32,7 @@ class DataSpec:
     A source is a CSV, JSON, JSONL or Parquet file or ``dataset_id:split``. ``calibration_rows`` draws
     that many rows, to price and to refit on. ``long_text`` and ``overlap`` say what to do with texts beyond the
     model's length and with rows that stand in two splits. ``context``, ``empty_answers`` and ``longest_answer`` are for
-    questions (:class:`~.encoding.Reading`).
+    questions, ``pair`` for embeddings (:class:`~.encoding.Reading`).
     """
 
     calibration: str
@@ -46,13 +47,14 @@ class DataSpec:
     context: str = "context"
     empty_answers: str = "refuse"
     longest_answer: int = 30
+    pair: str | None = None
 
     @property
     def reading(self) -> Reading:
         """The part of it that holds for any rows, whatever split they are of."""
         return Reading(
             input=self.input, label=self.label, max_length=self.max_length, long_text=self.long_text, context=self.context,
-            empty_answers=self.empty_answers, longest_answer=self.longest_answer,
+            empty_answers=self.empty_answers, longest_answer=self.longest_answer, pair=self.pair,
         )  # fmt: skip
 
 
@@ -151,13 +153,15 @@ def _encoded(
     """Every frame as examples, by its key; quantiles are cut where they lie in ``reference``."""
     _check_rules(rules, reading, subject)
     frames = {where: _with_measures(frame, reading, subject) for where, frame in frames.items()}
+    if subject.pooling is not None and reading.pair is not None:
+        frames = {where: unrolled(frame, where, reading.input, reading.pair) for where, frame in frames.items()}
     labels = {where: _labels(frame, where, reading, subject) for where, frame in frames.items()}
     members = _memberships(rules, frames, reference, reading, subject, labels)
     return [
         encode(
             frame[reading.input], where, reading, subject, labels[where], members[where],
             _tags(frame, where, reading, subject), _goals(frame, where, reading, subject),
-            _asked(frame, where, reading, subject),
+            _asked(frame, where, reading, subject), _similarity(frame, where, reading, subject),
         )
         for where, frame in frames.items()
     ]  # fmt: skip
@@ -186,6 +190,13 @@ def _asked(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) 
     if subject.task != QUESTION_ANSWERING:
         return None
     return asked(frame, where, (reading.context, reading.label), reading.empty_answers)
+
+
+def _similarity(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> np.ndarray | None:
+    """What people said of texts in pairs."""
+    if subject.pooling is None or reading.pair is None:
+        return None
+    return similarities(frame[reading.label], where)
 
 
 def _check_rules(rules: Sequence[SliceRule], reading: Reading, subject: Subject) -> None:
@@ -233,6 +244,7 @@ def _checked(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject
 def _check_columns(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> None:
     needed = {"input": reading.input} | ({} if subject.kind.label is None else {"label": reading.label})
     needed |= {"context": reading.context} if subject.task == QUESTION_ANSWERING else {}
+    needed |= {"pair": reading.pair, "label": reading.label} if subject.pooling and reading.pair else {}
     for key, column in needed.items():
         if column not in frame.columns:
             known = did_you_mean(column, map(str, frame.columns))
@@ -271,11 +283,10 @@ def _without_overlap(frames: dict[str, pd.DataFrame], spec: DataSpec, subject: S
 
 
 def _keys(frame: pd.DataFrame, spec: DataSpec, subject: Subject) -> pd.Series:
-    """What makes rows the same: the input, and of a question also what it is about."""
+    """What makes rows the same: the input, and of a question also what it is about, of a pair its second text."""
     keys = frame[spec.input].map(row_key)
-    if subject.task != QUESTION_ANSWERING:
-        return keys
-    return keys + frame[spec.context].astype(str).map(row_key)
+    besides = spec.context if subject.task == QUESTION_ANSWERING else spec.pair if subject.pooling else None
+    return keys if besides is None else keys + frame[besides].astype(str).map(row_key)
 
 
 def _with_measures(frame: pd.DataFrame, reading: Reading, subject: Subject) -> pd.DataFrame:

@@ -29,12 +29,14 @@ Forward = Callable[[dict[str, Tensor]], np.ndarray]  # logits of a batch of inpu
 class Decided:
     """The logits of every decision of a split, row by row.
 
-    Of a vocabulary those of some ``choices`` and of the rest, and the likeliest of all (``guesses``).
+    Of a vocabulary those of some ``choices`` and of the rest, and the likeliest of all (``guesses``). Of embeddings also their
+    ``directions``, where they were just computed.
     """
 
     logits: Float[np.ndarray, "n classes"] = field(repr=False)
     choices: Int[np.ndarray, "n chosen"] | None = field(default=None, repr=False)
     guesses: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
+    directions: Float[np.ndarray, "n width"] | None = field(default=None, repr=False)
 
 
 def decide_all(
@@ -50,11 +52,16 @@ def decide_all(
     """
     ends = np.cumsum(examples.decisions)
     logits: np.ndarray | None = None
+    near = examples.neighbours
+    directions = None if near is None else np.empty_like(near.original)
     guesses = np.zeros(ends[-1], dtype=np.int64)
     chosen = choices
     of_vocabulary = TASKS[examples.task].decides == "token" and examples.tokenwise
     for batch in examples.batches(batch_size):
         output = forward(batch.inputs)
+        if near is not None and directions is not None:
+            states = torch.from_numpy(output)
+            directions[batch.rows] = near.directions(states, batch.inputs["attention_mask"]).numpy()
         for place, (right, found) in enumerate(_by_row(examples, batch, output)):
             end = ends[batch.rows[place]]
             here = slice(end - len(found), end)
@@ -70,7 +77,8 @@ def decide_all(
             logits[here] = found
         advance(len(batch.rows))
     assert logits is not None, "a split is never empty"
-    return Decided(logits=logits, choices=chosen, guesses=guesses if of_vocabulary else None)
+    kept = guesses if of_vocabulary else None
+    return Decided(logits=logits, choices=chosen, guesses=kept, directions=directions)
 
 
 def right_answers(examples: Examples) -> Int[np.ndarray, " n"]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from compress_explain.heads import BOUNDS
+from compress_explain.neighbours import Neighbours
 from compress_explain.spans import Spans
 from compress_explain.tasks import TEXT_CLASSIFICATION
 
@@ -55,7 +55,8 @@ class Examples:
     they are cut to; None where rows are not texts. ``left_out`` counts rows that are not here, since nothing was left to decide on.
 
     ``tokenwise`` examples have several decisions a row, and ``labels`` are all 0. With ``tags`` those
-    are about words, about the tokens that the decoder is to give, or, with ``spans``, about where an answer begins and ends. Without, they are those of a language model: position t of a row predicts the
+    are about words, about the tokens that the decoder is to give, or, with ``spans``, about where an answer begins and ends, or, with
+    ``neighbours``, about which text is the nearest. Without, they are those of a language model: position t of a row predicts the
     token at t + 1, so a row of L tokens predicts L - 1. Their ``token_slices`` hold, for each row, one
     flag a predicted token.
     """
@@ -74,6 +75,7 @@ class Examples:
     task: str = TEXT_CLASSIFICATION
     tags: Tags | None = field(default=None, repr=False)
     spans: Spans | None = field(default=None, repr=False)
+    neighbours: Neighbours | None = field(default=None, repr=False)
     token_slices: dict[str, list[np.ndarray]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -95,6 +97,7 @@ class Examples:
             texts=tuple(self.texts[row] for row in chosen) if self.texts else (),
             tags=None if self.tags is None else self.tags.of(chosen),
             spans=None if self.spans is None else self.spans.of(chosen),
+            neighbours=None if self.neighbours is None else self.neighbours.of(chosen),
             token_slices={name: [flags[row] for row in chosen] for name, flags in self.token_slices.items()},
             digest=hashlib.sha256(f"{self.digest} {chosen.tolist()}".encode()).hexdigest(),
         )
@@ -157,7 +160,8 @@ class Examples:
         """
         ids = batch.inputs.get("decoder_input_ids", batch.inputs["input_ids"])
         if self.tags is not None:
-            shape = ids.shape if self.spans is None else (len(ids), len(BOUNDS))
+            apart = self.spans is not None or self.neighbours is not None  # from tokens
+            shape = (len(ids), len(self.tags.ids[batch.rows[0]])) if apart else ids.shape
             right = torch.full(shape, -1, dtype=torch.int64)
             for place, row in enumerate(batch.rows):
                 right[place, : len(self.tags.ids[row])] = torch.from_numpy(self.tags.ids[row])
@@ -168,8 +172,13 @@ class Examples:
 
     def decided_on(
         self, batch: Batch, logits: Float[Tensor, "batch *tokens classes"]
-    ) -> Float[Tensor, "batch *tokens choices"]:
-        """Of what the model gave for a batch, what is decided on: for an answer's bounds, the tokens where one can lie."""
+    ) -> Float[Tensor, "batch *decisions choices"]:
+        """Of what the model gave for a batch, what is decided on.
+
+        For an answer's bounds, the tokens where one can lie; for an embedding, the texts that it may be near to.
+        """
+        if self.neighbours is not None:
+            return self.neighbours.decided(logits, batch.inputs["attention_mask"], batch.rows)
         return logits if self.spans is None else self.spans.limited(logits, batch.rows)
 
     def one_each(

@@ -439,11 +439,12 @@ class Session:
         with self.masks.untouched():
             smaller = materialize(self.job.subject.model, self.anatomy, removed, refits)
         expected = expected_parameters(self.job.subject.model, self.anatomy, removed)
-        spans = self.job.splits.test.spans
+        spans, pooling = self.job.splits.test.spans, self.job.subject.pooling
         manifest = save_compressed(
             smaller, folder, removed=removed, base=self.anatomy,
             provenance={"source": self.job.subject.source, "digest": self.job.subject.digest, "ledger_head": self.ledger.head,
-                        **({} if spans is None else {"answers": spans.facts()})},
+                        **({} if spans is None else {"answers": spans.facts()}),
+                        **({} if pooling is None else {"pooling": asdict(pooling)})},
         )  # fmt: skip
         if manifest["parameters"] != expected:
             raise EditError(f"the artifact has {manifest['parameters']} parameters, the ledger says {expected}")

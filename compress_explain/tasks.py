@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForQuestionAnswering,
@@ -23,8 +24,10 @@ TOKEN_CLASSIFICATION = "token-classification"
 TEXT_GENERATION = "text-generation"
 TEXT_TO_TEXT = "text2text-generation"
 QUESTION_ANSWERING = "question-answering"
+FEATURE_EXTRACTION = "feature-extraction"
 _OF_TOKENS = ("accuracy", "nll", "perplexity", "negative_flips", "positive_flips")
 _OF_ANSWERS = ("exact_match", "token_f1", "agreement", "accuracy", "nll", "negative_flips", "positive_flips")
+_OF_EMBEDDINGS = ("cosine", "overlap", "spearman", "accuracy", "nll", "negative_flips")
 _OF_CLASSES = ("accuracy", "macro_f1", "nll", "brier", "negative_flips", "positive_flips")
 
 
@@ -34,7 +37,7 @@ class Task:
 
     ``decides`` says what it gives one answer for: a whole ``row``, each ``word`` of a row, or each
     ``token`` of a text after the first, or of the text that another is to become, or each ``bound`` of an
-    answer, its first token and its last. ``input`` and ``label`` are the columns that data sets of the task usually
+    answer, its first token and its last; of an embedding, which ``neighbour`` is nearest to it. ``input`` and ``label`` are the columns that data sets of the task usually
     have; no ``label`` where what is right stands in the input itself. ``heads`` are the endings of the
     classes that transformers has for it. ``metrics`` are those of
     :data:`compress_explain.scores.METRICS` that can be told of it.
@@ -44,7 +47,7 @@ class Task:
     loader: Any = field(repr=False)
     heads: tuple[str, ...]
     reads: Literal["text", "words", "image"]
-    decides: Literal["row", "word", "token", "bound"]
+    decides: Literal["row", "word", "token", "bound", "neighbour"]
     input: str = "text"
     label: str | None = "label"
     metrics: tuple[str, ...] = _OF_CLASSES
@@ -102,6 +105,15 @@ _TASKS = (
         input="question",
         label="answers",
         metrics=_OF_ANSWERS,
+    ),
+    Task(
+        name=FEATURE_EXTRACTION,
+        loader=AutoModel,
+        heads=("Model",),
+        reads="text",
+        decides="neighbour",
+        label=None,
+        metrics=_OF_EMBEDDINGS,
     ),
 )
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})

@@ -15,8 +15,9 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from transformers import AutoConfig, AutoTokenizer
 
 from compress_explain import load_deployed
-from compress_explain.answering import answered, continued, found_in, loss_of, of_words
+from compress_explain.answering import answered, continued, embedded, found_in, loss_of, of_words
 from compress_explain.checkpoint import read_manifest
+from compress_explain.pooling import Pooling
 from compress_explain.tasks import TEXT_TO_TEXT, task_of
 
 BATCH = 32
@@ -30,7 +31,7 @@ class CompressedModel(PythonModel):
     gives the mean loss of each text (``nll``, nats a token) and its likeliest ``continuation`` of up to
     ``max_new_tokens``; what makes one text of another, its ``answer`` and the mean loss of that.
     Of a ``question`` and its ``context`` come the ``answer`` that stands there, its first character (``start``), the one after its last
-    (``end``), and the mean loss of its first and last token.
+    (``end``), and the mean loss of its first and last token. What embeds gives an array, a row a text.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -44,6 +45,8 @@ class CompressedModel(PythonModel):
         )
         self.tokenizer = AutoTokenizer.from_pretrained(folder) if self.reads_text else None
         self.task = task_of(read_manifest(Path(folder))["model_class"])
+        made = read_manifest(Path(folder)).get("provenance", {}).get("pooling")
+        self.pooling = None if made is None else Pooling(**made)
         self.how = read_manifest(Path(folder)).get("provenance", {}).get("answers", {})
 
     def predict(
@@ -51,10 +54,13 @@ class CompressedModel(PythonModel):
         context: PythonModelContext,
         model_input: pd.DataFrame,  # an array of pixels for images; MLflow accepts no union here
         params: dict[str, Any] | None = None,
-    ) -> pd.DataFrame:
+    ) -> Any:  # a table, or an array of embeddings
         if self.task.decides == "bound":
             return self._found(pd.DataFrame(model_input))
         rows = self._rows(model_input)
+        if self.pooling is not None:
+            given = self.compute, self.tokenizer
+            return np.stack([embedded(*given, text, self._limit, self.pooling) for text in rows])
         if self.task.decides == "word":
             return self._tagged(rows)
         if self.task.decides == "token":

@@ -207,7 +207,7 @@ def test_models_that_do_not_find_answers_are_refused(tmp_path):
     GPT2ForQuestionAnswering(GPT2Config(**options)).save_pretrained(tmp_path)
     asking_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(
-        InputError, match="gpt2 is no encoder, and answers are found with encoders only.*bert, deberta-v2"
+        InputError, match="gpt2 is no encoder of text, and answers are found with those only.*bert, deberta-v2"
     ):
         load_subject(str(tmp_path), "question-answering")
     MODELS["bert"].classifier(MODELS["bert"].config(**MODELS["bert"].options)).save_pretrained(tmp_path / "bert")

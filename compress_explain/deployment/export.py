@@ -22,12 +22,10 @@ from compress_explain.deployment.names import name_embeddings, name_linears
 from compress_explain.deployment.runtime import OnnxRunner, Runner
 from compress_explain.errors import ArtifactError, InputError
 from compress_explain.examples import Examples
-from compress_explain.heads import BOUNDS, logits_in
+from compress_explain.heads import logits_in, outputs_of
 from compress_explain.ledger import file_digest
-from compress_explain.tasks import task_of
 
 OPSET = 21
-OUTPUTS = ("logits",)
 TOLERANCE = 1e-4  # of a logit, float32
 SINGLE_FILE = 2_000_000_000  # bytes of weights: what one protobuf message can hold, and room for the graph
 _TALKATIVE = ("torch.onnx", "onnx_ir", "onnxscript")
@@ -62,7 +60,7 @@ def export_onnx(
 ) -> Exported:
     """Write ``model`` to ``path`` for batches of any size and, of texts, any number of tokens.
 
-    Inputs are called as the model's arguments, the output ``logits``, or ``start_logits`` and ``end_logits``; the linears of ``anatomy``, that
+    Inputs are called as the model's arguments, the output ``logits``, or ``start_logits`` and ``end_logits``, or ``last_hidden_state`` of a model without a head; the linears of ``anatomy``, that
     of the model before anything was removed, are called by component
     (:mod:`compress_explain.deployment.names`), those that are left. A language model's logits are
     those of every position, computed without a cache. Weights of more than ``single_file`` bytes go
@@ -74,7 +72,7 @@ def export_onnx(
     """
     _refuse_others(model)
     inputs = sample(examples)
-    outputs = BOUNDS if task_of(type(model).__name__).decides == "bound" else OUTPUTS
+    outputs = outputs_of(type(model).__name__)
     try:
         with ready(model, attention="eager"):
             exported = torch.onnx.export(

@@ -45,7 +45,7 @@ def load_inputs(config: Config, progress: Progress) -> tuple[Subject, Splits]:
     if config.threads:
         torch.set_num_threads(config.threads)
     progress.say(f"model: {config.model}")
-    subject = load_subject(config.model, config.task)
+    subject = load_subject(config.model, config.task, pooling=config.pooling, normalize=config.normalize)
     splits = load_splits(config.data_spec(), config.slice_rules(), subject, config.seed)
     progress.say("data: " + ", ".join(f"{split.name} {len(split):,} rows" for split in splits))
     for split in splits:
