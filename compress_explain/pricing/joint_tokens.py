@@ -20,7 +20,7 @@ from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
 from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
-from compress_explain.pricing.exact import masked, unit_logits
+from compress_explain.pricing.exact import logits_tried, masked
 from compress_explain.pricing.impact import TokenImpact
 from compress_explain.pricing.slopes import prepared_edits, wide
 from compress_explain.weight_edits import Prepared, WeightEdit
@@ -48,7 +48,7 @@ def summed_over_tokens(
         with torch.no_grad(), masked(masks):
             before = wide(examples.decided_on(batch, logits_in(masks.model(**batch.inputs))))
         move = _move(masks, examples, batch, parts, linears, strength) if parts or linears else torch.zeros_like(before)
-        for logits in unit_logits(masks, batch, units):
+        for logits in logits_tried(masks, batch, units, {}):
             move += examples.decided_on(batch, logits) - before
         targets, valid = examples.targets(batch)
         impact = TokenImpact(before, targets).of(before + move)
