@@ -441,3 +441,11 @@ def test_bad_input_ends_with_one_message_and_nothing_written(case, job, tmp_path
     told = capfd.readouterr().err
     assert message in told and "Remedy" in told and "Traceback" not in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_starting_configuration_is_written(job, tmp_path):
+    given = ["init", str(job / "model"), str(job / "test.csv"), "--out", str(tmp_path / "config.yaml")]
+    assert _guarded(lambda: app(given, standalone_mode=False)) == 0
+    config = load_config(tmp_path / "config.yaml", [])
+    assert (config.task, config.data.input) == ("feature-extraction", "sentence1")
+    assert [gate.metric for gate in config.gates] == ["cosine", "overlap"]
