@@ -244,6 +244,10 @@ def _checked(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject
 def _check_columns(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> None:
     needed = {"input": reading.input} | ({} if subject.kind.label is None else {"label": reading.label})
     needed |= {"context": reading.context} if subject.task == QUESTION_ANSWERING else {}
+    if reading.pair is not None and subject.pooling is None:
+        raise InputError(
+            "data.pair", reading.pair, f"a model for {subject.task} reads no pairs of texts", "leave it out"
+        )
     needed |= {"pair": reading.pair, "label": reading.label} if subject.pooling and reading.pair else {}
     for key, column in needed.items():
         if column not in frame.columns:

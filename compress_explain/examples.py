@@ -54,7 +54,7 @@ class Examples:
     recognise a row by. ``truncated`` counts rows that were longer than the ``max_length`` tokens that
     they are cut to; None where rows are not texts. ``left_out`` counts rows that are not here, since nothing was left to decide on.
 
-    ``tokenwise`` examples have several decisions a row, and ``labels`` are all 0. With ``tags`` those
+    ``tokenwise`` examples have several decisions a row, or one among what differs from split to split, and ``labels`` are all 0. With ``tags`` those
     are about words, about the tokens that the decoder is to give, or, with ``spans``, about where an answer begins and ends, or, with
     ``neighbours``, about which text is the nearest. Without, they are those of a language model: position t of a row predicts the
     token at t + 1, so a row of L tokens predicts L - 1. Their ``token_slices`` hold, for each row, one

@@ -83,6 +83,9 @@ def load_subject(
     if (Path(source) / MANIFEST).exists():
         raise InputError("model", source, "this model is already compressed", "start from the original model")
     config = read_config(source)
+    if task != FEATURE_EXTRACTION and (pooling is not None or normalize is not None):
+        name, value = ("pooling", pooling) if pooling is not None else ("normalize", normalize)
+        raise InputError(name, value, f"a model for {task} makes no embeddings", "leave it out")
     if task == TEXT_GENERATION:
         _refuse_encoders(source, config)
     if task in (QUESTION_ANSWERING, FEATURE_EXTRACTION):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.utils import cached_file
 
 from compress_explain.errors import InputError
 
@@ -47,27 +48,35 @@ class Pooling:
 
 
 def read_pooling(source: str) -> Pooling | None:
-    """What the folder of a sentence-transformer says; None where there is no such thing.
+    """What a sentence-transformer says of itself, in a folder or on the hub; None where there is no such thing.
 
     Raises:
         InputError: it pools otherwise, or does more afterwards than give a length of 1.
     """
-    folder = Path(source)
-    if not (folder / POOLING).exists():
+    config, listed = (_file(source, name) for name in (POOLING, MODULES))
+    if config is None:
         return None
-    given = _read(folder / POOLING)
-    modules = _read(folder / MODULES) if (folder / MODULES).exists() else []
+    given = _read(config)
+    modules = [] if listed is None else _read(listed)
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
     others = [kind for kind in kinds if kind not in _KNOWN]
     if others:
         problem = f"after the model it has a module {others[0]}, which would be no part of what is compressed"
-        raise InputError("model", str(folder / MODULES), problem, f"give a model of {', '.join(_KNOWN)} alone")
+        raise InputError("model", str(listed), problem, f"give a model of {', '.join(_KNOWN)} alone")
     asked = [name for name, value in given.items() if name.startswith("pooling_mode_") and value]
     mode = given.get("pooling_mode") or next((mode for mode, flag in _FLAGS.items() if asked == [flag]), None)
     if mode not in MODES:
         problem = f"its texts are pooled by {', '.join(asked) or mode}"
-        raise InputError("model", str(folder / POOLING), problem, f"give a model that pools by {' or '.join(MODES)}")
+        raise InputError("model", str(config), problem, f"give a model that pools by {' or '.join(MODES)}")
     return Pooling(mode=mode, normalize="Normalize" in kinds)
+
+
+def _file(source: str, name: str) -> Path | None:
+    """A file of a model folder or hub id; None where it is not, or cannot be had."""
+    found = cached_file(
+        source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return None if found is None else Path(found)
 
 
 def _read(path: Path) -> Any:

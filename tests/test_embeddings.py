@@ -428,6 +428,10 @@ BAD_INPUT = {
     "words for scores": (lambda f: f.assign(score="alike"), (), "have no number of how alike they are"),
     "a gate on what nobody said": (lambda f: f, ("--set=data.pair=null",), "nobody said how alike texts are"),
     "an unknown pooling": (lambda f: f, ("--set=pooling=max",), "pooling"),
+    "pooling for another task": (
+        lambda f: f, ("--set=task=text-generation", "--set=pooling=cls", "--set=gates.2.metric=nll", "--set=gates.0.metric=nll",
+                      "--set=gates.1.metric=nll"), "makes no embeddings",
+    ),
     "one text": (lambda f: f.assign(sentence1="good", sentence2="good"), (), "too few to be near to one another"),
 }  # fmt: skip
 
