@@ -46,8 +46,7 @@ from tests.tiny import (
 TOLERANCE = 1e-5  # of logits of order 1 to 5
 IN_A_FILE = 1e-4
 ALL_AT_ONCE = 12
-FAST = ("bert", "vit")
-FILES = [pytest.param(family, marks=() if family in FAST else pytest.mark.exhaustive) for family in EXPORTED]
+FILES = [pytest.param(family, marks=() if family == "bert" else pytest.mark.exhaustive) for family in EXPORTED]
 
 
 def tiny(family):
@@ -176,8 +175,7 @@ def test_rounding_is_simulated_on_what_is_left_and_undone(name, family):
         rounded = predict(masks.model, examples, ALL_AT_ONCE)
         masks.restore(plan.of("quantize"))
         assert np.array_equal(predict(masks.model, examples, ALL_AT_ONCE), in_full)
-    off = np.abs(rounded - in_full)
-    assert 0 < off.mean() < 0.5 * np.abs(in_full - in_full.mean(0)).mean()
+    assert 0 < np.abs(rounded - in_full).mean() < np.abs(in_full - in_full.mean(0)).mean()  # rows differ more than that
 
 
 @pytest.mark.parametrize("family", FILES)
@@ -191,7 +189,8 @@ def test_what_is_left_runs_from_a_file(name, family, tmp_path):
     assert np.abs(run_examples(OnnxRunner(path=file.path), examples, 5) - expected).max() < IN_A_FILE
 
 
-@pytest.mark.parametrize("family", FILES)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("family", EXPORTED)
 @pytest.mark.parametrize("name", QUANTIZING)
 def test_the_file_rounds_as_was_simulated(name, family, tmp_path):
     masks, examples = tiny(family)
