@@ -1,8 +1,9 @@
-"""A deployed model's answers to one text at a time, where it answers for words or tokens."""
+"""A deployed model's answers to one text at a time, where it answers for words, tokens or the bounds of answers, or embeds it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from compress_explain.pooling import Pooling
+from compress_explain.questions import Asked
+from compress_explain.spans import locate
 from compress_explain.tagging import align
 
 Compute = Callable[[dict[str, Tensor]], np.ndarray]  # logits of a batch of inputs
@@ -63,6 +67,45 @@ def answered(compute: Compute, tokenizer: Any, text: str, limit: int, tokens: in
         if made[-1] == tokenizer.eos_token_id:
             break
     return str(tokenizer.decode(made[1:], skip_special_tokens=True)), float(np.mean(losses))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """An answer in a text: its characters from ``start`` to ``end``, and the mean loss of its first and last token, nats."""
+
+    answer: str
+    start: int
+    end: int
+    nll: float
+
+
+def found_in(
+    compute: Compute, tokenizer: Any, question: str, context: str, limit: int, *, empty: bool, longest: int
+) -> Found:
+    """What a text answers to a question, in up to ``longest`` tokens; nothing, with ``empty``, where that is likelier.
+
+    What is read is cut to ``limit`` tokens.
+
+    Raises:
+        InputError: the question leaves no token for the text.
+    """
+    given = Asked(contexts=[context], answers=[()])
+    read = locate(tokenizer, [question], given, limit, empty=empty, longest=longest, where="question")
+    if not len(read.reached):
+        return Found(answer="", start=0, end=0, nll=float("nan"))
+    raw = torch.from_numpy(compute(_batch({name: rows[0] for name, rows in read.inputs.items()})))
+    logits = read.spans.limited(raw, np.zeros(1, dtype=np.int64))[0]
+    first, last = read.spans.chosen(0, *logits.numpy())
+    start, end = read.spans.characters(0, first, last)
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor([first, last]))
+    return Found(answer=context[start:end], start=start, end=end, nll=float(loss))
+
+
+def embedded(compute: Compute, tokenizer: Any, text: str, limit: int, pooling: Pooling) -> Float[np.ndarray, " width"]:
+    """The embedding of a text, of which at most ``limit`` tokens are read."""
+    row = tokenizer(text, truncation=True, max_length=limit)
+    inputs = _batch({name: np.asarray(values, dtype=np.int64) for name, values in row.items()})
+    return np.asarray(pooling.of(torch.from_numpy(compute(inputs)), inputs["attention_mask"])[0].numpy())
 
 
 def _read(ids: np.ndarray) -> dict[str, Tensor]:

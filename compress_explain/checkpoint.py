@@ -8,6 +8,7 @@ them as the manifest says and then takes the weights strictly: nothing is ever i
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_model, save_file
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
@@ -178,6 +180,19 @@ def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in once.values()}
 
 
+def pools(model_class: type[PreTrainedModel]) -> bool:
+    """Whether a class may have a pooler behind its layers, or none."""
+    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+
+
+def _as_written(folder: Path, model_class: type[PreTrainedModel]) -> dict[str, bool]:
+    """A model without a head has a pooler if its weights do."""
+    if not pools(model_class):
+        return {}
+    with safe_open(folder / WEIGHTS, framework="pt") as weights:
+        return {"add_pooling_layer": any(name.startswith("pooler.") for name in weights.keys())}  # noqa: SIM118
+
+
 def _skeleton(folder: Path, manifest: dict[str, Any]) -> PreTrainedModel:
     """The original's shapes; its weights are all replaced afterwards."""
     model_class = getattr(transformers, str(manifest["model_class"]), None)
@@ -192,7 +207,7 @@ def _skeleton(folder: Path, manifest: dict[str, Any]) -> PreTrainedModel:
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        model = model_class(config)
+        model = model_class(config, **_as_written(folder, model_class))
     finally:
         torch.set_default_dtype(default)
     if (folder / "generation_config.json").exists():

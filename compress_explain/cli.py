@@ -77,7 +77,7 @@ MaxLength = Annotated[int | None, typer.Option(help="tokens, at most", min=2)]
 @app.command()
 def price(
     model: Annotated[str, typer.Argument(help="a model folder or hub id", metavar="MODEL")],
-    data: Annotated[str, typer.Option(help="a csv, jsonl or parquet file, or a hub data set as id:split")],
+    data: Annotated[str, typer.Option(help="a csv, json, jsonl or parquet file, or a hub data set as id:split")],
     slices: Slices = None,
     edits: Edits = "heads,neurons",
     out: Annotated[Path | None, typer.Option(help="where to write the table, e.g. price.parquet")] = None,
@@ -177,7 +177,7 @@ def why(
 @app.command()
 def init(
     model: Annotated[str, typer.Argument(help="a model folder or hub id", metavar="MODEL")],
-    data: Annotated[Path, typer.Argument(help="a csv, jsonl or parquet file with labelled rows", metavar="DATA")],
+    data: Annotated[Path, typer.Argument(help="a csv, json, jsonl or parquet file with labelled rows", metavar="DATA")],
     out: Annotated[Path, typer.Option(help="where to write the configuration")] = Path("config.yaml"),
 ) -> None:
     """Write a commented configuration for a model and a data file."""

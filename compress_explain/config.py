@@ -36,6 +36,10 @@ class DataSection(Section):
     max_length: int | None = None
     long_text: Literal["truncate", "refuse"] = "truncate"
     overlap: Literal["refuse", "drop"] = "refuse"
+    context: str = "context"
+    empty_answers: Literal["refuse", "allow"] = "refuse"
+    longest_answer: int = Field(default=30, ge=1)
+    pair: str | None = None
 
 
 class GateSection(Section):
@@ -80,7 +84,13 @@ class Config(Section):
 
     model: str
     task: Literal[
-        "text-classification", "image-classification", "token-classification", "text-generation", "text2text-generation"
+        "text-classification",
+        "image-classification",
+        "token-classification",
+        "text-generation",
+        "text2text-generation",
+        "question-answering",
+        "feature-extraction",
     ] = "text-classification"
     data: DataSection
     slices: dict[str, SliceSection] = Field(default_factory=dict)
@@ -100,6 +110,8 @@ class Config(Section):
     artifacts: list[Artifact] = Field(default=["checkpoint"])
     target: TargetSection | None = None
     priced_rows: int = Field(default=1024, ge=2)
+    pooling: Literal["mean", "cls"] | None = None
+    normalize: bool | None = None
 
     def data_spec(self) -> DataSpec:
         task = task_named(self.task)

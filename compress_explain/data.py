@@ -14,10 +14,12 @@ from compress_explain.encoding import Reading, encode, row_key
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.examples import ALL, Examples
 from compress_explain.models import Subject
+from compress_explain.questions import Asked, asked
+from compress_explain.similar import similarities, unrolled
 from compress_explain.slices import SliceRule
 from compress_explain.sources import read_rows
 from compress_explain.tagging import as_text, tag_numbers
-from compress_explain.tasks import TEXT_GENERATION, TEXT_TO_TEXT
+from compress_explain.tasks import QUESTION_ANSWERING, TEXT_GENERATION, TEXT_TO_TEXT
 from compress_explain.tokens import token_slices
 
 SPLITS = ("calibration", "validation", "test")
@@ -27,9 +29,10 @@ SPLITS = ("calibration", "validation", "test")
 class DataSpec:
     """Where the splits come from and how their columns are read.
 
-    A source is a CSV, JSONL or Parquet file or ``dataset_id:split``. ``calibration_rows`` draws
+    A source is a CSV, JSON, JSONL or Parquet file or ``dataset_id:split``. ``calibration_rows`` draws
     that many rows, to price and to refit on. ``long_text`` and ``overlap`` say what to do with texts beyond the
-    model's length and with rows that stand in two splits.
+    model's length and with rows that stand in two splits. ``context``, ``empty_answers`` and ``longest_answer`` are for
+    questions, ``pair`` for embeddings (:class:`~.encoding.Reading`).
     """
 
     calibration: str
@@ -41,11 +44,18 @@ class DataSpec:
     max_length: int | None = None
     long_text: str = "truncate"
     overlap: str = "refuse"
+    context: str = "context"
+    empty_answers: str = "refuse"
+    longest_answer: int = 30
+    pair: str | None = None
 
     @property
     def reading(self) -> Reading:
         """The part of it that holds for any rows, whatever split they are of."""
-        return Reading(input=self.input, label=self.label, max_length=self.max_length, long_text=self.long_text)
+        return Reading(
+            input=self.input, label=self.label, max_length=self.max_length, long_text=self.long_text, context=self.context,
+            empty_answers=self.empty_answers, longest_answer=self.longest_answer, pair=self.pair,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +111,7 @@ def encode_splits(
             problem = "slices of tokens are for price and audit; a run judges rows"
             raise InputError(f"slices: {rule.name}", rule.token, problem, "slice rows, by column, where or matches")
     read = {name: _checked(frames[name], f"data.{name}", spec.reading, subject) for name in SPLITS}
-    frames = _without_overlap(read, spec)
+    frames = _without_overlap(read, spec, subject)
     keyed = {f"data.{name}": frame for name, frame in frames.items()}
     encoded = _encoded(keyed, "data.test", rules, spec.reading, subject)
     return Splits(**{examples.name: examples for examples in encoded}, spec=spec, rules=tuple(rules))
@@ -143,12 +153,15 @@ def _encoded(
     """Every frame as examples, by its key; quantiles are cut where they lie in ``reference``."""
     _check_rules(rules, reading, subject)
     frames = {where: _with_measures(frame, reading, subject) for where, frame in frames.items()}
+    if subject.pooling is not None and reading.pair is not None:
+        frames = {where: unrolled(frame, where, reading.input, reading.pair) for where, frame in frames.items()}
     labels = {where: _labels(frame, where, reading, subject) for where, frame in frames.items()}
     members = _memberships(rules, frames, reference, reading, subject, labels)
     return [
         encode(
             frame[reading.input], where, reading, subject, labels[where], members[where],
             _tags(frame, where, reading, subject), _goals(frame, where, reading, subject),
+            _asked(frame, where, reading, subject), _similarity(frame, where, reading, subject),
         )
         for where, frame in frames.items()
     ]  # fmt: skip
@@ -172,6 +185,20 @@ def _goals(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) 
     return [str(goal) for goal in frame[reading.label]]
 
 
+def _asked(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> Asked | None:
+    """What questions are about, and their answers."""
+    if subject.task != QUESTION_ANSWERING:
+        return None
+    return asked(frame, where, (reading.context, reading.label), reading.empty_answers)
+
+
+def _similarity(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> np.ndarray | None:
+    """What people said of texts in pairs."""
+    if subject.pooling is None or reading.pair is None:
+        return None
+    return similarities(frame[reading.label], where)
+
+
 def _check_rules(rules: Sequence[SliceRule], reading: Reading, subject: Subject) -> None:
     for rule in rules:
         if rule.token is not None and subject.task != TEXT_GENERATION:
@@ -179,9 +206,10 @@ def _check_rules(rules: Sequence[SliceRule], reading: Reading, subject: Subject)
                 f"slices: {rule.name}", rule.token, f"a model for {subject.task} predicts no tokens",
                 "slice its rows, by column, where or matches",
             )  # fmt: skip
-        if subject.kind.decides == "word" and rule.column == reading.label:
+        several = {"word": "of words", "bound": "answers"}.get(subject.kind.decides)
+        if several and rule.column == reading.label:
             raise InputError(
-                f"slices: {rule.name}", rule.column, "its values are of words, and a slice is of rows",
+                f"slices: {rule.name}", rule.column, f"its values are {several}, and a slice is of rows",
                 "slice by another column, where or matches",
             )  # fmt: skip
 
@@ -190,8 +218,10 @@ def _digest(examples: Examples) -> str:
     """SHA-256 of the encoded rows, their labels, and their slices by name."""
     digest = hashlib.sha256(examples.digest.encode())
     tags = {} if examples.tags is None else {"tags": examples.tags.ids}
+    spans = {} if examples.spans is None else {"places": examples.spans.places}
     parts = {
         **examples.inputs,
+        **spans,
         **tags,
         **examples.token_slices,
         **{name: [flags] for name, flags in examples.slices.items()},
@@ -213,6 +243,12 @@ def _checked(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject
 
 def _check_columns(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> None:
     needed = {"input": reading.input} | ({} if subject.kind.label is None else {"label": reading.label})
+    needed |= {"context": reading.context} if subject.task == QUESTION_ANSWERING else {}
+    if reading.pair is not None and subject.pooling is None:
+        raise InputError(
+            "data.pair", reading.pair, f"a model for {subject.task} reads no pairs of texts", "leave it out"
+        )
+    needed |= {"pair": reading.pair, "label": reading.label} if subject.pooling and reading.pair else {}
     for key, column in needed.items():
         if column not in frame.columns:
             known = did_you_mean(column, map(str, frame.columns))
@@ -225,11 +261,11 @@ def _check_columns(frame: pd.DataFrame, where: str, reading: Reading, subject: S
         )  # fmt: skip
 
 
-def _without_overlap(frames: dict[str, pd.DataFrame], spec: DataSpec) -> dict[str, pd.DataFrame]:
+def _without_overlap(frames: dict[str, pd.DataFrame], spec: DataSpec, subject: Subject) -> dict[str, pd.DataFrame]:
     """Rows of calibration and validation whose input also stands in a later split: refuse or drop."""
     if spec.overlap not in ("refuse", "drop"):
         raise InputError("data.overlap", spec.overlap, "unknown choice", "refuse or drop")
-    keys = {name: frame[spec.input].map(row_key) for name, frame in frames.items()}
+    keys = {name: _keys(frame, spec, subject) for name, frame in frames.items()}
     for first, second in (("validation", "test"), ("calibration", "test"), ("calibration", "validation")):
         shared = keys[first].isin(set(keys[second]))
         if not shared.any():
@@ -248,6 +284,13 @@ def _without_overlap(frames: dict[str, pd.DataFrame], spec: DataSpec) -> dict[st
                 f"data.{first}", getattr(spec, first), f"every row also stands in {second}", "give other rows"
             )
     return frames
+
+
+def _keys(frame: pd.DataFrame, spec: DataSpec, subject: Subject) -> pd.Series:
+    """What makes rows the same: the input, and of a question also what it is about, of a pair its second text."""
+    keys = frame[spec.input].map(row_key)
+    besides = spec.context if subject.task == QUESTION_ANSWERING else spec.pair if subject.pooling else None
+    return keys if besides is None else keys + frame[besides].astype(str).map(row_key)
 
 
 def _with_measures(frame: pd.DataFrame, reading: Reading, subject: Subject) -> pd.DataFrame:

@@ -4,7 +4,7 @@ Of a row, or a word, that is the logit of every class. Of a token it would be a 
 are the token that is right, those that the original finds likeliest besides, and the rest as one choice
 whose logit is their log-sum-exp, with the token that is likeliest of all. The probability of what is
 right is exact then, and so are loss and accuracy; a KL divergence is that of the coarser distribution
-and so at most the true one.
+and so at most the true one. Of the bounds of an answer it is the logit of every token of the row.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from compress_explain.tasks import TASKS
 
 CHOICES = 8  # that are kept of a vocabulary
 
-Forward = Callable[[dict[str, Tensor]], np.ndarray]  # logits of a batch of inputs: (batch, *tokens, classes)
+Forward = Callable[[dict[str, Tensor]], np.ndarray]  # logits of a batch of inputs: (batch, *decisions, classes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decided:
     """The logits of every decision of a split, row by row.
 
-    Of a vocabulary those of some ``choices`` and of the rest, and the likeliest of all (``guesses``).
+    Of a vocabulary those of some ``choices`` and of the rest, and the likeliest of all (``guesses``). Of embeddings also their
+    ``directions``, where they were just computed.
     """
 
     logits: Float[np.ndarray, "n classes"] = field(repr=False)
     choices: Int[np.ndarray, "n chosen"] | None = field(default=None, repr=False)
     guesses: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
+    directions: Float[np.ndarray, "n width"] | None = field(default=None, repr=False)
 
 
 def decide_all(
@@ -50,11 +52,16 @@ def decide_all(
     """
     ends = np.cumsum(examples.decisions)
     logits: np.ndarray | None = None
+    near = examples.neighbours
+    directions = None if near is None else np.empty_like(near.original)
     guesses = np.zeros(ends[-1], dtype=np.int64)
     chosen = choices
     of_vocabulary = TASKS[examples.task].decides == "token" and examples.tokenwise
     for batch in examples.batches(batch_size):
         output = forward(batch.inputs)
+        if near is not None and directions is not None:
+            states = torch.from_numpy(output)
+            directions[batch.rows] = near.directions(states, batch.inputs["attention_mask"]).numpy()
         for place, (right, found) in enumerate(_by_row(examples, batch, output)):
             end = ends[batch.rows[place]]
             here = slice(end - len(found), end)
@@ -70,7 +77,8 @@ def decide_all(
             logits[here] = found
         advance(len(batch.rows))
     assert logits is not None, "a split is never empty"
-    return Decided(logits=logits, choices=chosen, guesses=guesses if of_vocabulary else None)
+    kept = guesses if of_vocabulary else None
+    return Decided(logits=logits, choices=chosen, guesses=kept, directions=directions)
 
 
 def right_answers(examples: Examples) -> Int[np.ndarray, " n"]:
@@ -83,7 +91,7 @@ def right_answers(examples: Examples) -> Int[np.ndarray, " n"]:
 
 
 def places(examples: Examples) -> Int[np.ndarray, " n"]:
-    """Which word or token of its row each decision is about, counted from 0."""
+    """Which word, token or bound of its row each decision is about, counted from 0."""
     if examples.tags is not None:
         return np.concatenate(examples.tags.places)
     return np.concatenate([np.arange(1, count + 1) for count in examples.decisions])
@@ -98,7 +106,7 @@ def gathered(logits: Float[Tensor, "*batch classes"], classes: Int[Tensor, "*row
 
 def _by_row(examples: Examples, batch: Batch, output: np.ndarray) -> list[tuple[Tensor, Tensor]]:
     """For each row of a batch what is right and the logits, of each of its decisions."""
-    logits = torch.from_numpy(output)
+    logits = examples.decided_on(batch, torch.from_numpy(output))
     if not examples.tokenwise:
         labels = torch.from_numpy(examples.labels[batch.rows])
         return list(zip(labels.split(1), logits.split(1), strict=True))

@@ -13,9 +13,15 @@ import torch
 
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples, Tags
+from compress_explain.heads import logits_in
 from compress_explain.models import Subject
+from compress_explain.neighbours import Neighbours
+from compress_explain.questions import Asked
+from compress_explain.spans import locate
 from compress_explain.tagging import align
 
+_BATCH = 32  # texts that are embedded together
+_FEW_TEXTS = 3
 _AT_ONCE = 1024  # texts that are tokenized together; what a tokenizer returns takes far more memory than is kept
 
 
@@ -23,13 +29,19 @@ _AT_ONCE = 1024  # texts that are tokenized together; what a tokenizer returns t
 class Reading:
     """How rows are read: the columns of inputs and of labels, and what to do with long texts.
 
-    ``max_length`` is in tokens; None is the model's own limit.
+    ``max_length`` is in tokens; None is the model's own limit. ``context``, ``empty_answers`` and ``longest_answer``
+    (in tokens) are for questions: the column of the texts that they are about, what to do with those that have no answer, and how
+    long one may be. ``pair`` is for embeddings: the column of second texts, where the labels say how alike both are.
     """
 
     input: str
     label: str
     max_length: int | None
     long_text: str
+    context: str = "context"
+    empty_answers: str = "refuse"
+    longest_answer: int = 30
+    pair: str | None = None
 
 
 def encode(
@@ -41,17 +53,22 @@ def encode(
     slices: dict[str, np.ndarray],
     tags: list[np.ndarray] | None = None,
     goals: list[str] | None = None,
+    asked: Asked | None = None,
+    similarity: np.ndarray | None = None,
 ) -> Examples:
     """Encode the inputs of a split; ``where`` is its key (``data.test``, or ``data`` alone) for messages.
 
     ``tags`` holds for each row the class of each word, where words are decided on; ``goals`` what each
-    text is to become.
+    text is to become; ``asked`` what each question is about, and its answers; ``similarity``
+    what people said of texts that come in pairs, the same for both.
 
     Raises:
         InputError: texts that are too long or too short, or images that cannot be read.
     """
     right = labels.tobytes() + b"".join(row.tobytes() for row in tags or ())
     right += b"".join(row_key(goal).encode() for goal in goals or ())
+    if asked is not None:
+        right += b"".join(row_key(context).encode() for context in asked.contexts) + repr(asked.answers).encode()
     digest = hashlib.sha256("".join(values.map(row_key)).encode() + right).hexdigest()
     name = where.removeprefix("data.")
     examples = Examples(
@@ -62,9 +79,13 @@ def encode(
         return _encode_images(examples, values, where, subject)
     if tags is not None:
         return _encode_words(examples, values.tolist(), tags, where, reading, subject)
+    if asked is not None:
+        return _encode_questions(examples, values.astype(str).tolist(), asked, where, reading, subject)
     encoded = _encode_texts(examples, values.astype(str).tolist(), where, reading, subject)
     if goals is not None:
         return _with_goals(encoded, goals, where, reading, subject)
+    if subject.pooling is not None:
+        return _with_neighbours(encoded, where, subject, similarity)
     if subject.tokenwise:
         _refuse_short(encoded, where)
     return encoded
@@ -96,7 +117,7 @@ def _encode_texts(examples: Examples, texts: list[str], where: str, reading: Rea
     inputs = cut(tokenizer, texts, limit)
     _refuse_long(too_long, texts, where, reading, limit)
     # a language model reads no second text, so it needs no token types, which some tokenizers give all the same
-    keys = ("input_ids", "attention_mask") if subject.tokenwise else tuple(inputs)
+    keys = ("input_ids", "attention_mask") if subject.kind.decides == "token" else tuple(inputs)
     return replace(
         examples,
         inputs={key: inputs[key] for key in keys},
@@ -151,6 +172,54 @@ def _encode_words(
         max_length=limit,
         tags=Tags(names=names, ids=aligned.ids, places=aligned.places),
     )
+
+
+def _encode_questions(
+    examples: Examples, questions: list[str], asked: Asked, where: str, reading: Reading, subject: Subject
+) -> Examples:
+    """Rows whose answer was cut away are left out."""
+    limit = _length_limit(reading, subject)
+    found = locate(
+        subject.processor, questions, asked, limit, where=where,
+        empty=reading.empty_answers == "allow", longest=reading.longest_answer,
+    )  # fmt: skip
+    _refuse_long(found.longer, questions, where, reading, limit)
+    if not len(found.reached):
+        problem = f"in none of {len(questions)} rows is the answer among the {limit} tokens that the model takes"
+        raise InputError(where, questions[0][:80], problem, "raise data.max_length, or give shorter texts")
+    return replace(
+        examples.only(found.reached),
+        inputs=found.inputs,
+        texts=tuple(questions[row] for row in found.reached),
+        padding=dict.fromkeys(found.inputs, 0) | {"input_ids": _padding_id(subject)},
+        truncated=len(found.longer),
+        left_out=len(questions) - len(found.reached),
+        max_length=limit,
+        tags=Tags(names=(), ids=found.bounds, places=[np.arange(2)] * len(found.bounds)),
+        spans=found.spans,
+    )
+
+
+def _with_neighbours(examples: Examples, where: str, subject: Subject, similarity: np.ndarray | None) -> Examples:
+    """What the original embeds texts as, and which of them is nearest to each."""
+    if len(set(examples.texts)) < _FEW_TEXTS:
+        problem = f"it has {len(set(examples.texts))} different texts, too few to be near to one another"
+        raise InputError(where, examples.texts[0][:80], problem, f"give at least {_FEW_TEXTS}")
+    assert subject.pooling is not None, "asked before"
+    directions: list[np.ndarray] = [np.zeros(0)] * len(examples)
+    with torch.inference_mode():
+        for batch in examples.batches(_BATCH):
+            states = logits_in(subject.model(**batch.inputs)).float()
+            pooled = torch.nn.functional.normalize(subject.pooling.of(states, batch.inputs["attention_mask"]), dim=-1)
+            for row, direction in zip(batch.rows, pooled.numpy(), strict=True):
+                directions[row] = direction
+    near = Neighbours.among(list(examples.texts), np.stack(directions), subject.pooling, similarity)
+    places = np.zeros(len(examples), dtype=np.int64) if similarity is None else np.arange(len(examples)) % 2
+    digest = hashlib.sha256(f"{examples.digest} {subject.pooling} {subject.digest}".encode()).hexdigest()
+    return replace(
+        examples, neighbours=near, digest=digest,
+        tags=Tags(names=(), ids=list(near.nearest[:, None]), places=list(places[:, None])),
+    )  # fmt: skip
 
 
 def _refuse_long(longer: list[int], texts: Sequence[str], where: str, reading: Reading, limit: int) -> None:

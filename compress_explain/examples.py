@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from compress_explain.neighbours import Neighbours
+from compress_explain.spans import Spans
 from compress_explain.tasks import TEXT_CLASSIFICATION
 
 ALL = "all"  # the slice that holds every row
@@ -30,7 +32,8 @@ class Tags:
     """The classes of words: ``names`` by number; ``ids`` holds for each row one number a token, -1 where none is decided.
 
     ``places`` holds for each row the words that are decided on, counted from 0. For models that make one
-    text of another, the tokens of the latter stand in the place of words, and their numbers have no names.
+    text of another, the tokens of the latter stand in the place of words, and their numbers have no names. For
+    models that find an answer in a text there are two places, its first token and its last, and the numbers are where those stand.
     """
 
     names: tuple[str, ...]
@@ -49,10 +52,11 @@ class Examples:
     ``inputs`` maps a model argument to one array a row; rows of different length are padded with
     ``padding`` when batched. ``slices`` always holds :data:`ALL`. ``texts`` is what a person would
     recognise a row by. ``truncated`` counts rows that were longer than the ``max_length`` tokens that
-    they are cut to; None where rows are not texts.
+    they are cut to; None where rows are not texts. ``left_out`` counts rows that are not here, since nothing was left to decide on.
 
-    ``tokenwise`` examples have several decisions a row, and ``labels`` are all 0. With ``tags`` those
-    are about words, or about the tokens that the decoder is to give. Without, they are those of a language model: position t of a row predicts the
+    ``tokenwise`` examples have several decisions a row, or one among what differs from split to split, and ``labels`` are all 0. With ``tags`` those
+    are about words, about the tokens that the decoder is to give, or, with ``spans``, about where an answer begins and ends, or, with
+    ``neighbours``, about which text is the nearest. Without, they are those of a language model: position t of a row predicts the
     token at t + 1, so a row of L tokens predicts L - 1. Their ``token_slices`` hold, for each row, one
     flag a predicted token.
     """
@@ -66,9 +70,12 @@ class Examples:
     padding: dict[str, int] = field(default_factory=dict, repr=False)
     truncated: int = 0
     max_length: int | None = None
+    left_out: int = 0
     tokenwise: bool = False
     task: str = TEXT_CLASSIFICATION
     tags: Tags | None = field(default=None, repr=False)
+    spans: Spans | None = field(default=None, repr=False)
+    neighbours: Neighbours | None = field(default=None, repr=False)
     token_slices: dict[str, list[np.ndarray]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -78,7 +85,10 @@ class Examples:
         """That many rows drawn at random; all of them when there are no more."""
         if rows >= len(self):
             return self
-        chosen = np.sort(np.random.default_rng(seed).choice(len(self), rows, replace=False))
+        return self.only(np.sort(np.random.default_rng(seed).choice(len(self), rows, replace=False)))
+
+    def only(self, chosen: Int[np.ndarray, " chosen"]) -> Examples:
+        """Those rows alone, in that order."""
         return replace(
             self,
             inputs={name: [values[row] for row in chosen] for name, values in self.inputs.items()},
@@ -86,6 +96,8 @@ class Examples:
             slices={name: flags[chosen] for name, flags in self.slices.items()},
             texts=tuple(self.texts[row] for row in chosen) if self.texts else (),
             tags=None if self.tags is None else self.tags.of(chosen),
+            spans=None if self.spans is None else self.spans.of(chosen),
+            neighbours=None if self.neighbours is None else self.neighbours.of(chosen),
             token_slices={name: [flags[row] for row in chosen] for name, flags in self.token_slices.items()},
             digest=hashlib.sha256(f"{self.digest} {chosen.tolist()}".encode()).hexdigest(),
         )
@@ -148,7 +160,9 @@ class Examples:
         """
         ids = batch.inputs.get("decoder_input_ids", batch.inputs["input_ids"])
         if self.tags is not None:
-            right = torch.full(ids.shape, -1, dtype=torch.int64)
+            apart = self.spans is not None or self.neighbours is not None  # from tokens
+            shape = (len(ids), len(self.tags.ids[batch.rows[0]])) if apart else ids.shape
+            right = torch.full(shape, -1, dtype=torch.int64)
             for place, row in enumerate(batch.rows):
                 right[place, : len(self.tags.ids[row])] = torch.from_numpy(self.tags.ids[row])
             return right.clamp(min=0).to(ids.device), (right >= 0).to(ids.device)
@@ -156,16 +170,27 @@ class Examples:
         predicts = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None] - 1
         return torch.where(predicts, ids.roll(-1, dims=1), 0), predicts
 
+    def decided_on(
+        self, batch: Batch, logits: Float[Tensor, "batch *tokens classes"]
+    ) -> Float[Tensor, "batch *decisions choices"]:
+        """Of what the model gave for a batch, what is decided on.
+
+        For an answer's bounds, the tokens where one can lie; for an embedding, the texts that it may be near to.
+        """
+        if self.neighbours is not None:
+            return self.neighbours.decided(logits, batch.inputs["attention_mask"], batch.rows)
+        return logits if self.spans is None else self.spans.limited(logits, batch.rows)
+
     def one_each(
         self, batch: Batch, logits: Float[Tensor, "batch *tokens classes"]
-    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+    ) -> tuple[Float[Tensor, "batch choices"], Int[Tensor, " batch"]]:
         """A decision of each row and the class that is right: the row's own, or one of several drawn at random.
 
         Drawn once and for all, so that what is learned of a row at different times is of the same decision.
         """
         if not self.tokenwise:
             return logits, torch.from_numpy(self.labels[batch.rows])
-        targets, valid = self.targets(batch)
+        logits, (targets, valid) = self.decided_on(batch, logits), self.targets(batch)
         wanted = torch.from_numpy(self._drawn[batch.rows])
         positions = (valid.cumsum(1) == wanted[:, None] + 1).long().argmax(1)
         rows = torch.arange(len(batch.rows))

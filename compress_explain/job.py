@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from compress_explain.deployment.scheme import Scheme
 
 
+_ANSWERS = {"bound": "the bounds of answers", "neighbour": "what texts are near to"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One compression: a model, three splits, and the parts chosen for it."""
@@ -72,15 +75,19 @@ class Job:
             )  # fmt: skip
 
     def _check_task(self) -> None:
-        """Raises InputError for what cannot be done for a model that answers for words or tokens."""
-        task = self.subject.task
+        """Raises InputError for what cannot be done for a model that answers for words, tokens or bounds."""
+        task, decides = self.subject.task, self.subject.kind.decides
         for each in self.strategies if self.subject.tokenwise else ():
             if TOKEN in each.kinds or isinstance(each, Tuning):
-                name, problem = (
-                    type(each).__name__.lower(),
-                    f"a model for {task} answers for words or tokens, not for rows",
-                )
+                name, answers = type(each).__name__.lower(), _ANSWERS.get(decides, "words or tokens")
+                problem = f"a model for {task} answers for {answers}, not for rows"
                 raise InputError("strategies", name, problem, "leave it out")
+        near = self.splits.test.neighbours
+        if near is not None and near.similarity is None and any(gate.metric == "spearman" for gate in self.gates):
+            problem = "nobody said how alike texts are"
+            raise InputError(
+                "gates", "spearman", problem, "name the columns data.pair and data.label, or gate another metric"
+            )
         if task != TEXT_TO_TEXT:
             return
         problem = "an encoder and a decoder that generates are two graphs, not one"
@@ -145,6 +152,7 @@ class Job:
             "priced_rows": self.priced_rows,
             "artifacts": list(self.artifacts),
             "target": None if self.target is None else asdict(self.target),
+            **({} if self.subject.pooling is None else {"pooling": asdict(self.subject.pooling)}),
         }
 
     def identity(self) -> str:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
-from compress_explain.checkpoint import MANIFEST, load_compressed
+from compress_explain.checkpoint import MANIFEST, load_compressed, pools
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.families import families, family_of
 from compress_explain.ledger import file_digest
-from compress_explain.tasks import TASKS, TEXT_GENERATION, Task, task_named
+from compress_explain.pooling import Pooling, read_pooling
+from compress_explain.tasks import FEATURE_EXTRACTION, QUESTION_ANSWERING, TASKS, TEXT_GENERATION, Task, task_named
+
+if TYPE_CHECKING:
+    from compress_explain.pooling import Mode
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -30,10 +35,11 @@ class Subject:
     task: str
     source: str
     digest: str
+    pooling: Pooling | None = None
 
     @property
     def tokenwise(self) -> bool:
-        """Whether it answers for words or tokens, several in a row, rather than once for the whole row."""
+        """Whether it answers for words, tokens or bounds, several in a row, rather than once for the whole row."""
         return self.kind.decides != "row"
 
     @property
@@ -43,7 +49,9 @@ class Subject:
 
     @property
     def labels(self) -> dict[int, str]:
-        """What each class is called; of a language model, each token."""
+        """What each class is called; of a language model, each token; of bounds and neighbours, which have no classes, nothing."""
+        if self.kind.decides in ("bound", "neighbour"):
+            return {}
         if self.kind.decides == "token":
             return {index: token for token, index in self.processor.get_vocab().items()}
         return {int(index): str(name) for index, name in self.model.config.id2label.items()}
@@ -56,11 +64,14 @@ def quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def load_subject(source: str, task: str, dtype: str = "float32") -> Subject:
+def load_subject(
+    source: str, task: str, dtype: str = "float32", *, pooling: str | None = None, normalize: bool | None = None
+) -> Subject:
     """Load a model folder or hub id in evaluation mode, from safetensors only.
 
     ``dtype`` is that of the weights: ``bfloat16`` is for models too large for ``float32``, and what
-    is computed from their outputs is then still summed in float32.
+    is computed from their outputs is then still summed in float32. ``pooling`` and ``normalize`` say how
+    embeddings are made, where the folder does not or other ones are wanted; else by the mean, of length 1.
 
     Raises:
         InputError: it cannot be found, holds only pickled weights, is of an unknown family, or has
@@ -72,8 +83,14 @@ def load_subject(source: str, task: str, dtype: str = "float32") -> Subject:
     if (Path(source) / MANIFEST).exists():
         raise InputError("model", source, "this model is already compressed", "start from the original model")
     config = read_config(source)
+    if task != FEATURE_EXTRACTION and (pooling is not None or normalize is not None):
+        name, value = ("pooling", pooling) if pooling is not None else ("normalize", normalize)
+        raise InputError(name, value, f"a model for {task} makes no embeddings", "leave it out")
     if task == TEXT_GENERATION:
         _refuse_encoders(source, config)
+    if task in (QUESTION_ANSWERING, FEATURE_EXTRACTION):
+        _refuse_decoders(source, config, task)
+    embeds = _pooling(source, pooling, normalize) if task == FEATURE_EXTRACTION else None
     _refuse_pickles(source)
     model, report = _load(source, task, _DTYPES[dtype])
     missing = sorted(report["missing_keys"])
@@ -90,6 +107,7 @@ def load_subject(source: str, task: str, dtype: str = "float32") -> Subject:
         task=task,
         source=source,
         digest=model_digest(model, source),
+        pooling=embeds,
     )
 
 
@@ -164,12 +182,22 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 def _load(source: str, task: str, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
-        loaded = TASKS[task].loader.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True)
+        loaded = TASKS[task].loader.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **_without_pooler(source, task)
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         problem = f"its weights could not be loaded ({str(error).splitlines()[0][:200]})"
         remedy = "give a complete folder with model.safetensors that fits its config.json"
         raise InputError("model", source, problem, remedy) from None
     return loaded[0], loaded[1]
+
+
+def _without_pooler(source: str, task: str) -> dict[str, bool]:
+    """Embeddings are made of the tokens' states: what else some families make of the first one is left out."""
+    if task != FEATURE_EXTRACTION:
+        return {}
+    model_class = AutoModel._model_mapping[type(AutoConfig.from_pretrained(source))]  # type: ignore[attr-defined]
+    return {"add_pooling_layer": False} if pools(model_class) else {}
 
 
 def _refuse_encoders(source: str, config: PretrainedConfig) -> None:
@@ -178,6 +206,24 @@ def _refuse_encoders(source: str, config: PretrainedConfig) -> None:
         decoders = [name for name, row in families().items() if all(stack.name == "decoder" for stack in row.stacks)]
         problem = f"{config.model_type} is no causal language model"
         raise InputError("model", source, problem, f"give one of: {', '.join(sorted(decoders))}")
+
+
+def _pooling(source: str, mode: str | None, normalize: bool | None) -> Pooling:
+    found = read_pooling(source) if mode is None else None
+    found = found or Pooling(mode=cast("Mode", mode or "mean"))
+    return found if normalize is None else replace(found, normalize=normalize)
+
+
+def _refuse_decoders(source: str, config: PretrainedConfig, task: str) -> None:
+    """What is decided of a whole text takes one stack that reads it in both directions."""
+    encoders = [
+        name for name, row in families().items()
+        if [stack.name for stack in row.stacks] == ["encoder"] and name in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
+    ]  # fmt: skip
+    if config.model_type not in encoders:
+        what = "answers are found" if task == QUESTION_ANSWERING else "texts are embedded"
+        problem = f"{config.model_type} is no encoder of text, and {what} with those only"
+        raise InputError("model", source, problem, f"give one of: {', '.join(sorted(encoders))}")
 
 
 def _refuse_pickles(source: str) -> None:

@@ -238,7 +238,8 @@ def summarise(session: Session, state: State, components: pd.DataFrame) -> dict[
                    "flops_removed": stage.flops_removed, "within_tolerance": stage.held}
                   for stage in stages if stage.observed is not None],
         "trust": trust(stages).facts(),
-        "splits": {split.name: {"rows": len(split), "digest": split.digest, "truncated": split.truncated}
+        "splits": {split.name: {"rows": len(split), "digest": split.digest, "truncated": split.truncated,
+                                "left_out": split.left_out}
                    for split in session.job.splits},
         "artifact": "artifact" if materialized else None,
         "deployed": _deployed(ledger, anatomy),

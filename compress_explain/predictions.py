@@ -18,6 +18,9 @@ from transformers import PreTrainedModel
 
 from compress_explain.decided import Decided, Forward, decide_all, places, right_answers
 from compress_explain.examples import Examples
+from compress_explain.heads import logits_in
+from compress_explain.paired_embeddings import PairedEmbeddings
+from compress_explain.paired_spans import PairedSpans
 from compress_explain.tasks import TEXT_CLASSIFICATION
 
 _SLICE = "slice:"  # prefix of the membership columns in the Parquet file
@@ -30,6 +33,8 @@ class Pairs:
     A classifier decides once a row. Where words or tokens are decided on, ``rows`` says which row
     each decision stands in, rows in order, and ``places`` which word or token of it. With many
     classes (``vocabulary``) the logits are those of the choices that are kept; ``names`` are those of few.
+    Where the decisions are the bounds of an answer, ``spans`` says how good the answers are; where they are which text is
+    nearest, ``embeddings`` how alike both models embed each. ``clusters`` are what is independent, where that is not rows.
     """
 
     split: str
@@ -43,6 +48,9 @@ class Pairs:
     places: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
     names: tuple[str, ...] = field(default=(), repr=False)
     vocabulary: PairedVocabulary | None = field(default=None, repr=False)
+    spans: PairedSpans | None = field(default=None, repr=False)
+    embeddings: PairedEmbeddings | None = field(default=None, repr=False)
+    clusters: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """How many decisions there are."""
@@ -50,8 +58,13 @@ class Pairs:
 
     @property
     def independent(self) -> int:
-        """How many rows the decisions stand in."""
-        return len(self) if self.rows is None else len(np.unique(self.rows))
+        """How many rows the decisions stand in; how many pairs, of texts in pairs."""
+        return len(self) if self.owners is None else len(np.unique(self.owners))
+
+    @property
+    def owners(self) -> Int[np.ndarray, " n"] | None:
+        """What each decision belongs to that is independent of others: its cluster, or its row."""
+        return self.rows if self.clusters is None else self.clusters
 
     def only(self, slice_name: str) -> Pairs:
         """The pairs of one slice."""
@@ -66,7 +79,7 @@ class Pairs:
         vocabulary = None
         if self.vocabulary is not None and other.guesses is not None:
             vocabulary = replace(self.vocabulary, compressed=other.guesses)
-        return replace(self, compressed=other.logits, vocabulary=vocabulary)
+        return replace(self, compressed=other.logits, vocabulary=vocabulary, spans=None, embeddings=None)
 
     def _chosen(self, flags: Bool[np.ndarray, " n"]) -> Pairs:
         return Pairs(
@@ -81,6 +94,9 @@ class Pairs:
             places=None if self.places is None else self.places[flags],
             names=self.names,
             vocabulary=None if self.vocabulary is None else self.vocabulary.only(flags),
+            spans=None if self.spans is None else self.spans.only(flags),
+            embeddings=None if self.embeddings is None else self.embeddings.only(flags),
+            clusters=None if self.clusters is None else self.clusters[flags],
         )
 
     @cached_property
@@ -132,6 +148,9 @@ class Pairs:
         }
         columns |= {} if self.places is None else {"place": self.places}
         columns |= {} if self.vocabulary is None else self.vocabulary.columns()
+        columns |= {} if self.spans is None else self.spans.columns()
+        columns |= {} if self.embeddings is None else self.embeddings.columns()
+        columns |= {} if self.clusters is None else {"cluster": self.clusters}
         columns |= {_SLICE + name: flags for name, flags in self.slices.items()}
         facts: dict[str, Any] = {"split": self.split, "digest": self.digest}
         facts |= {} if self.rows is None else {"task": self.task, "names": self.names}
@@ -159,6 +178,9 @@ class Pairs:
             places=table["place"].to_numpy() if several else None,
             names=tuple(facts.get("names", ())),
             vocabulary=PairedVocabulary.of_columns(table) if "choices" in table.column_names else None,
+            spans=PairedSpans.of_columns(table) if PairedSpans.stands_in(table) else None,
+            embeddings=PairedEmbeddings.of_columns(table) if PairedEmbeddings.stands_in(table) else None,
+            clusters=table["cluster"].to_numpy() if "cluster" in table.column_names else None,
         )
 
 
@@ -207,7 +229,7 @@ def logits_of(model: PreTrainedModel) -> Forward:
 
     def forward(inputs: dict[str, torch.Tensor]) -> np.ndarray:
         with torch.inference_mode():
-            logits: np.ndarray = model(**inputs).logits.float().numpy()
+            logits: np.ndarray = logits_in(model(**inputs)).float().numpy()
         return logits
 
     return forward
@@ -248,7 +270,25 @@ def paired(examples: Examples, original: Decided, compressed: Decided) -> Pairs:
         places=places(examples),
         names=() if examples.tags is None else examples.tags.names,
         vocabulary=vocabulary,
+        spans=None if examples.spans is None else PairedSpans.of(examples.spans, original.logits, compressed.logits),
+        embeddings=_embeddings(examples, original, compressed),
+        clusters=_clusters(examples),
     )
+
+
+def _embeddings(examples: Examples, original: Decided, compressed: Decided) -> PairedEmbeddings | None:
+    if examples.neighbours is None:
+        return None
+    own = examples.neighbours.original if compressed is original else compressed.directions
+    assert own is not None, "only of the original the directions are known without computing them"
+    return PairedEmbeddings.of(examples.neighbours, own)
+
+
+def _clusters(examples: Examples) -> Int[np.ndarray, " n"] | None:
+    """Of texts in pairs, the pair."""
+    if examples.neighbours is None or examples.neighbours.similarity is None:
+        return None
+    return np.arange(len(examples)) // 2
 
 
 def _softmax(logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:

@@ -24,6 +24,7 @@ from compress_explain.embedding import TOKEN, TOKENS
 from compress_explain.errors import InputError
 from compress_explain.examples import Batch, Examples
 from compress_explain.gates import Verdict
+from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
 from compress_explain.pricing.decision import Decision
 from compress_explain.pricing.exact import logits_tried, masked
@@ -212,7 +213,7 @@ def _tried_moves(
     if not units and not linears:
         return lambda decision: decision.logits[:, None][:, :0]
     with torch.inference_mode(), masked(masks):
-        now, _ = examples.one_each(batch, wide(masks.model(**batch.inputs).logits))
+        now, _ = examples.one_each(batch, wide(logits_in(masks.model(**batch.inputs))))
     tried = [
         examples.one_each(batch, logits)[0]
         for logits in logits_tried(masks, batch, units, dict.fromkeys(linears, Unedited()))
@@ -307,6 +308,12 @@ _SURROGATE = {
     "negative_flips": "right",
     "positive_flips": "right",
     "entity_f1": "right",
+    "exact_match": "right",
+    "token_f1": "right",
+    "agreement": "right",
+    "cosine": "right",
+    "overlap": "right",
+    "spearman": "right",
     "nll": "loss",
     "perplexity": "perplexity",
     "brier": "brier",

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import rankdata
 
 from compress_explain.entities import entities
 from compress_explain.predictions import Pairs
-from compress_explain.stats import resampled_sums, unseen_rate_bound
+from compress_explain.stats import bootstrap_rows, resampled_sums, unseen_rate_bound
 
+_RESAMPLES = 2000
 Both = tuple[np.ndarray, np.ndarray]  # of the original and of the compressed model
 
 
@@ -96,8 +98,8 @@ def _with_counts(pairs: Pairs, original: np.ndarray, compressed: np.ndarray) -> 
 
 def _numbers(pairs: Pairs) -> np.ndarray:
     """For each decision the number of its row among the rows that have any."""
-    assert pairs.rows is not None, "of rows with several decisions"
-    return np.unique(pairs.rows, return_inverse=True)[1]
+    assert pairs.owners is not None, "of rows with several decisions"
+    return np.unique(pairs.owners, return_inverse=True)[1]
 
 
 def _ratio(sums: Float[np.ndarray, "*many sums"]) -> np.ndarray:
@@ -128,7 +130,65 @@ def _f1(sums: Float[np.ndarray, "*many sums"]) -> np.ndarray:
     return np.where(sums[..., 2] > 0, sums[..., 0] / np.maximum(sums[..., 1], 1), np.nan)
 
 
+def _of_answers(original: str, compressed: str) -> OfRows:
+    """The mean over rows of what is told of both models' answers, by its name in :class:`~.paired_spans.PairedSpans`."""
+
+    def count(pairs: Pairs) -> Both:
+        assert pairs.spans is not None, "of answers to questions"
+        return _with_counts(pairs, getattr(pairs.spans, original), getattr(pairs.spans, compressed))
+
+    return OfRows(count=count, value=_ratio)
+
+
+def _agreements(pairs: Pairs) -> Both:
+    assert pairs.spans is not None, "of answers to questions"
+    return _with_counts(pairs, np.ones(len(pairs)), pairs.spans.same_answer)
+
+
+def _of_texts(name: str) -> OfRows:
+    """The mean over texts of how alike both models' embeddings are, by its name in :class:`~.paired_embeddings.PairedEmbeddings`."""
+
+    def count(pairs: Pairs) -> Both:
+        assert pairs.embeddings is not None, "of embeddings"
+        return _with_counts(pairs, np.ones(len(pairs)), getattr(pairs.embeddings, name))
+
+    return OfRows(count=count, value=_ratio)
+
+
+def rank_correlation(pairs: Pairs, confidence: float, seed: int) -> tuple[float, float, float, float, float, float]:
+    """Spearman's rho of the cosine of two texts with the similarity that people gave, of both models.
+
+    Intervals are percentiles over pairs drawn again, ranked anew each time. NaN where nobody gave any.
+    """
+    told = pairs.embeddings
+    assert told is not None and pairs.places is not None, "of embeddings"
+    first = pairs.places == 0
+    human = told.human_similarity[first]
+    if len(human) < 3 or not np.isfinite(human).all():
+        return (float("nan"),) * 6
+    sides = [each[first] for each in (told.original_similarity, told.compressed_similarity)]
+    original, compressed = (float(_rho(human[None], each[None])[0]) for each in sides)
+    drawn = [[_rho(human[rows], each[rows]) for each in sides] for rows in bootstrap_rows(len(human), _RESAMPLES, seed)]
+    draws = [np.concatenate([part[side] for part in drawn]) for side in range(2)]
+    low, high = _interval(draws[1] - draws[0], confidence, unseen_rate_bound(len(human), confidence))
+    own_low, own_high = _interval(draws[1], confidence, 0.0)
+    return original, compressed, low, high, own_low, own_high
+
+
+def _rho(x: Float[np.ndarray, "many n"], y: Float[np.ndarray, "many n"]) -> Float[np.ndarray, " many"]:
+    ranks = [rankdata(each, axis=1) for each in (x, y)]
+    centred = [each - each.mean(1, keepdims=True) for each in ranks]
+    spread = np.sqrt((centred[0] ** 2).sum(1) * (centred[1] ** 2).sum(1))
+    with np.errstate(invalid="ignore"):
+        return np.asarray((centred[0] * centred[1]).sum(1) / spread)
+
+
 MEAN_RIGHT = _mean_of_flags(lambda pairs: (pairs.original_right.astype(float), pairs.compressed_right.astype(float)))
 FLIPS_TO_WRONG = _mean_of_flags(lambda pairs: _flipped(pairs.original_right, ~pairs.compressed_right))
 FLIPS_TO_RIGHT = _mean_of_flags(lambda pairs: _flipped(~pairs.original_right, pairs.compressed_right))
+EXACT_MATCH = _of_answers("original_exact", "compressed_exact")
+TOKEN_F1 = _of_answers("original_f1", "compressed_f1")
+COSINE = _of_texts("cosine")
+OVERLAP = _of_texts("overlap")
+SAME_ANSWER = OfRows(count=_agreements, value=_ratio)
 ENTITY_F1 = OfRows(count=_entity_counts, value=_f1)

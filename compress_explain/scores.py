@@ -16,13 +16,19 @@ from sklearn.metrics import f1_score
 
 from compress_explain.predictions import Pairs
 from compress_explain.row_scores import (
+    COSINE,
     ENTITY_F1,
+    EXACT_MATCH,
     FLIPS_TO_RIGHT,
     FLIPS_TO_WRONG,
     MEAN_RIGHT,
+    OVERLAP,
+    SAME_ANSWER,
+    TOKEN_F1,
     OfRows,
     clustered,
     mean_of_decisions,
+    rank_correlation,
 )
 from compress_explain.stats import (
     bootstrap_rows,
@@ -177,6 +183,12 @@ _OF_SEVERAL = {
     for metric in (
         _of_rows("accuracy", "share", "higher", MEAN_RIGHT),
         _of_rows("entity_f1", "share", "higher", ENTITY_F1),
+        _of_rows("exact_match", "share", "higher", EXACT_MATCH),
+        _of_rows("token_f1", "share", "higher", TOKEN_F1),
+        _of_rows("agreement", "share", "higher", SAME_ANSWER),
+        Metric(name="cosine", unit="cosine", direction="higher", measure=partial(clustered, COSINE, True)),
+        _of_rows("overlap", "share", "higher", OVERLAP),
+        Metric(name="spearman", unit="correlation", direction="higher", measure=rank_correlation),
         _of_rows("nll", "nats", "lower", mean_of_decisions(_nll)),
         _of_rows("perplexity", "perplexity", "lower", mean_of_decisions(_nll, then=np.exp)),
         _of_rows("brier", "squared probability", "lower", mean_of_decisions(_brier)),
@@ -191,6 +203,12 @@ def metrics_of(task: str) -> tuple[Metric, ...]:
     """What can be told of a task."""
     table = _METRICS if TASKS[task].decides == "row" else _OF_SEVERAL
     return tuple(table[name] for name in TASKS[task].metrics)
+
+
+def metrics_told(pairs: Pairs) -> tuple[Metric, ...]:
+    """What can be told of these: a correlation with what people said only where they said something."""
+    scored = pairs.embeddings is None or pairs.embeddings.scored
+    return tuple(metric for metric in metrics_of(pairs.task) if scored or metric.name != "spearman")
 
 
 def told_of(task: str, metrics: Iterable[str]) -> set[str]:

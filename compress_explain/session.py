@@ -109,7 +109,8 @@ class Session:
             "settings": self.job.settings(),
             "model": {"source": subject.source, "digest": subject.digest, "class": self.anatomy.model_class,
                       "parameters": self.anatomy.parameters, "flops": self.anatomy.flops, "tokens": self.anatomy.tokens},
-            "splits": {split.name: {"digest": split.digest, "rows": len(split), "truncated": split.truncated}
+            "splits": {split.name: {"digest": split.digest, "rows": len(split), "truncated": split.truncated,
+                                    "left_out": split.left_out}
                        for split in self.job.splits},
             "environment": environment(),
         }  # fmt: skip
@@ -455,9 +456,12 @@ class Session:
         with self.masks.untouched():
             smaller = materialize(self.job.subject.model, self.anatomy, removed, standing)
         expected = expected_parameters(self.job.subject.model, self.anatomy, removed, ranks)
+        spans, pooling = self.job.splits.test.spans, self.job.subject.pooling
         manifest = save_compressed(
             smaller, folder, removed=removed, base=self.anatomy, ranks=ranks,
-            provenance={"source": self.job.subject.source, "digest": self.job.subject.digest, "ledger_head": self.ledger.head},
+            provenance={"source": self.job.subject.source, "digest": self.job.subject.digest, "ledger_head": self.ledger.head,
+                        **({} if spans is None else {"answers": spans.facts()}),
+                        **({} if pooling is None else {"pooling": asdict(pooling)})},
         )  # fmt: skip
         if manifest["parameters"] != expected:
             raise EditError(f"the artifact has {manifest['parameters']} parameters, the ledger says {expected}")

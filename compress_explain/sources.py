@@ -1,15 +1,18 @@
-"""Where rows come from: a CSV, JSONL or Parquet file, or a data set of the Hugging Face hub."""
+"""Where rows come from: a CSV, JSON, JSONL or Parquet file, or a data set of the Hugging Face hub."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from compress_explain.errors import InputError, did_you_mean
+from compress_explain.questions import flattened
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 
 
 def read_rows(where: str, source: str, limit: int | None = None, seed: int = 0) -> pd.DataFrame:
@@ -82,6 +85,8 @@ def _read_file(where: str, path: Path) -> pd.DataFrame:
         match path.suffix:
             case ".csv":
                 return pd.read_csv(path, keep_default_na=False, na_values=[""])
+            case ".json":
+                return _of_json(json.loads(path.read_text(encoding="utf-8")))
             case ".jsonl":
                 return pd.read_json(path, lines=True, dtype_backend="numpy_nullable")
             case _:
@@ -90,9 +95,18 @@ def _read_file(where: str, path: Path) -> pd.DataFrame:
         raise InputError(where, str(path), "may not be read", "change its permissions") from None
     except IsADirectoryError:
         raise InputError(where, str(path), "is a folder", "name the file in it") from None
+    except (KeyError, TypeError, AttributeError) as error:  # of JSON that has another form
+        problem = f"neither a list of rows nor questions in the form of SQuAD ({type(error).__name__}: {error})"
+        raise InputError(where, str(path), problem, "write one JSON object a line, as .jsonl") from None
     except (ValueError, OSError) as error:  # parser and Arrow errors are both
         problem = f"cannot be read as {path.suffix[1:]} ({str(error).splitlines()[0]})"
         raise InputError(where, str(path), problem, "check that the file is complete and UTF-8") from None
+
+
+def _of_json(document: Any) -> pd.DataFrame:
+    """A list of rows, or the questions of a document as SQuAD has them."""
+    rows = document if isinstance(document, list) else flattened(document)
+    return pd.DataFrame.from_records(rows).convert_dtypes()
 
 
 def _read_hub(where: str, source: str) -> pd.DataFrame:

@@ -8,8 +8,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -21,7 +23,11 @@ TEXT_CLASSIFICATION = "text-classification"
 TOKEN_CLASSIFICATION = "token-classification"
 TEXT_GENERATION = "text-generation"
 TEXT_TO_TEXT = "text2text-generation"
+QUESTION_ANSWERING = "question-answering"
+FEATURE_EXTRACTION = "feature-extraction"
 _OF_TOKENS = ("accuracy", "nll", "perplexity", "negative_flips", "positive_flips")
+_OF_ANSWERS = ("exact_match", "token_f1", "agreement", "accuracy", "nll", "negative_flips", "positive_flips")
+_OF_EMBEDDINGS = ("cosine", "overlap", "spearman", "accuracy", "nll", "negative_flips")
 _OF_CLASSES = ("accuracy", "macro_f1", "nll", "brier", "negative_flips", "positive_flips")
 
 
@@ -30,7 +36,8 @@ class Task:
     """A kind of model.
 
     ``decides`` says what it gives one answer for: a whole ``row``, each ``word`` of a row, or each
-    ``token`` of a text after the first, or of the text that another is to become. ``input`` and ``label`` are the columns that data sets of the task usually
+    ``token`` of a text after the first, or of the text that another is to become, or each ``bound`` of an
+    answer, its first token and its last; of an embedding, which ``neighbour`` is nearest to it. ``input`` and ``label`` are the columns that data sets of the task usually
     have; no ``label`` where what is right stands in the input itself. ``heads`` are the endings of the
     classes that transformers has for it. ``metrics`` are those of
     :data:`compress_explain.scores.METRICS` that can be told of it.
@@ -40,7 +47,7 @@ class Task:
     loader: Any = field(repr=False)
     heads: tuple[str, ...]
     reads: Literal["text", "words", "image"]
-    decides: Literal["row", "word", "token"]
+    decides: Literal["row", "word", "token", "bound", "neighbour"]
     input: str = "text"
     label: str | None = "label"
     metrics: tuple[str, ...] = _OF_CLASSES
@@ -88,6 +95,25 @@ _TASKS = (
         decides="token",
         label="target",
         metrics=_OF_TOKENS,
+    ),
+    Task(
+        name=QUESTION_ANSWERING,
+        loader=AutoModelForQuestionAnswering,
+        heads=("ForQuestionAnswering",),
+        reads="text",
+        decides="bound",
+        input="question",
+        label="answers",
+        metrics=_OF_ANSWERS,
+    ),
+    Task(
+        name=FEATURE_EXTRACTION,
+        loader=AutoModel,
+        heads=("Model",),
+        reads="text",
+        decides="neighbour",
+        label=None,
+        metrics=_OF_EMBEDDINGS,
     ),
 )
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})

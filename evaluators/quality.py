@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compress_explain.examples import ALL
 from compress_explain.predictions import Pairs
-from compress_explain.scores import METRIC_NAMES, Score, metrics_of, score
+from compress_explain.scores import METRIC_NAMES, Score, metrics_told, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,4 +24,4 @@ class Quality:
         return METRIC_NAMES
 
     def evaluate(self, pairs: Pairs) -> list[Score]:
-        return [score(pairs, metric, ALL, self.confidence, self.seed) for metric in metrics_of(pairs.task)]
+        return [score(pairs, metric, ALL, self.confidence, self.seed) for metric in metrics_told(pairs)]

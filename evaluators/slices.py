@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compress_explain.examples import ALL
 from compress_explain.predictions import Pairs
-from compress_explain.scores import METRIC_NAMES, Score, metrics_of, score
+from compress_explain.scores import METRIC_NAMES, Score, metrics_told, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,5 +28,5 @@ class Slices:
             score(pairs, metric, name, self.confidence, self.seed)
             for name, rows in pairs.slices.items()
             if name != ALL and rows.any()
-            for metric in metrics_of(pairs.task)
+            for metric in metrics_told(pairs)
         ]

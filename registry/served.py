@@ -20,12 +20,13 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from transformers import AutoTokenizer, PreTrainedModel
 
-from compress_explain.answering import answered, loss_of, of_words
-from compress_explain.checkpoint import load_compressed
+from compress_explain.answering import answered, embedded, found_in, loss_of, of_words
+from compress_explain.checkpoint import load_compressed, read_manifest
 from compress_explain.deployment import Runner, TorchRunner
 from compress_explain.errors import InputError
 from compress_explain.opening import load_deployed
 from compress_explain.outcome import Run
+from compress_explain.pooling import Pooling
 from compress_explain.tasks import TEXT_TO_TEXT, task_of
 
 from .description import model_name
@@ -41,6 +42,7 @@ TEXTS = (
     "I would not recommend this to anyone: too long, too loud and never once funny.",
     "",
 )
+QUESTION = "What is it like?"
 _CODE = Path(__file__).with_name("served_model.py")
 _REQUIRED = ("compress-explain", "torch", "transformers", "onnxruntime", "mlflow")
 
@@ -72,13 +74,18 @@ def check_round_trip(client: MlflowClient, run: Run, model: LoggedModel) -> floa
         )
         served = mlflow.pyfunc.load_model(local)
         inputs, expected = judged(run.folder / "artifact")
-        found = served.predict(inputs).filter(regex="^logit:|^nll$").to_numpy()
+        found = figures_of(served.predict(inputs))
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         problem = f"the stored model differs from the artifact by up to {difference:.2g} in a logit"
         remedy = f"delete it in MLflow, then: compress-explain publish {run.folder}"
         raise InputError("mlflow: model", model.model_uri, problem, remedy)
     return difference
+
+
+def figures_of(answer: Any) -> np.ndarray:
+    """The figures of what a stored model gave: embeddings as they are, of others logits or losses."""
+    return answer if isinstance(answer, np.ndarray) else answer.filter(regex="^logit:|^nll$").to_numpy()
 
 
 def judged(artifact: Path) -> tuple[Any, np.ndarray]:
@@ -113,7 +120,7 @@ def reference(model: PreTrainedModel, folder: Path) -> tuple[Any, np.ndarray]:
 
 
 def answers(compute: Runner, model: PreTrainedModel, folder: Path) -> tuple[pd.DataFrame, np.ndarray] | None:
-    """The same of what answers for words or tokens; None of what answers for rows."""
+    """The same of what answers for words, tokens or bounds, or embeds; None of what answers for rows."""
     task = task_of(type(model).__name__)
     if task.decides == "row":
         return None
@@ -123,6 +130,14 @@ def answers(compute: Runner, model: PreTrainedModel, folder: Path) -> tuple[pd.D
         texts, start = [text for text in TEXTS if text], model.config.decoder_start_token_id
         losses = [answered(compute, tokenizer, text, limit, NEW_TOKENS, start)[1] for text in texts]
         figures = np.array(losses, dtype=np.float32)[:, None]
+    elif task.decides == "neighbour":
+        texts, pooling = [text for text in TEXTS if text], Pooling(**read_manifest(folder)["provenance"]["pooling"])
+        figures = np.stack([embedded(compute, tokenizer, text, limit, pooling) for text in texts])
+    elif task.decides == "bound":
+        texts, how = [text for text in TEXTS if text], read_manifest(folder)["provenance"]["answers"]
+        losses = [found_in(compute, tokenizer, QUESTION, text, limit, **how).nll for text in texts]
+        asked = pd.DataFrame({"question": QUESTION, "context": texts})
+        return asked, np.array(losses, dtype=np.float32)[:, None]
     elif task.decides == "word":
         texts = [text for text in TEXTS if text]
         figures = np.concatenate([of_words(compute, tokenizer, text, limit)[1] for text in texts])
@@ -210,6 +225,14 @@ def _signature(model: PreTrainedModel) -> ModelSignature:
         outputs = Schema([ColSpec("double", "nll"), ColSpec("string", made)])
         params = ParamSchema([ParamSpec("max_new_tokens", "long", NEW_TOKENS)])
         return ModelSignature(inputs=inputs, outputs=outputs, params=params)
+    if task.decides == "neighbour":
+        return ModelSignature(
+            inputs=inputs, outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, model.config.hidden_size))])
+        )
+    if task.decides == "bound":
+        inputs = Schema([ColSpec("string", "question"), ColSpec("string", "context")])
+        kinds = {"answer": "string", "start": "long", "end": "long", "nll": "double"}
+        return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(kind, name) for name, kind in kinds.items()]))
     labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
     columns: list[ColSpec | TensorSpec] = [
         *([ColSpec("long", "row"), ColSpec("string", "word")] if task.decides == "word" else []),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from transformers import AutoConfig, AutoTokenizer
 
 from compress_explain import load_deployed
-from compress_explain.answering import answered, continued, loss_of, of_words
+from compress_explain.answering import answered, continued, embedded, found_in, loss_of, of_words
 from compress_explain.checkpoint import read_manifest
+from compress_explain.pooling import Pooling
 from compress_explain.tasks import TEXT_TO_TEXT, task_of
 
 BATCH = 32
@@ -28,6 +30,8 @@ class CompressedModel(PythonModel):
     What tags words gives one line a word, split at spaces, with the number of its ``row``. A language model
     gives the mean loss of each text (``nll``, nats a token) and its likeliest ``continuation`` of up to
     ``max_new_tokens``; what makes one text of another, its ``answer`` and the mean loss of that.
+    Of a ``question`` and its ``context`` come the ``answer`` that stands there, its first character (``start``), the one after its last
+    (``end``), and the mean loss of its first and last token. What embeds gives an array, a row a text.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -41,14 +45,22 @@ class CompressedModel(PythonModel):
         )
         self.tokenizer = AutoTokenizer.from_pretrained(folder) if self.reads_text else None
         self.task = task_of(read_manifest(Path(folder))["model_class"])
+        made = read_manifest(Path(folder)).get("provenance", {}).get("pooling")
+        self.pooling = None if made is None else Pooling(**made)
+        self.how = read_manifest(Path(folder)).get("provenance", {}).get("answers", {})
 
     def predict(
         self,
         context: PythonModelContext,
         model_input: pd.DataFrame,  # an array of pixels for images; MLflow accepts no union here
         params: dict[str, Any] | None = None,
-    ) -> pd.DataFrame:
+    ) -> Any:  # a table, or an array of embeddings
+        if self.task.decides == "bound":
+            return self._found(pd.DataFrame(model_input))
         rows = self._rows(model_input)
+        if self.pooling is not None:
+            given = self.compute, self.tokenizer
+            return np.stack([embedded(*given, text, self._limit, self.pooling) for text in rows])
         if self.task.decides == "word":
             return self._tagged(rows)
         if self.task.decides == "token":
@@ -57,6 +69,14 @@ class CompressedModel(PythonModel):
         logits = np.concatenate(batches) if batches else np.zeros((0, len(self.labels)), dtype=np.float32)
         table = pd.DataFrame(logits, columns=[f"logit:{label}" for label in self.labels])
         return table.assign(label=[self.labels[best] for best in logits.argmax(1)])
+
+    def _found(self, asked: pd.DataFrame) -> pd.DataFrame:
+        rows = asked[["question", "context"]].explode(["question", "context"])  # one cell may hold several
+        found = [
+            found_in(self.compute, self.tokenizer, str(question), str(context), self._limit, **self.how)
+            for question, context in rows.itertuples(index=False)
+        ]
+        return pd.DataFrame([asdict(each) for each in found], columns=["answer", "start", "end", "nll"])
 
     def _tagged(self, texts: list[str]) -> pd.DataFrame:
         columns = [f"logit:{label}" for label in self.labels]

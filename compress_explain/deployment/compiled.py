@@ -26,6 +26,7 @@ from compress_explain.deployment.export import ready, sample, shapes
 from compress_explain.errors import ArtifactError, InputError
 from compress_explain.examples import Examples
 from compress_explain.forms import refuse_without_compiler
+from compress_explain.heads import logits_in
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 Dtype = Literal["bfloat16", "float32"]
@@ -116,7 +117,7 @@ class TorchRunner:
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Float[np.ndarray, "*shape"]:
         with threads(self.threads), torch.inference_mode():
-            return self._module(**_cast(inputs, self.dtype)).logits.float().numpy()
+            return logits_in(self._module(**_cast(inputs, self.dtype))).float().numpy()
 
     @cached_property
     def _module(self) -> Any:
@@ -146,7 +147,7 @@ class _Logits(nn.Module):
         self.model = model
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return self.model(**inputs).logits
+        return logits_in(self.model(**inputs))
 
 
 def _typed(model: PreTrainedModel, dtype: Dtype) -> PreTrainedModel:

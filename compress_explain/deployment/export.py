@@ -23,11 +23,11 @@ from compress_explain.deployment.runtime import OnnxRunner, Runner
 from compress_explain.errors import ArtifactError, InputError
 from compress_explain.examples import Examples
 from compress_explain.factored import FactoredLinear
+from compress_explain.heads import logits_in, outputs_of
 from compress_explain.ledger import file_digest
 from compress_explain.weight_edits import FIRST_AND_SECOND
 
 OPSET = 21
-OUTPUT = "logits"
 TOLERANCE = 1e-4  # of a logit, float32
 SINGLE_FILE = 2_000_000_000  # bytes of weights: what one protobuf message can hold, and room for the graph
 _TALKATIVE = ("torch.onnx", "onnx_ir", "onnxscript")
@@ -62,7 +62,7 @@ def export_onnx(
 ) -> Exported:
     """Write ``model`` to ``path`` for batches of any size and, of texts, any number of tokens.
 
-    Inputs are called as the model's arguments, the output ``logits``; the linears of ``anatomy``, that
+    Inputs are called as the model's arguments, the output ``logits``, or ``start_logits`` and ``end_logits``, or ``last_hidden_state`` of a model without a head; the linears of ``anatomy``, that
     of the model before anything was removed, are called by component
     (:mod:`compress_explain.deployment.names`), those that are left. A language model's logits are
     those of every position, computed without a cache. Weights of more than ``single_file`` bytes go
@@ -74,6 +74,7 @@ def export_onnx(
     """
     _refuse_others(model)
     inputs = sample(examples)
+    outputs = outputs_of(type(model).__name__)
     try:
         with ready(model, attention="eager"):
             exported = torch.onnx.export(
@@ -81,7 +82,7 @@ def export_onnx(
                 (),
                 kwargs=inputs,
                 input_names=list(inputs),
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 dynamic_shapes={name: _DYNAMIC[name] for name in inputs},
                 opset_version=opset,
                 dynamo=True,
@@ -94,7 +95,7 @@ def export_onnx(
         ) from error
     assert exported is not None, "the dynamo exporter returns the program"
     document = exported.model_proto
-    del document.graph.output[1:]  # an encoder's states, say
+    del document.graph.output[len(outputs) :]  # an encoder's states, say
     linears = linears_left(model, anatomy or read_anatomy(model, tokens=1))
     name_linears(document, linears)
     name_embeddings(document)
@@ -169,7 +170,7 @@ def furthest(runner: Runner, model: PreTrainedModel, examples: Examples, batch_s
     worst, largest = 0.0, 0.0
     for batch in examples.batches(batch_size):
         with torch.inference_mode():
-            expected = model(**batch.inputs).logits.float().numpy()
+            expected = logits_in(model(**batch.inputs)).float().numpy()
         difference = np.abs(runner(batch.inputs) - expected).max()
         worst = max(worst, float(difference)) if np.isfinite(difference) else float("inf")
         largest = max(largest, float(np.abs(expected).max()))

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from compress_explain.deployment.export import check_runner, ready, refuse_generating, sample, shapes
 from compress_explain.errors import ArtifactError, InputError
 from compress_explain.examples import Examples
+from compress_explain.heads import logits_in
 
 
 def export_program(model: PreTrainedModel, examples: Examples, path: Path) -> float:
@@ -93,7 +94,7 @@ class _Named(nn.Module):
             "token_type_ids": token_type_ids,
             "pixel_values": pixel_values,
         }
-        return self.model(**{name: value for name, value in inputs.items() if value is not None}).logits
+        return logits_in(self.model(**{name: value for name, value in inputs.items() if value is not None}))
 
 
 def _tidy(program: ExportedProgram) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from compress_explain.decided import decide_all
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples
+from compress_explain.heads import BOUNDS
 
 # The fused kernel takes several times as long as the addition and the norm that it replaces.
 _SLOW_FUSIONS = ["SkipLayerNormFusion"]
@@ -46,12 +47,19 @@ class OnnxRunner:
         missing = [name for name in self.inputs if name not in inputs]
         if missing:
             raise InputError("inputs", missing[0], f"{self.path} wants it", f"give {', '.join(self.inputs)}")
-        return self._session.run(None, {name: inputs[name].numpy() for name in self.inputs})[0].astype(np.float32)
+        outputs = self._session.run(list(self.outputs), {name: inputs[name].numpy() for name in self.inputs})
+        return (np.stack(outputs, 1) if len(outputs) > 1 else outputs[0]).astype(np.float32)
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """The names of the file's inputs."""
         return tuple(value.name for value in self._session.get_inputs())
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of those that are logits: of an answer's bounds both, else the first."""
+        names = tuple(value.name for value in self._session.get_outputs())
+        return BOUNDS if set(BOUNDS) <= set(names) else names[:1]
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
+from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
 from compress_explain.pricing.decision import Decision
 from compress_explain.pricing.impact import Impact, TokenImpact, impact_of
@@ -92,7 +93,7 @@ def exact_sums(
     with torch.inference_mode(), masked(masks):
         for batch in batches:
             prefix = Prefix(masks, batch.inputs) if reuse else None
-            before = model(**batch.inputs).logits if prefix is None else prefix.logits
+            before = logits_in(model(**batch.inputs)) if prefix is None else prefix.logits
             Tally(examples, batch, before).add(sums, _outputs(trials, batch, prefix, advance))
     return sums
 
@@ -101,7 +102,7 @@ def _outputs(trials: Trials, batch: Batch, prefix: Prefix | None, advance: Calla
     """The logits of a batch under each trial."""
     for candidate in trials.candidates:
         with trials.made(candidate, prefix):
-            after = trials.masks.model(**batch.inputs).logits
+            after = logits_in(trials.masks.model(**batch.inputs))
         advance(len(batch.rows))
         yield after
 
@@ -123,7 +124,8 @@ class Tally:
             return
         sums.count(self._members.sum(2))
         for column, after in enumerate(outputs):  # one at a time: a vocabulary for every token
-            self._add_tokens(sums, slice(column, column + 1), self._of_tokens.of(wide(after)))
+            logits = wide(self.examples.decided_on(self.batch, after))
+            self._add_tokens(sums, slice(column, column + 1), self._of_tokens.of(logits))
 
     def _add_tokens(self, sums: Sums, column: slice, impact: Impact) -> None:
         for which, members in enumerate(self._members):
@@ -139,7 +141,8 @@ class Tally:
 
     @cached_property
     def _of_tokens(self) -> TokenImpact:
-        return TokenImpact(wide(self.before), self.examples.targets(self.batch)[0])
+        before = wide(self.examples.decided_on(self.batch, self.before))
+        return TokenImpact(before, self.examples.targets(self.batch)[0])
 
     @cached_property
     def _decision(self) -> Decision:
@@ -186,7 +189,7 @@ def logits_tried(
     edits += [_linear_edited(masks, name, edit) for name, edit in linears.items()]
     for edit in edits:
         with edit, masked(masks), torch.inference_mode():
-            logits = wide(masks.model(**batch.inputs).logits)
+            logits = wide(logits_in(masks.model(**batch.inputs)))
         yield logits
 
 

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
+from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
 from compress_explain.pricing.exact import logits_tried, masked
 from compress_explain.pricing.impact import TokenImpact
@@ -45,10 +46,10 @@ def summed_over_tokens(
     totals = torch.zeros(len(examples.slices), len(SUMMED), dtype=torch.float64)
     for batch in examples.batches(batch_size):
         with torch.no_grad(), masked(masks):
-            before = wide(masks.model(**batch.inputs).logits)
-        move = _move(masks, batch, parts, linears, strength) if parts or linears else torch.zeros_like(before)
+            before = wide(examples.decided_on(batch, logits_in(masks.model(**batch.inputs))))
+        move = _move(masks, examples, batch, parts, linears, strength) if parts or linears else torch.zeros_like(before)
         for logits in logits_tried(masks, batch, units, {}):
-            move += logits - before
+            move += examples.decided_on(batch, logits) - before
         targets, valid = examples.targets(batch)
         impact = TokenImpact(before, targets).of(before + move)
         values = torch.stack([(impact[name] * valid).sum(1) for name in SUMMED], 1)  # (batch, impacts)
@@ -58,7 +59,12 @@ def summed_over_tokens(
 
 
 def _move(
-    masks: Masks, batch: Batch, components: Sequence[str], linears: Mapping[str, WeightEdit], strength: float
+    masks: Masks,
+    examples: Examples,
+    batch: Batch,
+    components: Sequence[str],
+    linears: Mapping[str, WeightEdit],
+    strength: float,
 ) -> Tensor:
     """How a plan moves the logits of a batch, to first order where it is ``strength`` of the way."""
     with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), masked(masks):
@@ -70,7 +76,8 @@ def _move(
             for name, edit in linears.items():
                 module = masks.model.get_submodule(masks.anatomy.linears[name].module)
                 stack.enter_context(_towards(module, masks.prepared(name, edit), start))
-            move = forward_ad.unpack_dual(masks.model(**batch.inputs).logits).tangent
+            logits = examples.decided_on(batch, logits_in(masks.model(**batch.inputs)))
+            move = forward_ad.unpack_dual(logits).tangent
         assert move is not None, "every edit of a plan reaches the logits"
         return wide(move)
 

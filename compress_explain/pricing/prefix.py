@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput
 
+from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
 
 
@@ -42,7 +43,7 @@ class Prefix:
         names = [name for name, _ in self.model.named_modules() if name]
         hooks = [hook for name in names for hook in self._watch(name)]
         try:
-            self.logits: Tensor = self.model(**inputs).logits
+            self.logits = logits_in(self.model(**inputs))
         finally:
             for hook in hooks:
                 hook.remove()

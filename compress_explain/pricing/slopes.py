@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.pytorch_utils import Conv1D
 
 from compress_explain.anatomy import Group
+from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
 from compress_explain.pricing.rows import by_row
 from compress_explain.weight_edits import Prepared, WeightEdit
@@ -80,7 +81,7 @@ class Slopes:
         self._rows = len(next(iter(inputs.values())))
         tokens, on_processor = self.masks.anatomy.tokens, next(iter(inputs.values())).device.type == "cpu"
         with sdpa_kernel(SDPBackend.MATH) if on_processor and tokens <= _FEW_TOKENS else nullcontext():
-            return wide(self.masks.model(**inputs).logits)
+            return wide(logits_in(self.masks.model(**inputs)))
 
     @cached_property
     def columns(self) -> list[slice]:

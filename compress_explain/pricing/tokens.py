@@ -45,7 +45,7 @@ def add_gauss_newton(
             targets, cells = _cells(examples, batch)
             sums.count(torch.cat([cell.membership * cell.weights.sum(1) for cell in cells]))
             with torch.enable_grad():
-                logits = slopes.logits(batch.inputs)
+                logits = examples.decided_on(batch, slopes.logits(batch.inputs))
                 logits = logits.view(len(targets), targets.shape[1], -1)  # a classifier decides once a row
                 _add_batch(sums, slopes, logits, targets, cells, _signs(logits, batch, projections, seed))
             slopes.clear()

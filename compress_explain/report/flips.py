@@ -9,6 +9,7 @@ import numpy as np
 from compress_explain.predictions import Pairs
 from compress_explain.report.charts import shortened
 from compress_explain.report.judgement import Judgement
+from compress_explain.tasks import FEATURE_EXTRACTION
 
 REDACTED = "redacted"
 _LOST, _WON, _LETTERS = 20, 10, 400
@@ -87,6 +88,10 @@ def _example(pairs: Pairs, row: int, text: str) -> str:
     if pairs.places is None:
         return shortened(text, _LETTERS)
     place = int(pairs.places[row])
+    if pairs.task == FEATURE_EXTRACTION:
+        return f"the nearest text, by its number among those decided among, to: {shortened(text, _LETTERS)}"
+    if pairs.spans is not None:
+        return f"the {('first', 'last')[place]} token of the answer, counted from 0, to: {shortened(text, _LETTERS)}"
     if pairs.vocabulary is not None:
         return f"token {place} of: {shortened(text, _LETTERS)}"
     words = text.split(" ")

@@ -45,13 +45,18 @@ def load_inputs(config: Config, progress: Progress) -> tuple[Subject, Splits]:
     if config.threads:
         torch.set_num_threads(config.threads)
     progress.say(f"model: {config.model}")
-    subject = load_subject(config.model, config.task)
+    subject = load_subject(config.model, config.task, pooling=config.pooling, normalize=config.normalize)
     splits = load_splits(config.data_spec(), config.slice_rules(), subject, config.seed)
     progress.say("data: " + ", ".join(f"{split.name} {len(split):,} rows" for split in splits))
     for split in splits:
         if split.truncated:
             progress.say(
                 f"data: {split.truncated:,} texts of {split.name} were longer than the model takes and were cut"
+            )
+        if split.left_out:
+            progress.say(
+                f"data: {split.left_out:,} rows of {split.name} are left out: their answer lies beyond the "
+                f"{split.max_length} tokens that the model takes"
             )
     return subject, splits
 

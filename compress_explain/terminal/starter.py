@@ -13,10 +13,12 @@ from compress_explain.models import read_config
 from compress_explain.sources import read_rows
 from compress_explain.tasks import TASKS, task_of
 
-_INPUTS = ("text", "sentence", "content", "review", "image", "path")
+_INPUTS = ("text", "sentence", "sentence1", "content", "review", "image", "path")
 _COLUMNS = {
     "tokens": ("tokens", "words", "text", "sentence"),
     "tags": ("tags", "ner_tags", "pos_tags", "labels", "label"),
+    "question": ("question", "query"),
+    "answers": ("answers", "answer"),
 }
 _LABELS = ("label", "labels", "class", "target", "label_name")
 
