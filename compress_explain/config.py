@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -82,8 +83,8 @@ class TargetSection(Section):
 
 class SearchSection(Section):
     strategies: list[str | dict[str, dict[str, Any] | None]] | None = None
-    levels: list[float] = list(Search.levels)
-    losses: list[float] = list(Search.losses)
+    levels: list[float] = Field(default=list(Search.levels))
+    losses: list[float] = Field(default=list(Search.losses))
     trials: int = Search.trials
     rows: int = Search.rows
     minutes: float | None = None
@@ -194,15 +195,15 @@ def _no_strategies(given: object) -> InputError:
 
 def _check_parts(config: Config, faults: list[InputError], *, searching: bool) -> None:
     """Build every part once, to show all of their faults together, after those that are known."""
-    for build in (
+    builders: list[Callable[[], object]] = [
         config.slice_rules,
         config.build_strategies,
         config.build_evaluators,
         config.build_gates,
         config.build_registries,
         config.build_target,
-        *([partial(_check_search, config)] if searching else []),
-    ):
+    ]
+    for build in [*builders, *([partial(_check_search, config)] if searching else [])]:
         try:
             build()
         except InputErrors as error:

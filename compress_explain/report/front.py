@@ -69,7 +69,8 @@ def front(name: str, across_is: str, points: Sequence[Point], dots: Sequence[Dot
     lows = [value for point in points for value in (*point.interval, point.change)]
     floor = min(0.0, *lows) * 1.6 - 0.01
     seen = [dot for dot in dots if dot.change >= floor]
-    widths = scale_over([0.0, *(each.cost for each in (*points, *seen))], _LEFT, right)
+    costs = [point.cost for point in points] + [dot.cost for dot in seen]
+    widths = scale_over([0.0, *costs], _LEFT, right)
     widths = Scale(low=0.0, high=widths.high, start=_LEFT, stop=right)
     heights = scale_over([0.0, *lows, *(dot.change for dot in seen)], bottom, _TOP)
     best = sorted((point for point in points if point.on_front), key=lambda point: point.cost)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from compress_explain.errors import InputError, did_you_mean
 
@@ -28,13 +28,13 @@ class Search:
     long as what is left, a quantized linear being as many times as fast as its strategy takes it to be.
     """
 
-    strategies: tuple[Any, ...] | None = None
-    levels: tuple[float, ...] = (0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
-    losses: tuple[float, ...] = (0.01, 0.05)
+    strategies: Sequence[Any] | None = None
+    levels: Sequence[float] = (0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
+    losses: Sequence[float] = (0.01, 0.05)
     trials: int = 4
     rows: int = 256
     minutes: float | None = None
-    by: By | None = None
+    by: str | None = None
     flops_kept: float | None = None
     parameters_kept: float | None = None
     bytes_kept: float | None = None
@@ -79,7 +79,7 @@ class Search:
             raise InputError(
                 "search.by", self.by, "nothing is timed without a target", "add the key target, or count work"
             )
-        return self.by or ("milliseconds" if timed else "work")
+        return cast("By", self.by) if self.by else ("milliseconds" if timed else "work")
 
     def settings(self) -> dict[str, Any]:
         """As plain values."""

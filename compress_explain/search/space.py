@@ -151,7 +151,7 @@ def _budgets(
     """What to add to ``options`` so that the strategy is complete, each a variant of its own."""
     if set(options) & {"share", "count", "loss", "flops_kept", "parameters_kept", "bytes_kept"}:
         return [{}]
-    alone = [{}] if _complete(name, options, target) else []
+    alone: list[dict[str, Any]] = [{}] if _complete(name, options, target) else []
     if "flops_kept" in known:
         levels = sorted({*search.levels, *([search.flops_kept] if search.flops_kept else [])} - {1.0}, reverse=True)
         aims = [
