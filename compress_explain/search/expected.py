@@ -26,7 +26,7 @@ from compress_explain.job import Job
 from compress_explain.latency_table import LatencyTable
 from compress_explain.masks import Masks
 from compress_explain.perturbed import perturbed
-from compress_explain.pricing import MOVES, Menu, Prices, Refinement, price
+from compress_explain.pricing import MOVES, Menu, Prices, price
 from compress_explain.progress import Progress
 from compress_explain.search.costs import Cost, cost_of
 from compress_explain.search.space import Pipeline, Variant
@@ -34,7 +34,7 @@ from compress_explain.strategy import Quantizing, Situation, Tuning, check_fit, 
 from compress_explain.timing import latency_of
 from compress_explain.vocabulary import Lexicon
 
-_ROUNDS = 5  # at most, of a strategy whose budget can be spread over any number of them
+_ROUNDS = 3  # at most, of a strategy whose budget can be spread over any number of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,9 +271,7 @@ def open_pricebook(
 
 
 def _priced(job: Job, masks: Masks, rows: Examples, menu: Menu, advance: Callable[[int], None]) -> Prices:
-    return price(
-        masks, rows, menu=menu, batch_size=job.batch_size, refinement=Refinement(), moves=MOVES, advance=advance
-    )
+    return price(masks, rows, menu=menu, batch_size=job.batch_size, moves=MOVES, advance=advance)
 
 
 def _every_component(anatomy: Anatomy) -> Menu:

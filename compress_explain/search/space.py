@@ -8,6 +8,7 @@ both one of tokens. All others come first, alone or two of them in either order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
@@ -173,11 +174,14 @@ def _complete(name: str, options: Mapping[str, Any], target: Target | None) -> b
 
 
 def _chains(removing: Sequence[Variant]) -> Iterator[Pipeline]:
-    """Each by itself, and two of different kinds where the second goes further than the first."""
+    """Each by itself, and two of different kinds, of which the first goes about half of the way."""
     yield from (Pipeline(steps=(each,)) for each in removing)
+    levels = sorted({each.level for each in removing if each.level is not None})
     for first, second in product(removing, removing):
-        apart = not set(first.strategy.kinds) & set(second.strategy.kinds)
-        if apart and first.level is not None and second.level is not None and first.level > second.level:
+        if first.level is None or second.level is None or set(first.strategy.kinds) & set(second.strategy.kinds):
+            continue
+        between = [level for level in levels if level > second.level]
+        if between and first.level == min(between, key=lambda level: abs(math.log(level**2 / second.level))):
             yield Pipeline(steps=(first, second))
 
 
