@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
 from rich.console import Console
 
 import compress_explain.search.seeking as seeking_module
@@ -31,6 +32,8 @@ from compress_explain.job import Job
 from compress_explain.masks import Masks
 from compress_explain.pricing import RayWorkers
 from compress_explain.progress import Progress
+from compress_explain.registry import MlflowRegistry
+from compress_explain.registry_protocol import Searching
 from compress_explain.replay import read_ledger
 from compress_explain.search import Found, Search, seek
 from compress_explain.search.costs import Cost
@@ -324,6 +327,33 @@ def test_how_good_the_prices_were_is_told(found):
     ranks = table[["expected_together", "observed_kl"]].rank()
     assert told["n"] == len(table) >= 4
     assert told["together"] == pytest.approx(np.corrcoef(ranks.T)[0, 1]) and told["together"] > 0.5
+
+
+def test_mlflow_shows_the_search_as_one_run_with_its_trials_inside(found, tmp_path):
+    registry = MlflowRegistry(
+        tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", experiment="searches", register_as="chosen"
+    )
+    assert isinstance(registry, Searching)
+    address = registry.publish_search(found.folder)
+    assert registry.publish_search(found.folder) == address
+    client = MlflowClient(tracking_uri=registry.tracking_uri)
+    experiment = client.get_experiment_by_name("searches").experiment_id
+    runs = client.search_runs([experiment], max_results=1000)
+    [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    inside = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {run.info.run_name for run in inside} == {Path(body["folder"]).name for body in found.trials}
+    assert parent.data.tags["compress_explain.ledger_head"] == found.ledger.head and address.endswith(
+        parent.info.run_id
+    )
+    assert parent.data.metrics["named/work"] == next(body["work"] for body in found.trials if body["named"])
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {
+        "report.html",
+        "search.json",
+        "front.parquet",
+    }
+    [version] = client.search_model_versions("name='chosen'")
+    named = next(run for run in inside if run.info.run_name == found.named.folder.name)
+    assert version.run_id == named.info.run_id
 
 
 def test_a_changed_trial_is_noticed(found, tmp_path):

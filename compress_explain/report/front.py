@@ -73,6 +73,8 @@ def front(name: str, across_is: str, points: Sequence[Point], dots: Sequence[Dot
     widths = scale_over([0.0, *costs], _LEFT, right)
     widths = Scale(low=0.0, high=widths.high, start=_LEFT, stop=right)
     heights = scale_over([0.0, *lows, *(dot.change for dot in seen)], bottom, _TOP)
+    placed = sorted(points, key=lambda point: point.named)
+    labels = _labels([(widths(each.cost), heights(each.change)) for each in placed])
     best = sorted((point for point in points if point.on_front), key=lambda point: point.cost)
     return Front(
         name=name,
@@ -90,12 +92,26 @@ def front(name: str, across_is: str, points: Sequence[Point], dots: Sequence[Dot
         marks=tuple(
             Mark(
                 x=widths(each.cost), y=heights(each.change), low=heights(each.interval[0]), high=heights(each.interval[1]),
-                label=(widths(each.cost) + 9, heights(each.change) - 9), point=each,
+                label=label, point=each,
             )
-            for each in sorted(points, key=lambda point: point.named)
+            for each, label in zip(placed, labels, strict=True)
         ),
         dots=tuple((widths(dot.cost), heights(dot.change), dot.title) for dot in seen),
     )  # fmt: skip
+
+
+def _labels(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Where numbers stand: above and to the right of their points, or at another corner where that is taken.
+
+    >>> _labels([(50.0, 50.0), (51.0, 50.0)])
+    [(62.0, 40.0), (63.0, 68.0)]
+    """
+    found: list[tuple[float, float]] = []
+    for x, y in places:
+        corners = [(x + 12, y - 10), (x + 12, y + 18), (x - 24, y - 10), (x - 24, y + 18)]
+        free = [each for each in corners if all(abs(each[0] - a) > 14 or abs(each[1] - b) > 13 for a, b in found)]
+        found.append((free or corners)[0])
+    return found
 
 
 def _points_of_percent(value: float) -> str:

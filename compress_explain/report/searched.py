@@ -104,7 +104,7 @@ def render_search(found: Found) -> str:
         "named": next((_row(body) for body in found.trials if body["named"]), None),
         "priced_rows": summary["priced_rows"],
         "minutes": plain(summary["seconds"] / 60, 1),
-        "settings": summary["settings"]["search"],
+        "settings": _settings(summary["settings"]["search"]),
         "identity": summary["identity"],
         "head": found.ledger.head,
     }
@@ -121,8 +121,8 @@ def _sentences(summary: dict[str, Any]) -> Iterator[str]:
     yield (
         f"It does {share(body['flops'])} of the original's layer FLOPs"
         + (f" in {share(body['bytes'])} of its bytes" if body["bytes"] is not None else "")
-        + f"; accuracy changes by {_points(test)} points on {count(test['rows'])} test rows "
-        f"(on validation, where it was chosen, by {_points(body)})."
+        + f"; accuracy changes by {_points(test)} points ({_interval(test)}) on {count(test['rows'])} test rows, "
+        f"and by {_points(body)} on validation, where it was chosen."
     )
     if summary["aims"] or summary["target"]:
         aims = [
@@ -155,7 +155,7 @@ def _figures(summary: dict[str, Any]) -> Iterator[Figure]:
     told = rungs["masked"]["agreement"]
     if told and told["together"] is not None:
         yield Figure(
-            name="Prices were right about",
+            name="Prices against what was seen",
             value=plain(told["together"], 2),
             context=f"rank correlation with KL seen by mask, n = {told['n']}",
         )
@@ -234,7 +234,7 @@ def _agreement(summary: dict[str, Any]) -> str:
     told = next(rung["agreement"] for rung in summary["rungs"] if rung["name"] == "masked")
     if told["together"] is None:
         return "Too few pipelines were tried to tell how well prices ranked them."
-    better = "better" if told["together"] >= told["summed"] else "worse"
+    better = "worse" if told["together"] >= told["summed"] else "better"
     return (
         f"Of {count(told['n'])} pipelines that were tried by mask, the KL that was expected before anything was tried ranked the KL "
         f"that was then seen with a Spearman correlation of {plain(told['together'], 2)}. Simply adding the prices of all edits, which "
@@ -263,6 +263,12 @@ def _dropped(found: Found) -> Iterator[tuple[str, list[dict[str, Any]]]]:
                 f"{_RUNGS[name][0]}: {count(more)} went no further{f', {len(rows)} shown' if more > len(rows) else ''}",
                 rows,
             )
+
+
+def _settings(values: dict[str, Any]) -> str:
+    """What was asked for, in one line."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return ", ".join(f"{name}: {value}" for name, value in given.items())
 
 
 def _known(value: Any) -> float | None:

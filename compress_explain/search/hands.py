@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +32,16 @@ def each(
             yield place, function(shared, item)
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def ready(engine: Engine) -> Iterator[None]:
+    """Inside it a cluster that has to be started is started once."""
+    if isinstance(engine, RayWorkers):
+        with engine.connected():
+            yield
+    else:
+        yield
 
 
 def together(engine: Engine) -> int:

@@ -29,7 +29,9 @@ class Rung:
 
     @property
     def going_on(self) -> list[Candidate]:
-        return [each for each in self.candidates if each.number in set(self.kept)]
+        """Those that go on, in the order in which they should."""
+        by_number = {each.number: each for each in self.candidates}
+        return [by_number[number] for number in self.kept]
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from compress_explain.job import Job
 from compress_explain.pricing import Engine
 from compress_explain.progress import Progress
 from compress_explain.search.found import Found, finish
-from compress_explain.search.hands import HERE
+from compress_explain.search.hands import HERE, ready
 from compress_explain.search.options import Search
 from compress_explain.search.seeking import open_seeking
 
@@ -35,7 +35,7 @@ def seek(
         RunInterrupted: stopped from outside; everything recorded so far is kept for ``resume``.
     """
     try:
-        with open_seeking(job, search, folder, progress, engine, resume=resume) as seeking:
+        with open_seeking(job, search, folder, progress, engine, resume=resume) as seeking, ready(engine):
             priced = seeking.price()
             masked = seeking.try_masked(priced)
             refitted = seeking.try_refitted(masked)
