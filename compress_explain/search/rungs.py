@@ -167,6 +167,8 @@ def _first_that_holds(ordered: Sequence[Candidate], miss: Callable[[Candidate], 
     if missed and min(missed) > 0:  # as near to the aim as can be
         return int(np.argmin(missed))
     aiming = [place for place in range(len(ordered)) if missed[place] == 0]
+    if np.isneginf(reserves).all():  # nothing was tried, the time was up
+        return len(ordered) // 2
     holds = [place for place in aiming if reserves[place] >= 0]
     return holds[0] if holds else max(aiming, key=lambda place: reserves[place], default=0)
 

@@ -158,16 +158,18 @@ class Seeking:
         if not self.ledger.find("ranked", name):
             self._try_all(name, before.going_on, rows, refit_rows)
             found = [self._with_what_was_seen(name, each) for each in before.going_on]
-            candidates = [each for each in found if each.seen is not None]
-            why = {each.number: "not tried: the time was up" for each in found if each.seen is None}
-            if name == "refitted":
-                chosen, others = promising(candidates, self.axes, most, self._miss)
-            else:
-                chosen, others = keep(candidates, self.axes, most)
+            tried_ones = [each for each in found if each.seen is not None]
+            candidates = tried_ones or before.going_on  # when the time was up at once, what is known must do
+            why = {each.number: "not tried: the time was up" for each in found if each.seen is None and tried_ones}
+            chosen, others = (
+                promising(candidates, self.axes, most, self._miss)
+                if name == "refitted"
+                else keep(candidates, self.axes, most)
+            )
             rung = Rung(name=name, candidates=tuple(found), kept=tuple(chosen), why=why | others)
             path = self._table(name)
             self._table_of(rung).to_parquet(path, index=False)
-            told = agreement([each.harm for each in candidates], [each.seen.kl for each in candidates if each.seen])
+            told = agreement([each.harm for each in tried_ones], [each.seen.kl for each in tried_ones if each.seen])
             self._record("ranked", name, {"considered": len(found), "kept": chosen, "agreement": told}, (path,))
         rung = self._read_rung(name)
         self.progress.say(f"{len(rung.candidates)} tried ({name}): {len(rung.kept)} go on")
@@ -306,7 +308,7 @@ class Seeking:
             name=name,
             candidates=tuple(_candidate(row, variants) for row in rows),
             kept=tuple(record.body["kept"]),
-            why={row["number"]: row["why"] for row in rows if row["why"]},
+            why={row["number"]: row["why"] for row in rows if isinstance(row["why"], str)},
         )
 
     def _record(self, kind: str, step: str, body: dict[str, Any], files: tuple[Path, ...] = ()) -> None:
