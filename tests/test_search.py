@@ -20,6 +20,7 @@ import yaml
 from mlflow import MlflowClient
 from rich.console import Console
 
+import compress_explain.search.expected as expected_module
 import compress_explain.search.seeking as seeking_module
 from compress_explain import Gate, InputError, LedgerError, Target
 from compress_explain.anatomy import read_anatomy
@@ -46,6 +47,7 @@ from compress_explain.strategy import Quantizing
 from compress_explain.terminal.reading import print_ledger
 from compress_explain.terminal.search import print_search
 from tests.small_job import CONFIG, loaded_small_job, small_job_files
+from tests.test_target import made_table
 
 QUIET = Progress(quiet=True)
 LENIENT = (Gate(metric="accuracy", max_drop=0.15, rule="point"),)
@@ -256,6 +258,24 @@ def test_costs_and_harms_are_those_of_the_states_that_pipelines_lead_to(inputs):
     assert more.cost.flops / 3 < small.cost.work < 0.5 * more.cost.flops
     assert small.harm.together > more.harm.together
     assert len({(edit.component, edit.action) for edit in both.edits}) == len(both.edits)
+
+
+def test_an_open_budget_buys_what_the_target_asks_for(inputs, monkeypatch):
+    """Half of the time by the table; a budget of FLOPs that saves less misses the target by what it lacks."""
+    job = job_of(inputs, target=Target(speedup=2))
+    anatomy = read_anatomy(job.subject.model, 20)
+    table = made_table(anatomy, head=1.0, neuron=0.1)
+    monkeypatch.setattr(expected_module, "latency_of", lambda *given: table)
+    steps = [Variant(name=name, options=options, strategy=each) for name, options, each in (
+        ("structured", {}, Structured()), ("neurons", {"flops_kept": 0.9}, Neurons(flops_kept=0.9)),
+    )]  # fmt: skip
+    with Masks(job.subject.model, anatomy) as masks:
+        book, _ = open_pricebook(job, masks, steps, QUIET)
+        bought, little = (book.expect(Pipeline(steps=(step,))) for step in steps)
+    assert steps[0].open and bought.cost.milliseconds_allowed == table.original.median / 2
+    assert 0.8 < bought.cost.milliseconds / bought.cost.milliseconds_allowed <= 1 and bought.cost.beyond({}) == 0
+    missed = little.cost.milliseconds / (table.original.median / 2) - 1
+    assert little.cost.beyond({}) == pytest.approx(missed) and missed > 0.2
 
 
 # A whole search

@@ -138,6 +138,14 @@ class Pricebook:
         strategy = step.strategy
         if isinstance(strategy, Tuning):
             return state
+        if set(strategy.kinds) == {TOKEN} and state.edits:  # tokens meet nothing else, so they are planned once
+            alone = self._after((step,), job, latency)
+            return _State(
+                off=state.off | {name: flags for name, flags in alone.off.items() if name not in self.anatomy.groups},
+                quantized=state.quantized,
+                edits=(*state.edits, *alone.edits),
+                of_tokens=alone.of_tokens,
+            )
         menu, prices = self._prices_for(step)
         situation = self._situation(state, menu, prices, job, latency)
         rounds = rounds_of(strategy, situation)
