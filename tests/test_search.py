@@ -36,7 +36,7 @@ from compress_explain.progress import Progress
 from compress_explain.registry import MlflowRegistry
 from compress_explain.registry_protocol import Searching
 from compress_explain.replay import read_ledger
-from compress_explain.search import Found, Search, seek
+from compress_explain.search import Found, Search, search
 from compress_explain.search.costs import Cost
 from compress_explain.search.expected import open_pricebook
 from compress_explain.search.fronts import dominated, fronts, kept
@@ -67,7 +67,7 @@ def job_of(inputs, **options):
 
 @pytest.fixture(scope="module")
 def found(inputs, tmp_path_factory) -> Found:
-    return seek(job_of(inputs), SMALL, tmp_path_factory.mktemp("search") / "out", QUIET)
+    return search(job_of(inputs), SMALL, tmp_path_factory.mktemp("search") / "out", QUIET)
 
 
 # Fronts
@@ -183,10 +183,10 @@ def test_what_cannot_be_built_is_refused_before_anything_is_priced(inputs, tmp_p
         ({"heads": {}, "neurons": {}}, "names exactly one"),
     ]:
         with pytest.raises(InputError, match=message):
-            seek(job_of(inputs), Search(strategies=(entry,)), tmp_path / "out", QUIET)
+            search(job_of(inputs), Search(strategies=(entry,)), tmp_path / "out", QUIET)
         assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match=r"search\.by.*without a target"):
-        seek(job_of(inputs), Search(by="milliseconds"), tmp_path / "out", QUIET)
+        search(job_of(inputs), Search(by="milliseconds"), tmp_path / "out", QUIET)
     tunings = ("heads", {"distill": {"epochs": [1.0, 2.0]}})
     with pytest.raises(InputError, match="none can be chosen"):
         space(Search(strategies=tunings), None)
@@ -422,8 +422,8 @@ def test_a_search_that_was_stopped_anywhere_goes_on_and_ends_the_same(found, inp
             shutil.rmtree(folder / "trials")
         begun.clear()
         with pytest.raises(InputError, match="--resume"):
-            seek(job_of(inputs), SMALL, folder, QUIET)
-        again = seek(job_of(inputs), SMALL, folder, QUIET, resume=True)
+            search(job_of(inputs), SMALL, folder, QUIET)
+        again = search(job_of(inputs), SMALL, folder, QUIET, resume=True)
         assert begun == trials_again[: len(found.trials)] or begun == trials_again
         same(found, again)
         again.verify()
@@ -431,14 +431,14 @@ def test_a_search_that_was_stopped_anywhere_goes_on_and_ends_the_same(found, inp
 
 def test_another_search_is_not_continued_in_its_folder(found, inputs):
     with pytest.raises(InputError, match="another run"):
-        seek(job_of(inputs), replace(SMALL, trials=1), found.folder, QUIET, resume=True)
+        search(job_of(inputs), replace(SMALL, trials=1), found.folder, QUIET, resume=True)
 
 
 def test_a_killed_process_is_continued_where_it_was(inputs, tmp_path):
     """SIGKILL in the middle of the first trial; what was tried before is not tried again, and the trial itself goes on."""
     small_job_files(tmp_path)
-    search = {"strategies": ["neurons", "heads"], "levels": [0.8, 0.5], "trials": 1, "rows": 64}
-    config_file(tmp_path, strategies="auto", search=search, evaluators=["quality"], gates=[{"metric": "accuracy", "max_drop": 0.3}],
+    options = {"strategies": ["neurons", "heads"], "levels": [0.8, 0.5], "trials": 1, "rows": 64}
+    config_file(tmp_path, strategies="auto", search=options, evaluators=["quality"], gates=[{"metric": "accuracy", "max_drop": 0.3}],
                 slices=None)  # fmt: skip
     program = (
         "import os, signal, sys\n"
@@ -474,7 +474,7 @@ def test_a_killed_process_is_continued_where_it_was(inputs, tmp_path):
 
 
 def test_when_the_time_is_up_nothing_new_is_begun_but_one_trial(inputs, tmp_path):
-    hurried = seek(job_of(inputs), replace(SMALL, minutes=1e-6), tmp_path / "out", QUIET)
+    hurried = search(job_of(inputs), replace(SMALL, minutes=1e-6), tmp_path / "out", QUIET)
     assert len(hurried.trials) == 1 and hurried.state == "pass"
     assert not hurried.ledger.of_kind("tried")
     assert hurried.rung("refitted")["kept"].sum() == 2, "chosen by what was expected"
@@ -483,7 +483,7 @@ def test_when_the_time_is_up_nothing_new_is_begun_but_one_trial(inputs, tmp_path
 def test_gates_that_nothing_passes_name_nothing_and_leave_test_unread(inputs, tmp_path):
     strict = job_of(inputs, gates=(Gate(metric="nll", max=1e-9),))
     few = Search(strategies=("neurons",), levels=(0.7,), trials=1, rows=64)
-    nothing = seek(strict, few, tmp_path / "out", QUIET)
+    nothing = search(strict, few, tmp_path / "out", QUIET)
     assert nothing.state == "fail" and nothing.exit_code == 1 and nothing.named is None
     assert nothing.summary["test"] is None and "none of 1 trials passes" in nothing.summary["why"]
     for body in nothing.trials:
@@ -494,7 +494,7 @@ def test_gates_that_nothing_passes_name_nothing_and_leave_test_unread(inputs, tm
 def test_strategies_that_the_job_lists_are_one_more_pipeline(inputs, tmp_path):
     own = job_of(inputs, strategies=(Heads(share=0.25), Structured(flops_kept=0.6)))
     few = Search(strategies=("neurons",), levels=(0.9,), trials=1, rows=64)
-    both = seek(own, few, tmp_path / "out", QUIET)
+    both = search(own, few, tmp_path / "out", QUIET)
     assert both.ledger.records[0].body["settings"]["own"] == "heads(share=0.25) → structured(flops_kept=0.6)"
     assert "heads(share=0.25) → structured(flops_kept=0.6)" in set(both.rung("priced")["pipeline"])
 
@@ -540,6 +540,6 @@ def test_what_is_aimed_at_is_missed_by_the_worst_of_all_aims():
 @pytest.mark.slow
 def test_a_cluster_makes_the_same_choice(found, inputs, tmp_path):
     pytest.importorskip("ray")
-    there = seek(job_of(inputs), SMALL, tmp_path / "out", QUIET, engine=RayWorkers(workers=2, threads=1))
+    there = search(job_of(inputs), SMALL, tmp_path / "out", QUIET, engine=RayWorkers(workers=2, threads=1))
     same(found, there)
     there.verify()

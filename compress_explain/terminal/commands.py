@@ -42,7 +42,7 @@ def run_config(path: Path, overrides: list[str], out: Path | None, *, resume: bo
 
 def run_search(path: Path, overrides: list[str], out: Path | None, workers: Workers, *, resume: bool) -> Exit:
     """Search as a configuration file says and show the front."""
-    from compress_explain.search import seek
+    from compress_explain.search import search
     from compress_explain.terminal.search import print_search
     from compress_explain.terminal.summary import print_places
 
@@ -53,7 +53,7 @@ def run_search(path: Path, overrides: list[str], out: Path | None, workers: Work
         registry.check()
     subject, splits = load_inputs(config, progress)
     job = build_job(config, subject, splits)
-    found = seek(job, config.build_search(), folder, progress, engine=engine, resume=resume)
+    found = search(job, config.build_search(), folder, progress, engine=engine, resume=resume)
     print_search(found)
     print_places(publish_search(found, registries, progress))
     return found.exit_code

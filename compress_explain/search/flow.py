@@ -14,9 +14,9 @@ from compress_explain.search.options import Search
 from compress_explain.search.seeking import open_seeking
 
 
-def seek(
+def search(
     job: Job,
-    search: Search,
+    options: Search,
     folder: Path,
     progress: Progress,
     *,
@@ -35,7 +35,7 @@ def seek(
         RunInterrupted: stopped from outside; everything recorded so far is kept for ``resume``.
     """
     try:
-        with open_seeking(job, search, folder, progress, engine, resume=resume) as seeking, ready(engine):
+        with open_seeking(job, options, folder, progress, engine, resume=resume) as seeking, ready(engine):
             priced = seeking.price()
             masked = seeking.try_masked(priced)
             refitted = seeking.try_refitted(masked)
