@@ -203,7 +203,9 @@ def _check_parts(config: Config, faults: list[InputError], *, searching: bool) -
         config.build_registries,
         config.build_target,
     ]
-    for build in [*builders, *([partial(_check_search, config)] if searching else [])]:
+    if searching:
+        builders.append(partial(_check_search, config))
+    for build in builders:
         try:
             build()
         except InputErrors as error:

@@ -180,9 +180,19 @@ def _chains(removing: Sequence[Variant]) -> Iterator[Pipeline]:
     for first, second in product(removing, removing):
         if first.level is None or second.level is None or set(first.strategy.kinds) & set(second.strategy.kinds):
             continue
-        between = [level for level in levels if level > second.level]
-        if between and first.level == min(between, key=lambda level: abs(math.log(level**2 / second.level))):
+        if first.level == _half_way(levels, second.level):
             yield Pipeline(steps=(first, second))
+
+
+def _half_way(levels: Sequence[float], last: float) -> float | None:
+    """The level above ``last`` that leaves about as much to go as it has gone; None where there is none above.
+
+    >>> _half_way([0.2, 0.5, 0.8], 0.2), _half_way([0.2, 0.5], 0.5)
+    (0.5, None)
+    """
+    return min(
+        (level for level in levels if level > last), key=lambda level: abs(math.log(level**2 / last)), default=None
+    )
 
 
 def _role(strategy: Strategy) -> str:
