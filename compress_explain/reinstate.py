@@ -26,7 +26,7 @@ from compress_explain.examples import Batch, Examples
 from compress_explain.gates import Verdict
 from compress_explain.masks import Masks
 from compress_explain.pricing.decision import Decision
-from compress_explain.pricing.exact import masked, unit_logits
+from compress_explain.pricing.exact import logits_tried, masked
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes, wide
 from compress_explain.ranking import ordinal
@@ -161,16 +161,19 @@ def _collect(
 ) -> _Moves:
     reachable = [group for group in masks.anatomy.groups.values() if not masks.gone(group.name)]
     groups = [group for group in reachable if masks.off[group.name].any()]
-    linears = [name for name in masks.quantized if not masks.gone(name)]
+    quantized = [name for name in masks.quantized if not masks.gone(name)]
+    shared = [name for name in quantized if masks.anatomy.linears[name].shared]
+    linears = [name for name in quantized if name not in shared]
     units = [unit.name for unit in masks.units if not any(masks.gone(each) for each in _around(unit.name))]
-    undone = torch.cat([*[masks.off[group.name] for group in groups], torch.ones(len(linears) + len(units)).bool()])
-    names = [*[component for group in groups for component in group.components], *linears, *units]
+    undone = torch.cat([*[masks.off[group.name] for group in groups], torch.ones(len(quantized) + len(units)).bool()])
+    names = [*[component for group in groups for component in group.components], *linears, *units, *shared]
     costs = [group.flops * _speed(masks, group, work) for group in groups for _ in range(group.count)]
     costs += [work[name] for name in linears] + [_unit_cost(masks, unit, work) for unit in units]
+    costs += [work[name] for name in shared]
     slopes = Slopes(masks, groups, {name: (Unedited(),) for name in linears})
     rows, labels, logits, moves = [], [], [], []
     for batch in examples.batches(batch_size):
-        whole = _unit_moves(masks, examples, batch, units)
+        whole = _tried_moves(masks, examples, batch, units, shared)
         (each,) = linearised(slopes, examples, [batch])
         stride = math.ceil(len(examples) * int(undone.sum()) * each.decision.logits.shape[1] * 4 / _MEMORY)
         keep = torch.from_numpy(batch.rows % stride == 0)
@@ -197,15 +200,18 @@ def _around(unit: str) -> tuple[str, ...]:
     return () if layer == unit else (layer,)
 
 
-def _unit_moves(
-    masks: Masks, examples: Examples, batch: Batch, units: Sequence[str]
-) -> Callable[[Decision], Float[Tensor, "batch units choices"]]:
-    """How putting each sublayer or layer back moves the choices of a batch: too large for a slope, it is tried."""
-    if not units:
+def _tried_moves(
+    masks: Masks, examples: Examples, batch: Batch, units: Sequence[str], linears: Sequence[str]
+) -> Callable[[Decision], Float[Tensor, "batch tried choices"]]:
+    """How putting each sublayer, layer or shared linear back moves the choices of a batch: no slope tells, it is tried."""
+    if not units and not linears:
         return lambda decision: decision.logits[:, None][:, :0]
     with torch.inference_mode(), masked(masks):
         now, _ = examples.one_each(batch, wide(masks.model(**batch.inputs).logits))
-    tried = [examples.one_each(batch, logits)[0] for logits in unit_logits(masks, batch, units)]
+    tried = [
+        examples.one_each(batch, logits)[0]
+        for logits in logits_tried(masks, batch, units, dict.fromkeys(linears, Unedited()))
+    ]
     return lambda decision: torch.stack([decision.of(logits) - decision.of(now) for logits in tried], 1)
 
 

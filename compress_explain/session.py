@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from compress_explain.activations import Ranges, find_activations, load_activations, passes_of, save_activations
-from compress_explain.anatomy import Anatomy, read_anatomy
+from compress_explain.anatomy import Anatomy, Layer, read_anatomy
 from compress_explain.checkpoint import save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.decided import Decided, Forward, decide_all
+from compress_explain.dense import refuse_norms_after
 from compress_explain.edits import Edit, Plan
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
@@ -589,6 +590,8 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
             session.start()
             if job.runtime == "compiled" and not ledger.find("deployed", "artifact"):
                 refuse_without_compiler()  # before anything is priced
+            if "dense" in job.artifacts and any(Layer.kind in strategy.kinds for strategy in job.strategies):
+                refuse_norms_after(anatomy)  # likewise
             if any(TOKEN in strategy.kinds for strategy in job.strategies):
                 _ = session.lexicon.pieces  # refused before anything is priced
             _ = session.latency  # likewise

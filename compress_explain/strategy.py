@@ -16,7 +16,7 @@ from compress_explain.edits import Edit
 from compress_explain.errors import InputError
 from compress_explain.latency_table import LatencyTable
 from compress_explain.meters import Storage
-from compress_explain.pricing.menu import Menu, menu_of_kinds
+from compress_explain.pricing.menu import Menu, menu_of_kinds, menu_of_linears
 from compress_explain.pricing.prices import Prices
 from compress_explain.vocabulary.lexicon import Lexicon
 from compress_explain.weight_edits import weight_edit
@@ -160,8 +160,7 @@ def menu_of(anatomy: Anatomy, strategy: Strategy) -> Menu:
         InputError: the model has nothing of the kind.
     """
     if isinstance(strategy, Quantizing):
-        linears = tuple(anatomy.linears.values())
-        return Menu(anatomy=anatomy, linears=linears, weight_edits=tuple(map(weight_edit, strategy.weight_edits)))
+        return menu_of_linears(anatomy, [weight_edit(name) for name in strategy.weight_edits])
     return menu_of_kinds(anatomy, strategy.kinds)
 
 

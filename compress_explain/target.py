@@ -65,8 +65,14 @@ class Target:
 
 
 def check_open(strategies: Sequence[Strategy], target: Target | None) -> None:
-    """Raises InputError when a strategy leaves its budget to a target that there is not."""
+    """Raises InputError when a strategy leaves its budget to a target that there is not, or none can be foretold with it."""
     for strategy in strategies:
+        if target is not None and getattr(strategy, "ranges", None) is not None:
+            name = type(strategy).__name__.lower()
+            raise InputError(
+                f"strategies: {name}", target.words, "a file of static ranges cannot be timed before these are found",
+                "quantize with int8_dynamic, which is as fast, or leave target out",
+            )  # fmt: skip
         budget = getattr(strategy, "budget", None)
         if target is None and isinstance(budget, Budget) and budget.left_to_target:
             name = type(strategy).__name__.lower()

@@ -1,4 +1,4 @@
-"""The table of docs/architectures.md, from what the tests run over. ``python -m tests.architectures`` writes it."""
+"""The tables of docs/architectures.md, from what the tests run over. ``python -m tests.architectures`` writes it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compress_explain.anatomy import read_anatomy
 from compress_explain.families import families, refused
+from tests.every import ELSEWHERE, SMALL, artifacts
 from tests.tiny import (
     CLASSIFIERS,
     EXPORTED,
@@ -20,7 +21,6 @@ from tests.tiny import (
 )
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
-BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 TESTED = "tested"
 _NAMES = {"head": "heads", "kv_group": "kv groups"}
 
@@ -71,15 +71,27 @@ def table() -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def strategies_table() -> str:
+    """One row a family and form, one column a strategy: what is tested of what it leaves."""
+    names = (*SMALL, *ELSEWHERE)
+    lines = [["family", *(f"`{name}`" for name in names)], ["---"] * (1 + len(names))]
+    lines += [[f"`{name}`", *(artifacts(strategy, name) for strategy in names)] for name in sorted(MODELS)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def untested() -> set[str]:
     """Families without a tiny model."""
     return set(families()) - {tiny.config.model_type for tiny in MODELS.values()}
 
 
 def page() -> str:
-    """The page with the table as it should be."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    return before + BEGIN + table() + END + rest.partition(END)[2]
+    """The page with its tables as they should be."""
+    text = PAGE.read_text()
+    for name, made in (("table", table()), ("strategies", strategies_table())):
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        before, _, rest = text.partition(begin)
+        text = before + begin + made + end + rest.partition(end)[2]
+    return text
 
 
 if __name__ == "__main__":

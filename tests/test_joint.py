@@ -15,6 +15,7 @@ from compress_explain.pricing.exact import masked
 from compress_explain.pricing.joint import Joint
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes
+from compress_explain.weight_edits import Unedited, weight_edit
 from tests.states import random_state, sliced_examples, traces
 from tests.tiny import tiny_examples
 from tests.trained import reviews, trained_model
@@ -59,6 +60,24 @@ def test_at_strength_zero_the_moves_of_the_present_state_are_added(labels):
     after = (logits + moves[:, CHOSEN].sum(1)).double().numpy()
     for name, flags in examples.slices.items():
         assert_joint(joint[name], logits.double().numpy()[flags], after[flags], examples.labels[flags])
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize("edit", ["int8-dynamic", "int4-g16"])
+def test_a_linear_that_all_rows_share_is_tried(edit, labels):
+    """DeBERTa's queries read the table of positions too, which has no rows: its slope is that of a whole batch."""
+    masks, examples = random_state("deberta-v2", labels), sliced_examples(labels=labels, family="deberta-v2")
+    name = "encoder.layer.1.attention.query"
+    assert masks.anatomy.linears[name].shared
+    before = logits_now(masks, examples)
+    joint = expected_joint(masks, examples, [], before, 24, linears={name: weight_edit(edit)})
+    masks.quantize({name: edit})
+    after = logits_now(masks, examples)
+    for each, flags in examples.slices.items():
+        assert_joint(joint[each], before[flags].astype(float), after[flags].astype(float), examples.labels[flags])
+    back = expected_joint(masks, examples, [], after, 24, linears={name: Unedited()})
+    for each, flags in examples.slices.items():
+        assert_joint(back[each], after[flags].astype(float), before[flags].astype(float), examples.labels[flags])
 
 
 @pytest.mark.parametrize("labels", [2, 3, 20])

@@ -42,11 +42,7 @@ def run(tmp_path_factory) -> Run:
     arguments = ["run", str(ROOT / "examples" / "sst2.yaml"), "--out", str(folder)]
     for key, value in overrides.items():
         arguments += ["--set", f"{key}={value}"]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    code = _guarded(lambda: app(arguments, standalone_mode=False))
-    torch.set_num_threads(threads)
-    assert code == 0
+    assert _guarded(lambda: app(arguments, standalone_mode=False)) == 0
     return Run(folder)
 
 

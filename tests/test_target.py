@@ -29,7 +29,7 @@ from compress_explain.masks import Masks
 from compress_explain.pricing import price
 from compress_explain.progress import Progress
 from compress_explain.replay import replay
-from compress_explain.strategies import Structured
+from compress_explain.strategies import Int8Static, MixedPrecision, Structured
 from compress_explain.strategy import Situation, rounds_of
 from compress_explain.surgery import materialize
 from compress_explain.target import outcome, told
@@ -309,6 +309,9 @@ def test_a_strategy_without_a_budget_needs_a_target(inputs, tmp_path):
     plain = Job(subject=subject, splits=splits, strategies=[Structured(flops_kept=0.5)], **parts)
     ids = {replace(plain, target=target).identity() for target in (None, Target(speedup=2), Target(speedup=3))}
     assert len(ids) == 3
+    for static in (Int8Static(), MixedPrecision(to=Int8Static(smooth=0.5), float_kept=0.2)):
+        with pytest.raises(InputError, match="2 times as fast as the original.*cannot be timed before"):
+            Job(subject=subject, splits=splits, strategies=[static], target=Target(speedup=2), **parts)
     path = tmp_path / "config.yaml"
     path.write_text(config.model_dump_json())
     left_open = ["strategies=[{structured: {}}]"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ from compress_explain.pricing.prefix import Prefix, answering
 from compress_explain.pricing.rows import by_row
 from compress_explain.pricing.slopes import prepared_edits, wide
 from compress_explain.pricing.sums import Sums
-from compress_explain.weight_edits import Prepared, weight_edit
+from compress_explain.weight_edits import Prepared, WeightEdit, weight_edit
 
 _AT_ONCE = 64  # rows, each under an edit of its own
 
@@ -179,13 +179,34 @@ def exact_of_edits(
     return torch.cat(parts)
 
 
-def unit_logits(masks: Masks, batch: Batch, units: Iterable[str]) -> Iterator[Float[Tensor, "batch *tokens classes"]]:
-    """Logits of a batch with each of these sublayers and layers, alone, removed, or put back where it is gone."""
-    for unit in units:
-        there, back = (masks.restore, masks.remove) if masks.is_off(unit) else (masks.remove, masks.restore)
-        with _switched(there, back, unit), masked(masks), torch.inference_mode():
+def logits_tried(
+    masks: Masks, batch: Batch, units: Iterable[str], linears: Mapping[str, WeightEdit]
+) -> Iterator[Float[Tensor, "batch *tokens classes"]]:
+    """Logits of a batch with each of these, alone: sublayers and layers removed, or put back where gone; linears edited."""
+    edits = [_other_way(masks, unit) for unit in units]
+    edits += [_linear_edited(masks, name, edit) for name, edit in linears.items()]
+    for edit in edits:
+        with edit, masked(masks), torch.inference_mode():
             logits = wide(masks.model(**batch.inputs).logits)
         yield logits
+
+
+def _other_way(masks: Masks, unit: str) -> AbstractContextManager[None]:
+    there, back = (masks.restore, masks.remove) if masks.is_off(unit) else (masks.remove, masks.restore)
+    return _switched(there, back, unit)
+
+
+@contextmanager
+def _linear_edited(masks: Masks, name: str, edit: WeightEdit) -> Iterator[None]:
+    """Inside it a linear is under an edit; what is quantized now computes in full again."""
+    if name in masks.quantized:
+        was = {name: masks.quantized[name]}
+        with _switched(masks.restore, lambda _: masks.quantize(was), name):
+            yield
+        return
+    module = masks.model.get_submodule(masks.anatomy.linears[name].module)
+    with answering(module, edited(prepared_edits(module, [masks.edit_of(name, edit)])[0])):
+        yield
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
 from compress_explain.masks import Masks
-from compress_explain.pricing.exact import masked, unit_logits
+from compress_explain.pricing.exact import logits_tried, masked
 from compress_explain.pricing.impact import TokenImpact
 from compress_explain.pricing.slopes import prepared_edits, wide
 from compress_explain.weight_edits import Prepared, WeightEdit
@@ -47,7 +47,7 @@ def summed_over_tokens(
         with torch.no_grad(), masked(masks):
             before = wide(masks.model(**batch.inputs).logits)
         move = _move(masks, batch, parts, linears, strength) if parts or linears else torch.zeros_like(before)
-        for logits in unit_logits(masks, batch, units):
+        for logits in logits_tried(masks, batch, units, {}):
             move += logits - before
         targets, valid = examples.targets(batch)
         impact = TokenImpact(before, targets).of(before + move)

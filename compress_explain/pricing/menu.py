@@ -151,6 +151,17 @@ def menu_of_kinds(anatomy: Anatomy, kinds: Sequence[str] = ()) -> Menu:
     return Menu(anatomy=anatomy, groups=groups, sublayers=sublayers, layers=layers)
 
 
+def menu_of_linears(anatomy: Anatomy, weight_edits: Sequence[WeightEdit]) -> Menu:
+    """Each of ``weight_edits`` on every linear."""
+    linears = list(anatomy.linears.values()) if weight_edits else []
+    return Menu(
+        anatomy=anatomy,
+        linears=tuple(linear for linear in linears if not linear.shared),
+        weight_edits=tuple(weight_edits),
+        shared_linears=tuple(linear for linear in linears if linear.shared),
+    )
+
+
 def read_menu(anatomy: Anatomy, text: str) -> Menu:
     """The menu that ``heads,neurons,sublayers,layers,linears:int8,linears:rank64`` describes.
 
@@ -166,12 +177,9 @@ def read_menu(anatomy: Anatomy, text: str) -> Menu:
         if word not in (*_GROUPED, "sublayers", "layers") and not word.startswith("linears:"):
             known = [*_GROUPED, "sublayers", "layers", "linears:int8", "linears:int4", "linears:rank64"]
             raise InputError("edits", word, "no such kind of edit", did_you_mean(word, known))
-    return Menu(
-        anatomy=anatomy,
+    return replace(
+        menu_of_linears(anatomy, weight_edits),
         groups=tuple(group for group in anatomy.groups.values() if group.kind in kinds),
-        linears=tuple(linear for linear in anatomy.linears.values() if weight_edits and not linear.shared),
-        weight_edits=weight_edits,
         sublayers=tuple(anatomy.sublayers.values()) if "sublayers" in words else (),
         layers=tuple(anatomy.layers.values()) if "layers" in words else (),
-        shared_linears=tuple(linear for linear in anatomy.linears.values() if weight_edits and linear.shared),
     )
