@@ -16,13 +16,13 @@ from compress_explain.outcome import Run
 from .names import Point, points, slug, slugs
 
 _EFFECTS = ("loss_change", "kl", "flips_to_wrong", "flips_to_right", "accuracy_change")
-_PAST = {"remove": "removed", "restore": "restored"}
+_PAST = {"remove": "removed", "quantize": "quantized", "restore": "restored"}
 SLICE_FIGURES = 90  # slices shown as metrics; all are in the table of scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One round of removals, restorations or trims, or a judgement that stands on its own."""
+    """One round of removals, restorations or trims, one quantization, or a judgement that stands on its own."""
 
     name: str
     title: str
@@ -88,7 +88,7 @@ def _kind(name: str, kinds: dict[str, Record]) -> str:
     if planned is None:
         return "judgement"
     if planned.body["author"] != "reinstatement":
-        return "removal"
+        return "quantization" if planned.body["action"] == "quantize" else "removal"
     return "trim" if planned.body["action"] == "remove" else "reinstatement"
 
 
