@@ -15,9 +15,10 @@ from compress_explain.models import Subject, load_subject
 from compress_explain.outcome import Run
 from compress_explain.pricing import AuditPlan
 from compress_explain.progress import Progress
-from compress_explain.registry_protocol import Registry
+from compress_explain.registry_protocol import Registry, Searching
 from compress_explain.reinstate import Reinstatement
 from compress_explain.run import execute
+from compress_explain.search import Found
 from compress_explain.slices import SliceRule
 from compress_explain.strategy import Strategy
 from compress_explain.target import Target
@@ -89,6 +90,24 @@ def compress(
     run = execute(job, Path(out), progress, resume=resume)
     publish(run, registries, progress)
     return run
+
+
+def publish_search(found: Found, registries: Sequence[Registry], progress: Progress) -> list[str]:
+    """Mirror a finished search to each registry and return where it can be looked at.
+
+    One that knows of runs alone is given the named run.
+
+    Raises:
+        InputError: a registry cannot be reached; the search's folder is complete all the same.
+    """
+    places = []
+    for registry in registries:
+        progress.say("mirroring the search and its trials to its registry")
+        if isinstance(registry, Searching):
+            places.append(registry.publish_search(found.folder))
+        elif found.named is not None:
+            places.append(registry.publish(found.named.folder))
+    return places
 
 
 def publish(run: Run, registries: Sequence[Registry], progress: Progress) -> list[str]:

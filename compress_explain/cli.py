@@ -75,6 +75,25 @@ MaxLength = Annotated[int | None, typer.Option(help="tokens, at most", min=2)]
 
 
 @app.command()
+def search(
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="the folder of the search; overrides the key out")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue a search that was stopped")] = False,
+    engine: EngineName = "local",
+    workers: WorkerCount = 2,
+    threads: Threads = None,
+    address: Address = None,
+) -> None:
+    """Choose strategies, their order and budgets: price every pipeline, try few, run fewer, name one."""
+    from compress_explain.terminal.commands import run_search
+    from compress_explain.terminal.pricing import Workers
+
+    chosen = Workers(engine=engine, workers=workers, threads=threads, address=address)
+    raise typer.Exit(run_search(config, overrides, out, chosen, resume=resume))
+
+
+@app.command()
 def price(
     model: Annotated[str, typer.Argument(help="a model folder or hub id", metavar="MODEL")],
     data: Annotated[str, typer.Option(help="a csv, json, jsonl or parquet file, or a hub data set as id:split")],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +22,14 @@ from compress_explain.pricing import AuditPlan
 from compress_explain.registry_protocol import Registry
 from compress_explain.reinstate import Reinstatement
 from compress_explain.scores import told_of
+from compress_explain.search.options import By, Search
+from compress_explain.search.space import space
 from compress_explain.slices import SliceRule, SliceSection
 from compress_explain.strategy import Quantizing, Strategy, check_order
 from compress_explain.target import Target, check_open
 from compress_explain.tasks import task_named
+
+AUTO = "auto"  # in the place of strategies: let them be chosen
 
 
 class DataSection(Section):
@@ -79,6 +85,19 @@ class TargetSection(Section):
     tokens: int | None = None
 
 
+class SearchSection(Section):
+    strategies: list[str | dict[str, dict[str, Any] | None]] | None = None
+    levels: list[float] = Field(default=list(Search.levels))
+    losses: list[float] = Field(default=list(Search.losses))
+    trials: int = Search.trials
+    rows: int = Search.rows
+    minutes: float | None = None
+    by: By | None = None
+    flops_kept: float | None = None
+    parameters_kept: float | None = None
+    bytes_kept: float | None = None
+
+
 class Config(Section):
     """Every key of a configuration file, with its default."""
 
@@ -94,7 +113,7 @@ class Config(Section):
     ] = "text-classification"
     data: DataSection
     slices: dict[str, SliceSection] = Field(default_factory=dict)
-    strategies: list[dict[str, dict[str, Any]]] = Field(min_length=1)
+    strategies: list[dict[str, dict[str, Any]]] = Field(default_factory=list)
     evaluators: list[str | dict[str, dict[str, Any]]] = Field(default=["quality", "slices"], min_length=1)
     gates: list[GateSection] = Field(min_length=1)
     compensation: CompensationSection | None = CompensationSection()
@@ -112,6 +131,7 @@ class Config(Section):
     priced_rows: int = Field(default=1024, ge=2)
     pooling: Literal["mean", "cls"] | None = None
     normalize: bool | None = None
+    search: SearchSection = SearchSection()
 
     def data_spec(self) -> DataSpec:
         task = task_named(self.task)
@@ -139,6 +159,9 @@ class Config(Section):
     def build_target(self) -> Target | None:
         return None if self.target is None else Target(**self.target.model_dump())
 
+    def build_search(self) -> Search:
+        return Search(**self.search.model_dump())
+
     def build_audit(self) -> AuditPlan:
         return AuditPlan(**self.audit.model_dump())
 
@@ -146,10 +169,10 @@ class Config(Section):
         return Reinstatement(**self.reinstatement.model_dump())
 
 
-def load_config(path: Path, overrides: list[str]) -> Config:
+def load_config(path: Path, overrides: list[str], *, searching: bool = False) -> Config:
     """Read and check a configuration file, every fault of it at once, before any model is loaded.
 
-    ``overrides`` are ``key.path=value`` with the value in YAML.
+    ``overrides`` are ``key.path=value`` with the value in YAML. For ``searching`` strategies need not be listed.
 
     Raises:
         InputError: the file cannot be read, or keys or values are wrong.
@@ -157,25 +180,44 @@ def load_config(path: Path, overrides: list[str]) -> Config:
     document = _read_mapping(path)
     for override in overrides:
         _apply_override(document, override)
+    automatic = document.get("strategies") == AUTO
+    if automatic:
+        del document["strategies"]
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
         raise explain(error, _known_keys) from None
-    _check_parts(config)
+    faults = [] if searching or config.strategies else [_no_strategies(AUTO if automatic else config.strategies)]
+    _check_parts(config, faults, searching=searching)
     return config
 
 
-def _check_parts(config: Config) -> None:
-    """Build every part once, to show all of their faults together."""
-    faults: list[InputError] = []
-    for build in (
+def _no_strategies(given: object) -> InputError:
+    """What a run is told that lists none."""
+    if given == AUTO:
+        problem, remedy = (
+            "a run carries out strategies that are listed",
+            "let them be chosen: compress-explain search CONFIG",
+        )
+    else:
+        problem = "none is listed, so there is nothing to do"
+        remedy = "list some (see the commented file of: compress-explain init), or let them be chosen: compress-explain search CONFIG"
+    return InputError("strategies", given, problem, remedy)
+
+
+def _check_parts(config: Config, faults: list[InputError], *, searching: bool) -> None:
+    """Build every part once, to show all of their faults together, after those that are known."""
+    builders: list[Callable[[], object]] = [
         config.slice_rules,
         config.build_strategies,
         config.build_evaluators,
         config.build_gates,
         config.build_registries,
         config.build_target,
-    ):
+    ]
+    if searching:
+        builders.append(partial(_check_search, config))
+    for build in builders:
         try:
             build()
         except InputErrors as error:
@@ -192,6 +234,12 @@ def _check_parts(config: Config) -> None:
         check_gates(gates, told_of(config.task, metrics), [gate.slice for gate in gates] if config.slices else [])
     if faults:
         raise together(faults)
+
+
+def _check_search(config: Config) -> None:
+    search, target = config.build_search(), config.build_target()
+    search.counted(timed=target is not None)
+    space(search, target)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -249,7 +297,7 @@ def _named(kind: str, entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict
 _SECTIONS: dict[str, type[Section]] = {
     "data": DataSection, "slices": SliceSection, "gates": GateSection, "reinstatement": ReinstatementSection,
     "audit": AuditSection, "compensation": CompensationSection,
-    "target": TargetSection,
+    "target": TargetSection, "search": SearchSection,
 }  # fmt: skip
 
 

@@ -34,7 +34,7 @@ SUMMARY = "run.json"
 REPORT = "report.html"
 ANATOMY = "anatomy.json"
 _AUDITS = ("audit-of-all", "audit")  # the first that is there counts: `compress-explain audit` looks at more than a run
-_EXITS = {"pass": Exit.PASSED, "fail": Exit.GATE_FAILED, "inconclusive": Exit.INCONCLUSIVE}
+EXITS = {"pass": Exit.PASSED, "fail": Exit.GATE_FAILED, "inconclusive": Exit.INCONCLUSIVE}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def exit_code(self) -> Exit:
-        return _EXITS[self.state]
+        return EXITS[self.state]
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -117,13 +117,16 @@ def finish(session: Session, state: State) -> Run:
     folder, ledger = session.folder, session.ledger
     components = component_table(session)
     files = (folder / "tables" / "components.parquet", folder / ANATOMY)
-    open_ended = ledger.find("finished", "end") is None
+    end, judged = ledger.find("finished", "end"), ledger.standing("judged")
+    open_ended = end is None
     if open_ended:
         components.to_parquet(files[0], index=False)
         write_text(files[1], dossier_text(_known(session, components)))
     write_json(folder / SUMMARY, summarise(session, state, components))
     if open_ended:
         ledger.append("finished", "end", {"state": state}, files)
+    elif end and judged and judged.seq > end.seq and not ledger.find("finished", judged.body["split"]):
+        ledger.append("finished", judged.body["split"], {"state": state})  # it was chosen among several, and read test
     run = Run(folder)
     write_report(run, session.job.splits, session.job.subject.labels)
     return run

@@ -130,6 +130,7 @@ class _Costs:
         self._moves = prices.moves if known and budget.together else None
         self._alone, self._members = self.now.copy(), members
         self._chosen = dict.fromkeys(members, 0.0)  # by group: the sum of the moves of what was chosen
+        self._mine = {} if self._moves is None else {name: self._moves[:, each] for name, each in members.items()}
 
     @property
     def portions(self) -> int:
@@ -142,7 +143,7 @@ class _Costs:
             return
         for name, members in self._members.items():
             self._chosen[name] += self._moves[:, members[np.isin(members, indices)]].sum(1)
-            beyond = self._chosen[name] @ self._moves[:, members]
+            beyond = self._chosen[name] @ self._mine[name]
             self.now[members] = self._alone[members] + np.maximum(beyond, 0)
 
 

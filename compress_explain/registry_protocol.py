@@ -21,6 +21,15 @@ class Registry(Protocol):
         ...
 
 
+@runtime_checkable
+class Searching(Registry, Protocol):
+    """A registry that shows a search as one, its trials inside it."""
+
+    def publish_search(self, folder: Path) -> str:
+        """Mirror the search in ``folder`` with its trials and return where a person can look at it."""
+        ...
+
+
 def check_registry(registry: object) -> None:
     """Raise TypeError if ``registry`` is not a frozen dataclass with ``check`` and ``publish``."""
     name = type(registry).__name__

@@ -18,8 +18,11 @@ from compress_explain.session import Session, open_session
 from compress_explain.strategy import Tuning, ranges_of, rounds_of, wants_prices
 
 
-def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False) -> Run:
+def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False, on_test: bool = True) -> Run:
     """Carry out ``job`` in ``folder`` and return the finished run.
+
+    Where it is one of several that a choice is made among, it is not judged ``on_test`` but on validation; when
+    it was chosen it is resumed and then reads the test split.
 
     Raises:
         InputError: the folder cannot be used.
@@ -33,7 +36,7 @@ def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False)
                 artifact = session.materialize()
                 session.deploy(artifact, masked)
                 session.time(artifact)
-                verdicts = session.judge("artifact", session.observe_artifact(artifact))
+                verdicts = session.judge(*session.observe_artifact(artifact, on_test=on_test))
                 state = overall(verdicts)
             return finish(session, state)
     except KeyboardInterrupt:

@@ -68,6 +68,7 @@ from compress_explain.vocabulary import Lexicon, read_by
 from compress_explain.weight_edits import Factors
 
 REFINEMENT = Refinement()
+DEPLOYED = "deployed"  # the step in which what will be deployed is seen on validation
 _COMPARED = 256  # rows on which a checkpoint is compared with the masked model
 
 
@@ -503,16 +504,17 @@ class Session:
         validation = self.job.splits.validation
         read = self._read_by_artifact(validation, artifact)
         if read_manifest(artifact).form != TORCH:
-            return masked, self._predictions("deployed", validation, self._deployed(artifact), read)
+            return masked, self._predictions(DEPLOYED, validation, self._deployed(artifact), read)
         some = replace(read, labels=np.arange(len(read))).draw(_COMPARED, self.job.seed)  # labelled by their row
         simulated, label = masked.of_rows(some.labels), "comparing the checkpoint with the masked model"
         decided = self._predict(self._deployed(artifact), some, label, simulated.decided.choices)
         return simulated, simulated.beside(decided)
 
-    def observe_artifact(self, artifact: Path) -> Pairs:
-        """Predictions of what will be deployed, loaded from disk, on the test split."""
-        test = self.job.splits.test
-        return self._predictions("artifact", test, self._deployed(artifact), self._read_by_artifact(test, artifact))
+    def observe_artifact(self, artifact: Path, *, on_test: bool = True) -> tuple[str, Pairs]:
+        """The step's name, and predictions of what will be deployed, loaded from disk, on test or on validation."""
+        step, split = ("artifact", self.job.splits.test) if on_test else (DEPLOYED, self.job.splits.validation)
+        read = self._read_by_artifact(split, artifact)
+        return step, self._predictions(step, split, self._deployed(artifact), read)
 
     def _deployed(self, artifact: Path) -> Forward:
         """What runs, opened when it is first asked."""

@@ -34,17 +34,17 @@ _NOT_MIRRORED = (".lock", "artifact/")  # the artifact goes with the model, once
 _EXPERIMENT = "Compressions of one model. Every run is one compression; the runs nested in it are its steps."
 
 
-def mirror(run: Run, uri: str, *, experiment: str | None, register_as: str | None) -> str:
-    """Bring ``run`` into the store at ``uri`` and return the address of its page.
+def mirror(run: Run, uri: str, *, experiment: str | None, register_as: str | None, inside: str | None = None) -> str:
+    """Bring ``run`` into the store at ``uri``, ``inside`` another run of it if given, and return the address of its page.
 
     Raises:
         InputError: another process is mirroring this folder, the experiment was deleted, or the
             model did not survive the round trip.
     """
     client = MlflowClient(tracking_uri=uri)
-    with _alone(run.folder):
-        experiment_id = _experiment(client, uri, experiment or model_name(run))
-        parent = _find(client, experiment_id, run) or _start(client, experiment_id, run)
+    with alone(run.folder):
+        experiment_id = experiment_of(client, uri, experiment or model_name(run))
+        parent = _find(client, experiment_id, run) or _start(client, experiment_id, run, inside)
         run_id = parent.info.run_id
         if parent.data.tags.get(tag("mirror")) != COMPLETE:
             _complete(client, run, experiment_id, run_id)
@@ -71,7 +71,8 @@ def _complete(client: MlflowClient, run: Run, experiment_id: str, run_id: str) -
     client.set_tag(run_id, tag("mirror"), COMPLETE)
 
 
-def _experiment(client: MlflowClient, uri: str, name: str) -> str:
+def experiment_of(client: MlflowClient, uri: str, name: str) -> str:
+    """The experiment of this name, made if it is not there."""
     found = client.get_experiment_by_name(name)
     if found is None:
         tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": _EXPERIMENT}
@@ -89,7 +90,7 @@ def _find(client: MlflowClient, experiment_id: str, run: Run) -> Tracked | None:
     return found[0] if found else None
 
 
-def _start(client: MlflowClient, experiment_id: str, run: Run) -> Tracked:
+def _start(client: MlflowClient, experiment_id: str, run: Run, inside: str | None) -> Tracked:
     facts, ledger = run.summary, run.ledger
     tags = {
         tag("identity"): facts["identity"],
@@ -100,6 +101,7 @@ def _start(client: MlflowClient, experiment_id: str, run: Run) -> Tracked:
         tag("mirror"): INCOMPLETE,
         "mlflow.note.content": describe(run, None),
         "mlflow.source.name": "compress-explain",
+        **({} if inside is None else {"mlflow.parentRunId": inside}),
     }
     started = milliseconds(ledger.records[0].time)
     name = run.folder.resolve().name
@@ -155,7 +157,7 @@ def _store_model(client: MlflowClient, run: Run, experiment_id: str, run_id: str
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Keep a second process from mirroring the same folder; one that may not be written to needs no lock."""
     try:
         stream = (folder / ".lock").open("a")

@@ -22,7 +22,7 @@ SLICE_FIGURES = 90  # slices shown as metrics; all are in the table of scores
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One round of removals, restorations or trims, or a judgement that stands on its own."""
+    """One round of removals, restorations or trims, one quantization, or a judgement that stands on its own."""
 
     name: str
     title: str
@@ -88,7 +88,7 @@ def _kind(name: str, kinds: dict[str, Record]) -> str:
     if planned is None:
         return "judgement"
     if planned.body["author"] != "reinstatement":
-        return "removal"
+        return {"quantize": "quantization", "factorize": "factorization"}.get(planned.body["action"], "removal")
     return "reinstatement" if planned.body["action"] == "restore" else "trim"
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress_explain.outcome import Run
+from compress_explain.search import Found
 
 from .addresses import resolve_tracking_uri
 from .reach import check_reachable, explained, quiet
@@ -46,3 +47,19 @@ class MlflowRegistry:
             from .mirror import mirror
 
             return mirror(run, uri, experiment=self.experiment, register_as=self.register_as)
+
+    def publish_search(self, folder: Path) -> str:
+        """Mirror the search in ``folder`` as one run with its trials inside it, and return its address.
+
+        Only the named trial can become a version of the registered model.
+
+        Raises:
+            InputError: as of :meth:`publish`.
+        """
+        found = Found(Path(folder))
+        uri = resolve_tracking_uri(self.tracking_uri)
+        check_reachable(uri)
+        with quiet(), explained(uri, "the search could not be mirrored completely", found.folder):
+            from .searches import mirror_search
+
+            return mirror_search(found, uri, experiment=self.experiment, register_as=self.register_as)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import mlflow
 import numpy as np
@@ -26,9 +26,11 @@ from transformers import AutoTokenizer, ViTConfig, ViTForImageClassification
 from compress_explain.anatomy import read_anatomy
 from compress_explain.catalog import REGISTRIES
 from compress_explain.checkpoint import load_compressed, save_compressed
+from compress_explain.edits import Action
 from compress_explain.errors import InputError
+from compress_explain.ledger import Record
 from compress_explain.outcome import Run
-from compress_explain.registry import MlflowRegistry, resolve_tracking_uri, served
+from compress_explain.registry import MlflowRegistry, resolve_tracking_uri, served, steps
 from compress_explain.registry.names import Point, points, slugs
 from compress_explain.registry.reach import quiet
 from compress_explain.surgery import materialize
@@ -156,6 +158,27 @@ def test_the_parent_says_how_the_run_ended(page: SimpleNamespace, passed: Path) 
     assert metrics["size/parameters_compressed"] == run.summary["parameters"]["compressed"]
     assert metrics["components/heads_removed"] == run.summary["components"]["head"]["removed"]
     assert metrics["gates/passed"] == len(run.summary["verdicts"])
+
+
+def test_whatever_a_step_does_has_a_name() -> None:
+    """A quantization is a step like others."""
+    body = {"author": "int8dynamic", "counts": {"linear": 12}, "flops_saved": 0, "parameters_saved": 0}
+    for action in get_args(Action):
+        facts = {
+            "seq": 0,
+            "time": "2026-01-01T00:00:00+00:00",
+            "kind": "planned",
+            "step": "1",
+            "previous": "",
+            "hash": "",
+        }
+        kinds = {"planned": Record(**facts, body=body | {"action": action})}
+        assert steps._title("1-int8dynamic-1", kinds).startswith("12 linears ")
+        assert any(key.startswith("edits/linears_") for key in steps._planned(kinds))
+    assert (
+        steps._kind("1-int8dynamic-1", {"planned": Record(**facts, body=body | {"action": "quantize"})})
+        == "quantization"
+    )
 
 
 def test_headlines_are_few_and_every_value_is_finite_and_short(page: SimpleNamespace) -> None:

@@ -11,7 +11,7 @@ import pytest
 from compress_explain.pricing import Audit
 from compress_explain.report.audited import audited
 from compress_explain.report.heatmap import SHADES, colour_end, key, shade
-from compress_explain.report.page import _environment
+from compress_explain.report.page import environment
 from compress_explain.report.parts import parts
 from tests.known_parts import audit_of, known_run
 
@@ -19,7 +19,7 @@ SLICES = {"all": 2000} | {f"topic={index}": 100 + 10 * index for index in range(
 
 
 def section(name: str, **values: Any) -> str:
-    return _environment().get_template(f"section_{name}.html").render(unit="rows", **values)
+    return environment().get_template(f"section_{name}.html").render(unit="rows", **values)
 
 
 def test_colours_are_ordered_and_end_where_few_values_lie():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -56,12 +57,22 @@ class RayWorkers:
             raise InputError("engine", f"{self.workers} x {self.threads}", "no workers or threads", "give at least 1")
 
     def parts(self, work: Work, shards: Sequence[int], advance: Advance) -> Iterator[tuple[int, Sums]]:
+        with self.connected() as ray:
+            yield from self._spread(ray, work, shards, advance)
+
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        """Ray, connected to the cluster; one that was started for it is gone afterwards.
+
+        Raises:
+            InputError: Ray is not installed, or there is no cluster at the address.
+        """
         ray = _ray()
         mine = not ray.is_initialized()
         if mine:
             self._connect(ray)
         try:
-            yield from self._spread(ray, work, shards, advance)
+            yield ray
         finally:
             if mine:
                 ray.shutdown()

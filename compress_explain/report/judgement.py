@@ -37,6 +37,11 @@ class Judgement:
 
     @property
     def of_artifact(self) -> bool:
+        """Whether the file that would be deployed was judged, on whatever split."""
+        return self.record.step in ("artifact", "deployed")
+
+    @property
+    def on_test(self) -> bool:
         return self.record.step == "artifact"
 
     @cached_property

@@ -60,10 +60,11 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "judgement": final,
         "unit": answers(run),
     }
-    return _environment().get_template("report.html").render(page)
+    return environment().get_template("report.html").render(page)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates, with everything from outside escaped, and how figures are written."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

@@ -46,6 +46,8 @@ class Opening:
 def opening(run: Run, final: Judgement) -> Opening:
     """The verdict and what it was reached on."""
     word, advice = _WORDS[run.state]
+    if final.of_artifact and not final.on_test:
+        advice = "on validation; not judged on test"
     return Opening(
         model=PurePath(run.summary["settings"]["model"]).name,
         state=run.state,
@@ -98,6 +100,11 @@ def _target_in_words(run: Run) -> Iterator[str]:
 
 
 def _where_judged(final: Judgement) -> str:
+    if final.of_artifact and not final.on_test:
+        return (
+            f"Judged is the file that would be deployed, on the {final.split} split: this run is one of several that a search "
+            "chose from, and only the chosen one reads the test split."
+        )
     if final.of_artifact:
         return f"Judged is the file that would be deployed, on the {final.split} split, which nothing else has read."
     return (

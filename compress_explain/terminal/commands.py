@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from compress_explain.api import publish
+from compress_explain.api import publish, publish_search
 from compress_explain.catalog import REGISTRIES
 from compress_explain.config import Config, load_config
 from compress_explain.data import Splits, load_splits
@@ -19,6 +19,7 @@ from compress_explain.models import Subject, load_any, load_subject, quieten
 from compress_explain.outcome import Run
 from compress_explain.progress import Progress
 from compress_explain.run import execute
+from compress_explain.terminal.pricing import Workers
 
 
 def run_config(path: Path, overrides: list[str], out: Path | None, *, resume: bool) -> Exit:
@@ -37,6 +38,25 @@ def run_config(path: Path, overrides: list[str], out: Path | None, *, resume: bo
     print_run(run)
     print_places(publish(run, registries, progress))
     return run.exit_code
+
+
+def run_search(path: Path, overrides: list[str], out: Path | None, workers: Workers, *, resume: bool) -> Exit:
+    """Search as a configuration file says and show the front."""
+    from compress_explain.search import search
+    from compress_explain.terminal.search import print_search
+    from compress_explain.terminal.summary import print_places
+
+    config = load_config(path, overrides, searching=True)
+    folder, engine = out or Path(config.out), workers.build()
+    progress, registries = Progress(), config.build_registries()
+    for registry in registries:
+        registry.check()
+    subject, splits = load_inputs(config, progress)
+    job = build_job(config, subject, splits)
+    found = search(job, config.build_search(), folder, progress, engine=engine, resume=resume)
+    print_search(found)
+    print_places(publish_search(found, registries, progress))
+    return found.exit_code
 
 
 def load_inputs(config: Config, progress: Progress) -> tuple[Subject, Splits]:

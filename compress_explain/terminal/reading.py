@@ -63,6 +63,16 @@ def describe(record: Record) -> str:
             return f"loss expected {expected:+.4f}, observed {observed:+.4f} nats"
         case "judged":
             return f"judged on {body['split']}: {body['state']}" + _worst(body["verdicts"])
+        case "ranked":
+            return f"{body['considered']:,} pipelines {record.step}: {len(body['kept'])} go on" + _agreed(body)
+        case "tried":
+            return f"tried on {body['rows']:,} rows of {body['split']}: KL {body['kl']:.4f} nats, accuracy {body['accuracy_change']:+.4f}"
+        case "trial":
+            came = body["trouble"] or f"{body['state']} on validation, accuracy {body['accuracy_change']:+.4f}"
+            return f"{body['pipeline']}, in {body['folder']}: {came}"
+        case "named":
+            chosen = "none" if body["number"] is None else f"trial {body['number']}"
+            return f"named {chosen}: {body['why']}"
         case "reverted":
             return f"taken back: {body['why']}"
         case "materialized":
@@ -87,6 +97,12 @@ def describe(record: Record) -> str:
             return f"finished: {body['state']}"
         case _:
             return record.kind
+
+
+def _agreed(body: dict[str, Any]) -> str:
+    """How well a rung of a search agreed with what was expected of it."""
+    told = body.get("agreement") or {"together": None}
+    return "" if told["together"] is None else f"; expected and seen KL agree in rank at {told['together']:.2f}"
 
 
 def print_component(folder: Path, component: str, console: Console | None = None) -> None:

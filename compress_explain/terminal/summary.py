@@ -15,7 +15,7 @@ from compress_explain.target import told
 from compress_explain.terminal.console import output
 from compress_explain.terminal.reading import describe
 
-_STATES = {"pass": "[green]✔ pass[/]", "fail": "[red]✘ fail[/]", "inconclusive": "[yellow]? inconclusive[/]"}
+STATES = {"pass": "[green]✔ pass[/]", "fail": "[red]✘ fail[/]", "inconclusive": "[yellow]? inconclusive[/]"}
 _VERDICTS = {
     "pass": "[bold green]PASSED[/]: every gate holds on the file that would be deployed",
     "fail": "[bold red]FAILED[/]: do not release",
@@ -87,7 +87,7 @@ def _cost_table(run: Run) -> Table:
             "[bold]all rows[/]" if row["slice"] == "all" else row["slice"],
             f"{row['n']:,}", f"{row['original']:.3f}", f"{row['compressed']:.3f}",
             f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
-            f"{before['estimate']:+.3f} {_STATES[before['state']]}" if before and before["estimate"] is not None else "",
+            f"{before['estimate']:+.3f} {STATES[before['state']]}" if before and before["estimate"] is not None else "",
         )  # fmt: skip
     table.caption = "* on validation, where parts are put back; worst slices first"
     table.caption_justify = "left"
@@ -127,7 +127,7 @@ def _reasons(run: Run) -> list[str]:
     troubled = [row for row in verdicts if row["state"] != "pass"]
     chosen: list[dict[str, Any]] = troubled or sorted(verdicts, key=lambda row: row["slack"])[:1]
     lead = "" if troubled else "tightest gate: "
-    return [f"{_STATES[row['state']]} {lead}{row['message']}" for row in chosen[:5]]
+    return [f"{STATES[row['state']]} {lead}{row['message']}" for row in chosen[:5]]
 
 
 def _print_next(run: Run, console: Console) -> None:
