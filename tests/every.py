@@ -42,7 +42,6 @@ ELSEWHERE = {
 REMOVING = ("heads", "neurons", "structured", "sublayers", "layers")
 QUANTIZING = tuple(name for name, strategy in SMALL.items() if isinstance(strategy, Quantizing))
 UNLABELLED = "no labels to price on"
-_TOKENIZERS = {"bert": "WordPiece", "gpt2": "byte-level BPE", "t5": "Unigram", "roberta": "byte-level BPE"}
 
 
 def artifacts(strategy: str, family: str) -> str:
@@ -53,6 +52,8 @@ def artifacts(strategy: str, family: str) -> str:
         if MODELS[family].reads != ("text",):
             return "no: it reads no tokens"
         return "checkpoint" if family in KINDS else "like those of its kind of tokenizer"
+    if strategy == "distill":
+        return "cut out"
     if strategy in QUANTIZING:
         return _file(family) if family in EXPORTED else f"simulation; file {_file(family)}"
     dense = "no dense" if strategy == "layers" and norms_after(family) else "dense"

@@ -42,7 +42,7 @@ from compress_explain.search.expected import open_pricebook
 from compress_explain.search.fronts import dominated, fronts, kept
 from compress_explain.search.naming import name_one
 from compress_explain.search.space import Pipeline, Variant, space
-from compress_explain.strategies import Heads, Int8Dynamic, Layers, Neurons, Structured
+from compress_explain.strategies import Heads, Int8Dynamic, Layers, LowRank, Neurons, Structured
 from compress_explain.strategy import Quantizing
 from compress_explain.terminal.reading import print_ledger
 from compress_explain.terminal.search import print_search
@@ -181,12 +181,15 @@ def test_what_cannot_be_built_is_refused_before_anything_is_priced(inputs, tmp_p
         ({"heads": {"shar": 0.5}}, "did you mean 'share'"),
         ({"heads": {"share": [0.5, 1.5]}}, r"heads\.share: 1\.5"),
         ({"heads": {}, "neurons": {}}, "names exactly one"),
+        ({"low_rank": {"flops_kept": 0.5}}, "does not price yet.*a job of its own"),
     ]:
         with pytest.raises(InputError, match=message):
             search(job_of(inputs), Search(strategies=(entry,)), tmp_path / "out", QUIET)
         assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match=r"search\.by.*without a target"):
         search(job_of(inputs), Search(by="milliseconds"), tmp_path / "out", QUIET)
+    with pytest.raises(InputError, match="lowrank.*does not price yet.*use run"):
+        space(Search(), None, own=[LowRank(flops_kept=0.5)])
     tunings = ("heads", {"distill": {"epochs": [1.0, 2.0]}})
     with pytest.raises(InputError, match="none can be chosen"):
         space(Search(strategies=tunings), None)

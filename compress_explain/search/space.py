@@ -18,8 +18,10 @@ from compress_explain.catalog import STRATEGIES
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import InputError
 from compress_explain.search.options import Search
-from compress_explain.strategy import Quantizing, Strategy, Tuning
+from compress_explain.strategy import Factorizing, Quantizing, Strategy, Tuning
 from compress_explain.target import Target, check_open
+
+_FACTORING = "its factors follow from what was removed before, which a search does not price yet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ def space(search: Search, target: Target | None, own: Sequence[Strategy] = ()) -
     """What ``search`` may try in a job with this ``target``; ``own`` are the strategies that the job lists.
 
     Raises:
-        InputError: an entry of ``search.strategies`` cannot be built.
+        InputError: an entry of ``search.strategies`` cannot be built, or something factorizes.
     """
     left_out: dict[str, str] = {}
     found = list[Variant]()
@@ -114,6 +116,10 @@ def space(search: Search, target: Target | None, own: Sequence[Strategy] = ()) -
         raise InputError(
             "search.strategies", names, "what a tuning gives is not priced, so none can be chosen", "name one"
         )
+    for each in own:
+        if isinstance(each, Factorizing):
+            name = type(each).__name__.lower()
+            raise InputError(f"strategies: {name}", "search", _FACTORING, "leave it out, or use run")
     listed = [Variant(name=type(each).__name__.lower(), options=_options(each), strategy=each) for each in own]
     return Space(
         chains=tuple(_chains(roles["remove"])),
@@ -140,6 +146,11 @@ def _variants(entry: Any, search: Search, target: Target | None, left_out: dict[
             built.append(Variant(name=name, options=options_of_one, strategy=STRATEGIES.build(name, options_of_one)))
     if search.strategies is None and any(isinstance(each.strategy, Tuning) for each in built):
         left_out[name] = "what is left is tuned only when search.strategies names it: it takes much longer"
+        return []
+    if any(isinstance(each.strategy, Factorizing) for each in built):
+        if search.strategies is not None:
+            raise InputError("search.strategies", name, _FACTORING, "leave it out, and run it in a job of its own")
+        left_out[name] = _FACTORING
         return []
     if not built:
         left_out[name] = "it needs options that the search does not know: give them in search.strategies"
