@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from transformers import BertForMaskedLM
 
 from compress_explain.config import load_config
 from compress_explain.data import SPLITS, DataSpec, encode_splits, load_examples
@@ -290,13 +291,17 @@ def test_the_task_is_read_off_the_architecture(family, tmp_path):
     assert infer_task(saved(tmp_path / "classifier", family, generates=False)) == "text-classification"
 
 
-def test_an_image_classifier_and_a_model_without_a_known_head(tmp_path):
+def test_an_image_classifier_a_base_model_and_one_without_a_known_head(tmp_path):
     tiny_model("vit").save_pretrained(tmp_path / "vit")
     assert infer_task(str(tmp_path / "vit")) == "image-classification"
-    for name, model in {"BertModel": tiny_model("bert").base_model, "CLIPModel": tiny_model("clip-pair")}.items():
-        model.save_pretrained(tmp_path / name)
-        with pytest.raises(InputError, match=rf"{name}.*{', '.join(TASKS)}"):
-            infer_task(str(tmp_path / name))
+    tiny_model("bert").base_model.save_pretrained(tmp_path / "bert")
+    assert infer_task(str(tmp_path / "bert")) == "feature-extraction"
+    tiny_model("clip-pair").save_pretrained(tmp_path / "clip")
+    with pytest.raises(InputError, match="clip is no encoder of text"):
+        load_subject(str(tmp_path / "clip"), infer_task(str(tmp_path / "clip")))
+    BertForMaskedLM(tiny_model("bert").config).save_pretrained(tmp_path / "masked")
+    with pytest.raises(InputError, match=rf"BertForMaskedLM.*{', '.join(TASKS)}"):
+        infer_task(str(tmp_path / "masked"))
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -59,8 +59,7 @@ from tests.tiny import (
 )
 
 FILES = [
-    pytest.param(family, marks=() if family in ("bert", "vit", "gpt2", "llama", "t5") else pytest.mark.exhaustive)
-    for family in EXPORTED
+    pytest.param(family, marks=() if family in ("bert", "gpt2") else pytest.mark.exhaustive) for family in EXPORTED
 ]
 SHARES = (0.1, 0.2, 0.3, 0.45, 0.6)
 

@@ -71,7 +71,11 @@ def plan_of(masks, examples, strategy):
 # Simulated and deployed
 
 
-@pytest.mark.parametrize("name", STRATEGY)
+USUAL = ("static, smooth", "4 bits", "float16", "mixed")
+VARIANTS = [pytest.param(name, marks=() if name in USUAL else pytest.mark.exhaustive) for name in STRATEGY]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_the_simulation_is_what_the_file_computes(name, tmp_path):
     """With heads and neurons gone, so that blocks and ranges are those of what is left."""
     masks, examples = tiny()
@@ -100,6 +104,7 @@ def test_the_simulation_is_what_the_file_computes(name, tmp_path):
     assert stored.to_dict() == {linear: bits.get(linear, 32) for linear in masks.anatomy.linears}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["gpt2", "vit"])
 @pytest.mark.parametrize("name", ["static, smooth", "4 bits", "float16"])
 def test_other_families_are_simulated_as_they_are_deployed(name, family, tmp_path):
@@ -278,7 +283,13 @@ def run(subject, splits, out, strategies, gates=GATES, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["static, smooth", "hqq", "bfloat16", "mixed, 4 and 8 bits"])
+RUNS = [
+    "static, smooth",
+    *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("hqq", "bfloat16", "mixed, 4 and 8 bits")),
+]
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_a_run_ends_with_the_file_that_was_simulated(name, inputs, tmp_path):
     strategies = [Heads(share=0.25), Neurons(share=0.3, rounds=1), STRATEGY[name]]
     done = run(*inputs, tmp_path / "out", strategies)

@@ -534,7 +534,7 @@ def test_what_is_aimed_at_is_missed_by_the_worst_of_all_aims():
 # Elsewhere
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_cluster_makes_the_same_choice(found, inputs, tmp_path):
     pytest.importorskip("ray")
     there = search(job_of(inputs), SMALL, tmp_path / "out", QUIET, engine=RayWorkers(workers=2, threads=1))

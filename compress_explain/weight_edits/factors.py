@@ -52,7 +52,7 @@ def weights_saved(outputs: int, inputs: int, rank: int) -> int:
 def whole_name(name: str) -> str:
     """The linear that a name stands for, or is a part of.
 
-    >>> whole("encoder.layer.0.attention.query.first")
+    >>> whole_name("encoder.layer.0.attention.query.first")
     'encoder.layer.0.attention.query'
     """
     for part in FIRST_AND_SECOND:
