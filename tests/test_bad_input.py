@@ -246,7 +246,7 @@ def test_a_full_disk_is_told_and_the_run_can_go_on(place, capfd, monkeypatch):
     assert call("run", "config.yaml", "--out", "out", "--resume") in (0, 1, 3)
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("blow", [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGKILL])
 def test_a_stopped_run_resumes_to_the_same_result(place, blow):
     command = [sys.executable, "-m", "compress_explain", "run", "config.yaml"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -19,7 +19,7 @@ from compress_explain.predictions import predict
 from compress_explain.surgery import materialize
 from tests.tiny import EXPORTED, NOT_EXPORTED, tiny_examples, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 
-FAST = ("bert", "gpt2", "vit")
+FAST = ("bert", "vit")
 CASES = [pytest.param("bert", False, id="bert-original")] + [
     pytest.param(family, True, id=f"{family}-cut", marks=() if family in FAST else pytest.mark.exhaustive)
     for family in EXPORTED

@@ -207,7 +207,7 @@ def many_rows():
     return masks, examples, options, Sample(heads=12, neurons=36, linears=8, layers=1)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_workers_of_a_cluster_give_the_same_bits():
     """A cluster of two workers started for it and gone afterwards; rows in three shards, edits in three."""
     ray = pytest.importorskip("ray")

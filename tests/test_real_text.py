@@ -35,6 +35,7 @@ def run(tmp_path_factory) -> Run:
         "data.test": DATA / "test.csv",
         "data.input": "text",
         "compensation": "null",
+        "reinstatement.trims": 1,
         "audit.heads": 0,
         "audit.neurons": 0,
         "registries": "[]",
