@@ -16,7 +16,7 @@ test: export OMP_NUM_THREADS = 1
 test: dev check
 	$(BIN)/python -m pytest -m "not exhaustive$(if $(SHARED),, and not slow)" -n 2 --dist loadfile --no-loadscope-reorder --durations 40
 
-# Every architecture through the exporters, and times foretold on a quiet machine, half an hour in all: before a release, and after touching deployment.
+# Every architecture through the exporters, every variant, and times foretold on a quiet machine, an hour in all: before a release, and after touching deployment.
 exhaustive: export HF_HUB_OFFLINE = 1
 exhaustive: export OMP_NUM_THREADS = 1
 exhaustive: dev

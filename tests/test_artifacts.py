@@ -296,7 +296,7 @@ def test_int8_is_measured_only_where_linears_are_quantized():
 # Machine code
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_compiled_run_judges_and_serves_the_package(inputs, tmp_path):
     done = run(inputs, tmp_path / "out", runtime="compiled")
     facts = done.summary["deployed"]

@@ -79,7 +79,7 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(family, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("llama", marks=pytest.mark.exhaustive)])
 def test_language_models_give_logits_of_every_position(family, tmp_path):
     model = tiny_model(family, generates=True)
     file = export_onnx(model, tiny_examples(family), tmp_path / "model.onnx")

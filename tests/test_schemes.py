@@ -304,6 +304,7 @@ def test_a_run_ends_with_the_file_that_was_simulated(name, inputs, tmp_path):
     assert again.ledger.head == done.ledger.head and again.summary == done.summary
 
 
+@pytest.mark.exhaustive
 def test_a_linear_that_static_ranges_ruin_comes_back_in_float(inputs, tmp_path):
     subject, splits = inputs
     model = tiny_copy_with_outliers(subject.model)

@@ -412,7 +412,7 @@ def job_frames():
     return frames
 
 
-@pytest.fixture(scope="module", params=["bert", "gpt2", "t5"])
+@pytest.fixture(scope="module", params=["bert", "gpt2", pytest.param("t5", marks=pytest.mark.exhaustive)])
 def job(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = trained_tokenizer(request.param)
