@@ -45,7 +45,7 @@ def measure(layers: int, hidden: int, rows: int, tokens: int, kept: float, threa
     batch = next(examples.batches(_BATCH)).inputs
     with torch.inference_mode():
         steps.take("run it on one batch", lambda: model(**batch))
-    strategy = Structured(flops_kept=kept, rounds=1)
+    strategy = Structured(flops_kept=kept)
     prices = steps.take(
         "price every kv group and neuron",
         lambda: price(
