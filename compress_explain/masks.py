@@ -36,7 +36,6 @@ from compress_explain.weight_edits import (
     Twice,
     Unedited,
     WeightEdit,
-    Whole,
     knowing,
     weight_edit,
 )
@@ -320,7 +319,7 @@ class Masks:
         if isinstance(edit, Unedited) and linear in self.factors and linear not in self.quantized:
             module = self.anatomy.linears[linear].module
             own = self.refits.get(module, self._own[module])
-            return Whole(own=own.weight, own_bias=own.bias)
+            return Unedited(own=own.weight, own_bias=own.bias)
         return knowing(edit, self.activations.get(linear))
 
     def factors_of(self, linear: str, into: str) -> Factors:

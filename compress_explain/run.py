@@ -130,7 +130,7 @@ def _drop_unneeded(session: Session, returned: list[Edit], pairs: Pairs) -> Pair
         step = f"trim-{trial}"
         plan = session.propose(step, "reinstatement", partial(_without, returned[middle:kept]))
         session.apply(plan, pairs)
-        session.refit(step)
+        session.refit(plan)
         after = session.observe(step)
         if _wanting(session.judge(step, after), limits, started=True):
             session.revert(plan)

@@ -252,15 +252,16 @@ class Session:
         step = plan.step
         if not plan.calls_for_refits or (self._compensator is None and self.recipe is None):
             return pairs
-        self.refit(step, passing=passing)
+        self.refit(plan, passing=passing)
         after = self.observe(f"{step}-refitted")
         if not self.ledger.find("compensated", step):
             self.ledger.append("compensated", step, {"observed": asdict(observed_joint(pairs, after))})
         return after
 
-    def refit(self, step: str, *, passing: bool = False) -> None:
+    def refit(self, plan: Plan, *, passing: bool = False) -> None:
         """Put the weights in place that make up best for what is gone now; what was tuned is tuned again, briefly."""
-        if self._at_no_site(step):
+        step = plan.step
+        if not plan.calls_for_refits:
             return
         if self.recipe is not None:
             self._tune(step, self.recipe, self.recipe.again)
@@ -576,14 +577,6 @@ class Session:
         if rehearsed[-1].step == plan.step:
             return whole
         return share_of(whole, change / whole.loss_change if whole.loss_change else 0.0)
-
-    def _at_no_site(self, step: str) -> bool:
-        """Whether a step changed nothing that weights are fitted to."""
-        planned = self.ledger.find("planned", step)
-        if planned is None:
-            return False
-        table = pd.read_parquet(self._table(f"edits-{step}"))
-        return not Plan.from_frame(table, step=step, author=planned.body["author"]).calls_for_refits
 
     def _switch(self, plan: Plan) -> None:
         self._before[plan.step] = self.masks.refits, self.masks.factors

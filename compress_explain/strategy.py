@@ -58,10 +58,11 @@ class Situation:
         sublayer = self.anatomy.sublayers[linear.rpartition(".")[0]]
         flags = torch.cat([self.removed[name] for name in sublayer.groups])
         share = 0.0 if linear in self.quantized else float((~flags).float().mean())
-        thinner = self.anatomy.weights_saved(linear, self.removed, self.ranks[linear]) if linear in self.ranks else 0
-        return self.anatomy.linears[linear].flops * share - 2 * self.anatomy.linears[linear].tokens * thinner * bool(
-            share
-        )
+        own = self.anatomy.linears[linear]
+        if not share or linear not in self.ranks:
+            return own.flops * share
+        thinner = self.anatomy.weights_saved(linear, self.removed, self.ranks[linear])
+        return own.flops * share - 2 * own.tokens * thinner
 
 
 @runtime_checkable

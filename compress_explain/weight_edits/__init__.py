@@ -11,7 +11,7 @@ from compress_explain.weight_edits.measured import Activations, Found, Measured,
 from compress_explain.weight_edits.spectrum import Spectrum
 from compress_explain.weight_edits.static import Int8Static
 from compress_explain.weight_edits.twice import Twice
-from compress_explain.weight_edits.unedited import Unedited, Whole
+from compress_explain.weight_edits.unedited import Unedited
 from compress_explain.weight_edits.weight_edit import Prepared, WeightEdit
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "Twice",
     "Unedited",
     "WeightEdit",
-    "Whole",
     "knowing",
     "weight_edit",
     "weights_saved",

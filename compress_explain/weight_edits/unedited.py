@@ -14,9 +14,12 @@ from compress_explain.weight_edits.finite import finite, finite_bias
 
 @dataclass(frozen=True, kw_only=True)
 class Unedited:
-    """The weight that is there, in full."""
+    """The weight that is there, in full; or the linear's ``own`` and its bias, where two others stand in its place."""
 
     batchwise: ClassVar[bool] = False
+
+    own: Float[Tensor, "outputs inputs"] | None = field(default=None, repr=False)
+    own_bias: Float[Tensor, " outputs"] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -25,35 +28,9 @@ class Unedited:
     def prepare(
         self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None
     ) -> UneditedLinear:
+        if self.own is not None:
+            weight, bias = self.own, self.own_bias
         return UneditedLinear(weight=finite("weight", weight), bias=finite_bias(bias))
-
-    def bytes_of(self, outputs: int, inputs: int) -> int:
-        return 4 * outputs * inputs
-
-    def parameters_of(self, outputs: int, inputs: int) -> int:
-        return outputs * inputs
-
-    def flops_per_token(self, outputs: int, inputs: int) -> int:
-        return 2 * outputs * inputs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Whole:
-    """The one linear that two stand in the place of, as it was before."""
-
-    batchwise: ClassVar[bool] = False
-
-    own: Float[Tensor, "outputs inputs"] = field(repr=False)
-    own_bias: Float[Tensor, " outputs"] | None = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        return "float32"
-
-    def prepare(
-        self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None
-    ) -> UneditedLinear:
-        return UneditedLinear(weight=finite("weight", self.own), bias=finite_bias(self.own_bias))
 
     def bytes_of(self, outputs: int, inputs: int) -> int:
         return 4 * outputs * inputs
