@@ -32,6 +32,7 @@ from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes, wide
 from compress_explain.ranking import ordinal
 from compress_explain.replay import Applied
+from compress_explain.stream import CHANNEL, CHANNELS
 from compress_explain.weight_edits import LowRank, Unedited
 
 _MEMORY = 2**30  # bytes of logit moves held at once; beyond it examples are thinned evenly
@@ -113,7 +114,7 @@ def choose_restorations(
     that is removed would help.
     """
     aimed = [each for each in verdicts if math.isfinite(each.slack) and each.slice in examples.slices]
-    removed = not all(part.startswith(TOKENS) for part in masks.components)
+    removed = not all(part.startswith((TOKENS, CHANNELS)) for part in masks.components)
     if not aimed or not (removed or masks.quantized or masks.factors):
         return ()
     moves = _collect(masks, examples, batch_size, work, advance)
@@ -139,6 +140,31 @@ def tokens_back(plans: Iterable[Applied], masks: Masks) -> tuple[Edit, ...]:
             flops_saved=0,
         )
         for edit in reversed(gone.values())
+    )
+
+
+def channels_back(plans: Iterable[Applied], masks: Masks, *, block: int, flops: float, most: float) -> tuple[Edit, ...]:
+    """Channels that are gone, put back in blocks of so many: the last to be planned, those worth most, first.
+
+    As many blocks as fit into ``flops``, or one that is worth at most ``most``.
+    """
+    planned = [edit for applied in plans for edit in applied.plan.edits if edit.kind == CHANNEL]
+    gone = {edit.component: edit for edit in planned if edit.action == "remove" and masks.is_removed(edit.component)}
+    if not gone:
+        return ()
+    parameters, each = masks.anatomy.channel_costs(masks.removed)
+    blocks = max(1, int(flops / (block * each))) if block * each <= most else 0
+    return tuple(
+        replace(
+            edit,
+            action="restore",
+            reason="nothing else that was removed would help the gates, so channels come back, those worth most first",
+            expected_loss_change=-edit.expected_loss_change,
+            parameters_saved=-parameters,
+            flops_saved=-each,
+            work_saved=-each,
+        )
+        for edit in list(reversed(gone.values()))[: blocks * block]
     )
 
 
@@ -169,7 +195,7 @@ def _collect(
     undone = torch.cat([*[masks.off[group.name] for group in groups], torch.ones(len(every) + len(units)).bool()])
     names = [*[component for group in groups for component in group.components], *linears, *units, *shared]
     costs = [
-        masks.anatomy.costs(group.name, masks.ranks)[1] * _speed(masks, group, work)
+        masks.anatomy.costs(group.name, masks.ranks, masks.removed)[1] * _speed(masks, group, work)
         for group in groups
         for _ in range(group.count)
     ]
@@ -239,7 +265,9 @@ def _unit_cost(masks: Masks, unit: str, work: Mapping[str, int]) -> float:
     now, then = masks.removed, masks.removed_without(unit)
     back = {name: int(now[name].sum() - then[name].sum()) for name in masks.anatomy.groups}
     return sum(
-        count * masks.anatomy.costs(name, masks.ranks)[1] * _speed(masks, masks.anatomy.groups[name], work)
+        count
+        * masks.anatomy.costs(name, masks.ranks, masks.removed)[1]
+        * _speed(masks, masks.anatomy.groups[name], work)
         for name, count in back.items()
     )
 
@@ -415,6 +443,6 @@ def _brought_back(masks: Masks, component: str) -> tuple[str, int, int]:
         return "linear", *((0, 0) if component in masks.quantized else _thinner(masks, component))
     if component not in anatomy.units:
         group, _ = anatomy.locate(component)
-        return group.kind, *anatomy.costs(group.name, masks.ranks)
+        return group.kind, *anatomy.costs(group.name, masks.ranks, masks.removed)
     now, then = masks.saved, anatomy.saved(masks.removed_without(component), masks.ranks)
     return anatomy.units[component].kind, now[0] - then[0], now[1] - then[1]

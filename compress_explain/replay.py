@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,11 @@ from compress_explain.errors import InputError
 from compress_explain.folder import LEDGER
 from compress_explain.ledger import Ledger, Record
 from compress_explain.refits import Standing, load_factors, load_refits, refitted_factors
+from compress_explain.stream import stream_of
 from compress_explain.surgery import materialize
 from compress_explain.weight_edits import Factors
+
+TRACED = "traced"  # where the channels of the stream lie
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +76,9 @@ def replay(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
         InputError: the folder holds no run.
         LedgerError: the ledger does not verify.
     """
-    anatomy = read_anatomy(base, tokens=1)
-    indices: dict[str, list[int]] = {}
     ledger = read_ledger(Path(folder))
+    anatomy = with_traced(read_anatomy(base, tokens=1), ledger)
+    indices: dict[str, list[int]] = {}
     for component in removed_components(ledger):
         part, index = anatomy.find(component)
         indices.setdefault(part.name, []).append(index)
@@ -84,6 +88,15 @@ def replay(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     factors = standing_factors(ledger, anatomy, flags)
     standing: Standing = {**refits, **{anatomy.linears[name].module: each for name, each in factors.items()}}
     return materialize(base, anatomy, flags, standing)
+
+
+def with_traced(anatomy: Anatomy, ledger: Ledger) -> Anatomy:
+    """The anatomy with the channels of the stream where the run found them; without any where it looked for none."""
+    record = ledger.find(TRACED, "start")
+    if record is None:
+        return anatomy
+    [file] = record.files
+    return anatomy.with_stream(stream_of(json.loads((ledger.path.parent / file).read_text())))
 
 
 def standing_factors(ledger: Ledger, anatomy: Anatomy, removed: Removed) -> dict[str, Factors]:

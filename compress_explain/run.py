@@ -62,6 +62,7 @@ def compress(session: Session) -> Pairs:
                 continue
             session.find_activations(step, ranges_of(strategy))
             session.find_spectra(step, strategy)
+            session.find_worth(step, strategy)
             if wants_prices(strategy, session.anatomy, changed=bool(session.masks.components)):
                 prices, unfamiliar = session.prices_for(step, strategy)
             situation = session.situation(prices, unfamiliar, round_number, rounds)

@@ -21,13 +21,14 @@ from compress_explain.anatomy import Anatomy, Layer, read_anatomy
 from compress_explain.checkpoint import save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.decided import Decided, Forward, decide_all
-from compress_explain.dense import refuse_norms_after
+from compress_explain.dense import refuse_channels, refuse_norms_after
+from compress_explain.depgraph import find_stream, importance
 from compress_explain.edits import Edit, Plan
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
 from compress_explain.examples import ALL, Examples
 from compress_explain.factoring import factored_facts
-from compress_explain.folder import open_folder
+from compress_explain.folder import open_folder, write_json
 from compress_explain.forms import TORCH, refuse_without_compiler
 from compress_explain.gates import Verdict, judge, overall
 from compress_explain.inquiry import tokens_of
@@ -36,6 +37,7 @@ from compress_explain.latency_table import LatencyTable
 from compress_explain.ledger import Ledger
 from compress_explain.manifest import read_manifest
 from compress_explain.masks import Masks
+from compress_explain.narrowed_stream import silent_channels
 from compress_explain.opening import load_deployed
 from compress_explain.perturbed import perturbed
 from compress_explain.predictions import Pairs, logits_of, paired
@@ -53,14 +55,16 @@ from compress_explain.pricing import (
     share_of,
     together,
 )
+from compress_explain.pricing.channels import loss_without_each, of_channels
 from compress_explain.progress import Progress
 from compress_explain.provenance import environment
 from compress_explain.refits import Refits, load_factors, load_refits, refitted_factors, save_factors, save_refits
-from compress_explain.reinstate import choose_restorations, tokens_back
-from compress_explain.replay import applied_plans
+from compress_explain.reinstate import channels_back, choose_restorations, tokens_back
+from compress_explain.replay import TRACED, applied_plans, with_traced
 from compress_explain.scores import Score
 from compress_explain.spectra import find_spectra, menu_now
-from compress_explain.strategy import Factorizing, Situation, Stepwise, Strategy, check_fit
+from compress_explain.strategy import Factorizing, Narrowing, Situation, Stepwise, Strategy, Worth, check_fit
+from compress_explain.stream import CHANNEL
 from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.timing import latency_of, timed
 from compress_explain.tuning import Recipe, Tuner, lessons_for
@@ -86,6 +90,7 @@ class Session:
         default_factory=dict, repr=False
     )  # by quantized linear: the FLOPs that it is faster by
     recipe: Recipe | None = None  # that what is left was tuned by
+    worth: Worth | None = None  # of the channels of the stream, for the plan at hand
     _before: dict[str, tuple[Refits, Mapping[str, Factors]]] = field(
         default_factory=dict, repr=False
     )  # by step: what was refitted and factored before it
@@ -182,6 +187,19 @@ class Session:
         with self.progress.track(f"what enters linears ({step})", len(rows)) as advance:
             self.masks.spectra = find_spectra(self.masks, rows, menu, batch_size=self.job.batch_size, advance=advance)
 
+    def find_worth(self, step: str, strategy: Strategy) -> None:
+        """Find out what the channels of the stream are worth, where a strategy removes some."""
+        self.worth = None
+        if not isinstance(strategy, Narrowing) or self.ledger.find("planned", step):
+            return
+        rows = self.read(self.job.splits.calibration.draw(strategy.rows, self.job.seed))
+        with self.progress.track(f"what channels are worth ({step})", len(rows)) as advance:
+            change = loss_without_each(self.masks, rows, self.job.batch_size, advance)
+            found = importance(
+                self.masks, rows, strategy.importance, batch_size=self.job.batch_size, seed=self.job.seed
+            )
+        self.worth = Worth(importance=found, loss_change=change)
+
     def audit(self) -> None:
         """Make a sample of the edits one by one on some calibration rows, beside what was expected there."""
         plan, path = self.job.audit, self._table("audit")
@@ -205,6 +223,7 @@ class Session:
             anatomy=self.anatomy, prices=prices, unfamiliar=unfamiliar, removed=self.masks.removed, round=round_number, rounds=rounds,
             quantized=self.masks.quantized, lexicon=self.lexicon, storage=self.job.storage, latency=self.latency,
             milliseconds=self.milliseconds, ranks=self.masks.ranks, spectra=self.masks.spectra,
+            channels=self.worth,
         )  # fmt: skip
 
     def propose(self, step: str, author: str, decide: Callable[[], tuple[Edit, ...]]) -> Plan:
@@ -350,7 +369,7 @@ class Session:
     def restorations(self, step: str, verdicts: Sequence[Verdict], allowance: float, most: float) -> tuple[Edit, ...]:
         """What to put back, worth at most ``allowance`` FLOPs (one component: ``most``), priced for every gate at once.
 
-        Tokens come last, when nothing else would help: calibration does not use them and cannot price them.
+        Channels come when nothing else would help, and tokens last: calibration does not use them and cannot price them.
         """
         calibration = self.read(self.priced)
         with self.progress.track(f"pricing restorations ({step})", len(calibration)) as advance:
@@ -358,7 +377,17 @@ class Session:
                 self.masks, calibration, verdicts, flops=allowance, most=most,
                 reserve=self.job.reinstatement.reserve, batch_size=self.job.batch_size, work=self.work, advance=advance,
             )  # fmt: skip
-        return chosen or tokens_back(applied_plans(self.ledger), self.masks)
+        plans, block = list(applied_plans(self.ledger)), self.block
+        return (
+            chosen
+            or channels_back(plans, self.masks, block=block, flops=allowance, most=most)
+            or tokens_back(plans, self.masks)
+        )
+
+    @property
+    def block(self) -> int:
+        """In how many at a time channels are put back."""
+        return next((each.multiple_of for each in self.job.strategies if isinstance(each, Narrowing)), 1)
 
     def observe(self, step: str) -> Pairs:
         """Predictions of the masked model on validation, beside the original's."""
@@ -559,13 +588,24 @@ class Session:
     def _refuse_idle_edits(self, plan: Plan) -> None:
         """A removal is believed only if there was something to remove (a dead part must be priced 0)."""
         priced = [edit for edit in plan.edits if edit.action == "remove" and edit.expected_loss_change != 0]
-        suspects = [edit.component for edit in priced if edit.kind in self.anatomy.kinds]  # others were tried
+        suspects = [
+            edit.component for edit in priced if edit.kind in (*self.anatomy.kinds, CHANNEL)
+        ]  # others were tried
         for batch in self.read(self.priced).batches(self.job.batch_size):
             if not suspects:
                 return
-            suspects = self.masks.silent(suspects, batch.inputs)
+            suspects = self._silent(suspects, batch.inputs)
         if suspects:
             raise EditError(f"{suspects[0]} has no output to remove, yet its removal was priced")
+
+    def _silent(self, components: list[str], inputs: dict[str, Any]) -> list[str]:
+        """Those whose removal cannot change anything on these inputs."""
+        channels, stream = of_channels(components), self.anatomy.stream
+        others = [each for each in components if each not in channels]
+        found = self.masks.silent(others, inputs) if others else []
+        if stream is None or not channels:
+            return found
+        return found + silent_channels(self.job.subject.model, stream, channels, inputs)
 
     def _expected_of_tokens(self, plan: Plan) -> Joint | None:
         """What the tokens of a plan are expected to do: what was rehearsed, or their part of it; None if it has none."""
@@ -621,10 +661,12 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
     """Lock the run's folder, read the model's anatomy and put the masks in place."""
     with open_folder(folder, job.identity(), resume=resume) as ledger:
         anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, job.splits.calibration))
+        anatomy = _traced(job, anatomy, ledger)
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
             check_fit(job.strategies, anatomy)
             session.start()
+            _record_stream(anatomy, ledger)
             if job.runtime == "compiled" and not ledger.find("deployed", "artifact"):
                 refuse_without_compiler()  # before anything is priced
             if "dense" in job.artifacts and any(Layer.kind in strategy.kinds for strategy in job.strategies):
@@ -633,6 +675,36 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
                 _ = session.lexicon.pieces  # refused before anything is priced
             _ = session.latency  # likewise
             yield session
+
+
+def _traced(job: Job, anatomy: Anatomy, ledger: Ledger) -> Anatomy:
+    """The anatomy with the channels of the stream, where a strategy removes some; as they were found when the run began.
+
+    Raises:
+        InputError: channels cannot be removed from this model, or what was asked for cannot be made without them.
+    """
+    if not any(CHANNEL in strategy.kinds for strategy in job.strategies):
+        return anatomy
+    if "dense" in job.artifacts:
+        refuse_channels()
+    if ledger.find(TRACED, "start"):
+        return with_traced(anatomy, ledger)
+    inputs = next(job.splits.calibration.batches(2)).inputs
+    return anatomy.with_stream(find_stream(job.subject.model, anatomy, inputs))
+
+
+def _record_stream(anatomy: Anatomy, ledger: Ledger) -> None:
+    if anatomy.stream is None or ledger.find(TRACED, "start"):
+        return
+    path, stream = ledger.path.parent / "tables" / "stream.json", anatomy.stream
+    write_json(path, stream.facts())
+    body = {
+        "channels": stream.count,
+        "parameters": stream.parameters,
+        "flops": stream.flops,
+        "places": len(stream.places),
+    }
+    ledger.append(TRACED, "start", body, (path,))
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:

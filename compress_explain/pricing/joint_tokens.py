@@ -20,6 +20,7 @@ from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
 from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
+from compress_explain.pricing.channels import of_channels, on_the_way
 from compress_explain.pricing.exact import logits_tried, masked
 from compress_explain.pricing.impact import TokenImpact
 from compress_explain.pricing.slopes import wide
@@ -71,7 +72,10 @@ def _move(
         way = forward_ad.make_dual(torch.tensor(strength), torch.tensor(1.0))
         start = forward_ad.make_dual(torch.tensor(0.0), torch.tensor(1.0))
         with ExitStack() as stack:
-            for group, flags in _switched(masks, components).items():
+            channels = of_channels(components)
+            if channels:
+                stack.enter_context(masks.channels_at(on_the_way(masks, channels, way)))
+            for group, flags in _switched(masks, [each for each in components if each not in channels]).items():
                 stack.enter_context(_part_of_the_way(masks, masks.anatomy.groups[group], flags, way))
             for name, edit in linears.items():
                 module = masks.model.get_submodule(masks.anatomy.linears[name].module)
