@@ -449,8 +449,9 @@ class Masks:
         while self._units:
             self._units.pop().remove()
         if not none and (self._here is not None or channels_gone(self.off)):
-            here = self.channels_here if self._here is None else self._here
-            self._units += narrow(self.model, self.anatomy.stream, here)  # type: ignore[arg-type]
+            with torch.inference_mode(False):  # wherever they are switched, autograd must be able to use it
+                here = self.channels_here if self._here is None else self._here
+                self._units += narrow(self.model, self.anatomy.stream, here)  # type: ignore[arg-type]
         for unit in () if none else self.units:
             if isinstance(unit, Layer):
                 module = self.model.get_submodule(unit.module)

@@ -192,7 +192,7 @@ class Session:
         self.worth = None
         if not isinstance(strategy, Narrowing) or self.ledger.find("planned", step):
             return
-        rows = self.read(self.job.splits.calibration.draw(strategy.rows, self.job.seed))
+        rows = self.read(self.job.splits.calibration.draw(strategy.gradient_rows, self.job.seed))
         with self.progress.track(f"what channels are worth ({step})", len(rows)) as advance:
             change = loss_without_each(self.masks, rows, self.job.batch_size, advance)
             found = importance(

@@ -119,13 +119,13 @@ class Factorizing(Strategy, Protocol):
 
 @runtime_checkable
 class Narrowing(Strategy, Protocol):
-    """A strategy that removes channels of the stream by an ``importance``, found on ``rows`` rows, in multiples of ``multiple_of``."""
+    """A strategy that removes channels of the stream by an ``importance``, found on ``gradient_rows`` rows, in multiples of ``multiple_of``."""
 
     @property
     def importance(self) -> str: ...
 
     @property
-    def rows(self) -> int: ...
+    def gradient_rows(self) -> int: ...
 
     @property
     def multiple_of(self) -> int: ...

@@ -22,7 +22,7 @@ class Width:
 
     A channel goes out of all embeddings, norms and linears of the model at once; which of their numbers belong to it is
     what Torch-Pruning's dependency graph finds. Its ``importance`` ranks them: ``magnitude``, ``lamp`` and ``fpgm`` look at
-    weights, ``taylor`` and ``hessian`` also at the gradients of the loss on ``rows`` rows of calibration, ``random``
+    weights, ``taylor`` and ``hessian`` also at the gradients of the loss on ``gradient_rows`` rows of calibration, ``random``
     is the one to beat. Channels go in ``rounds`` rounds of equal size, each ranked anew on what is left.
     """
 
@@ -30,7 +30,7 @@ class Width:
     importance: str = "taylor"
     multiple_of: int = 8
     rounds: int = 1
-    rows: int = 256
+    gradient_rows: int = 256
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ class Width:
         if self.importance not in IMPORTANCES:
             remedy = did_you_mean(str(self.importance), IMPORTANCES)
             raise InputError("strategies: width.importance", self.importance, "no such importance", remedy)
-        for name, most, remedy in (("multiple_of", 4096, "8"), ("rounds", 100, "1"), ("rows", 10**6, "256")):
+        for name, most, remedy in (("multiple_of", 4096, "8"), ("rounds", 100, "1"), ("gradient_rows", 10**6, "256")):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= most:
                 raise InputError(

@@ -233,7 +233,7 @@ class Compensator:
             yield self._put(site, "consumer", None, missing, missing)
             return
         fitted = moments.fit(start, self.compensation.ridge)
-        unscaled = _stacked(own, columns)
+        unscaled = _stacked(own, columns).to(fitted.dtype)
         unscaled[:, left] = torch.where(
             scale == 0, unscaled[:, left], fitted / scale
         )  # what is scaled to nothing stays
