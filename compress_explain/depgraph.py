@@ -9,7 +9,7 @@ Fang et al., DepGraph (arXiv:2301.12900).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,14 +21,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import Anatomy, linear_shape
+from compress_explain.anatomy import Anatomy
 from compress_explain.embedding import token_tables
 from compress_explain.errors import InputError
 from compress_explain.examples import Examples
 from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
 from compress_explain.narrowed_stream import is_norm
-from compress_explain.pricing.channels import summed_loss
+from compress_explain.pricing.channels import loss_without_each, summed_loss
+from compress_explain.strategy import Narrowing, Worth
 from compress_explain.stream import CHANNELS, Place, Stream
 from compress_explain.surgery import materialize
 
@@ -80,9 +81,25 @@ def find_stream(model: PreTrainedModel, anatomy: Anatomy, inputs: Mapping[str, T
         problem = f"Torch-Pruning cannot follow its graph ({type(error).__name__}: {str(error)[:120]})"
         raise InputError("strategies: width", source, problem, _REMEDY) from None
     stream = _read(model, traced, groups, count=len(groups[0][0].idxs))
-    _refuse_several(anatomy, stream, source)
+    _refuse_several(model, anatomy, stream)
     _refuse_unlike(model, anatomy.with_stream(stream), inputs)
     return stream
+
+
+def worth_of(
+    masks: Masks,
+    examples: Examples,
+    strategy: Narrowing,
+    *,
+    batch_size: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Worth:
+    """What every channel is worth to a strategy in the present state of a model, asked on some of the examples."""
+    rows = examples.draw(strategy.gradient_rows, seed)
+    change = loss_without_each(masks, rows, batch_size, advance)
+    found = importance(masks, rows, strategy.importance, batch_size=batch_size, seed=seed)
+    return Worth(importance=found, loss_change=change)
 
 
 def importance(
@@ -251,7 +268,7 @@ def _read(model: PreTrainedModel, traced: _Traced, groups: Sequence[Any], count:
         count=count,
         places=tuple(_place(model, name, dimension, each, count) for (name, dimension), each in found.items()),
         reads={
-            name: _starts(source, name, _blocks(indices, linear_shape(model.get_submodule(name))[0], count), count)
+            name: _starts(source, name, _blocks(indices, _inputs(model.get_submodule(name)), count), count)
             for name, indices in reads.items()
         },
         writes=tuple(writes),
@@ -296,6 +313,11 @@ def _starts(source: str, name: str, indices: set[int], count: int) -> tuple[int,
     return starts
 
 
+def _inputs(module: nn.Module) -> int:
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return weight.shape[0 if isinstance(module, Conv1D) else 1]
+
+
 def _blocks(indices: set[int], length: int, count: int) -> set[int]:
     """The graph finds the first of several states put side by side (DINOv2's classifier); whether it is so is tried later."""
     if length % count or indices != set(range(count)):
@@ -314,21 +336,24 @@ def _other_norms(model: PreTrainedModel, found: Mapping[tuple[str, int], object]
             yield name
 
 
-def _refuse_several(anatomy: Anatomy, stream: Stream, source: str) -> None:
-    """Raises InputError where a layer reads or writes another stream, or a parameter lies in it on both sides."""
+def _refuse_several(model: PreTrainedModel, anatomy: Anatomy, stream: Stream) -> None:
+    """Raises InputError where a layer reads or writes another stream, or something lies in it on both sides."""
+    for problem in _problems(model, anatomy, stream):
+        raise InputError("strategies: width", model.config.model_type, problem, _REMEDY)
+
+
+def _problems(model: PreTrainedModel, anatomy: Anatomy, stream: Stream) -> Iterator[str]:
     for group in anatomy.groups.values():
         if group.site not in stream.writes:
-            problem = f"{group.name} does not write to the same residual stream as {next(iter(anatomy.groups))}"
-            raise InputError("strategies: width", source, problem, _REMEDY)
-    for linear in anatomy.linears.values():
-        if linear.module in stream.reads and (linear.module in stream.writes or stream.reads[linear.module] != (0,)):
-            problem = f"{linear.name} both reads the residual stream and writes to it"
-            raise InputError("strategies: width", source, problem, _REMEDY)
+            yield f"{group.name} does not write to the same residual stream as {next(iter(anatomy.groups))}"
     names = [place.parameter for place in stream.places]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        problem = f"{twice[0]} both reads the residual stream and writes to it"
-        raise InputError("strategies: width", source, problem, _REMEDY)
+    yield from (f"{name} both reads the residual stream and writes to it" for name in names if names.count(name) > 1)
+    for linear in anatomy.linears.values():
+        if (linear.module in stream.reads) == (linear.module in stream.writes):
+            yield f"{linear.name} neither reads the residual stream alone nor writes to it alone"
+    for name in stream.reads:
+        if not isinstance(model.get_submodule(name), nn.Linear | Conv1D):
+            yield f"{name} reads the residual stream and is no linear"
 
 
 def _refuse_unlike(model: PreTrainedModel, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> None:

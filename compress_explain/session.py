@@ -22,7 +22,7 @@ from compress_explain.checkpoint import save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.decided import Decided, Forward, decide_all
 from compress_explain.dense import refuse_channels, refuse_norms_after
-from compress_explain.depgraph import find_stream, importance
+from compress_explain.depgraph import find_stream, worth_of
 from compress_explain.edits import Edit, Plan
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
@@ -55,7 +55,7 @@ from compress_explain.pricing import (
     share_of,
     together,
 )
-from compress_explain.pricing.channels import loss_without_each, of_channels
+from compress_explain.pricing.channels import of_channels
 from compress_explain.progress import Progress
 from compress_explain.provenance import environment
 from compress_explain.refits import Refits, load_factors, load_refits, refitted_factors, save_factors, save_refits
@@ -192,13 +192,11 @@ class Session:
         self.worth = None
         if not isinstance(strategy, Narrowing) or self.ledger.find("planned", step):
             return
-        rows = self.read(self.job.splits.calibration.draw(strategy.gradient_rows, self.job.seed))
-        with self.progress.track(f"what channels are worth ({step})", len(rows)) as advance:
-            change = loss_without_each(self.masks, rows, self.job.batch_size, advance)
-            found = importance(
-                self.masks, rows, strategy.importance, batch_size=self.job.batch_size, seed=self.job.seed
-            )
-        self.worth = Worth(importance=found, loss_change=change)
+        rows, job = self.read(self.job.splits.calibration), self.job
+        with self.progress.track(
+            f"what channels are worth ({step})", min(len(rows), strategy.gradient_rows)
+        ) as advance:
+            self.worth = worth_of(self.masks, rows, strategy, batch_size=job.batch_size, seed=job.seed, advance=advance)
 
     def audit(self) -> None:
         """Make a sample of the edits one by one on some calibration rows, beside what was expected there."""
@@ -388,6 +386,14 @@ class Session:
     def block(self) -> int:
         """In how many at a time channels are put back."""
         return next((each.multiple_of for each in self.job.strategies if isinstance(each, Narrowing)), 1)
+
+    def at_whole_block(self, edits: Sequence[Edit], place: int) -> int:
+        """The last place up to ``place`` before which all channels come in whole blocks."""
+        before = sum(edit.kind == CHANNEL for edit in edits[:place])
+        while place and before % self.block:
+            place -= 1
+            before -= edits[place].kind == CHANNEL
+        return place
 
     def observe(self, step: str) -> Pairs:
         """Predictions of the masked model on validation, beside the original's."""
