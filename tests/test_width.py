@@ -27,12 +27,14 @@ from compress_explain.deployment import OnnxRunner, export_onnx, run_examples
 from compress_explain.deployment.deploy import deploy
 from compress_explain.edits import Plan
 from compress_explain.evaluators import Quality
+from compress_explain.job import Job
 from compress_explain.masks import Masks
 from compress_explain.meters import Bytes, Flops, Parameters, Storage, taken
 from compress_explain.narrowed_stream import silent_channels
 from compress_explain.predictions import pair, predict
 from compress_explain.pricing import AuditPlan, price
 from compress_explain.pricing.channels import loss_without_each
+from compress_explain.progress import Progress
 from compress_explain.refits import load_refits, save_refits
 from compress_explain.replay import applied_plans
 from compress_explain.search import Search
@@ -54,17 +56,23 @@ from compress_explain.stream import CHANNELS
 from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.target import Target
 from compress_explain.terminal.reading import print_component
+from compress_explain.terminal.rehearsal import rehearse
 from compress_explain.terminal.summary import print_run
 from compress_explain.tuning import Tuner
 from compress_explain.tuning.lessons import lessons_for
 from compress_explain.vocabulary import Lexicon
 from tests.every import NOT_NARROWED
-from tests.small_job import loaded_small_job
+from tests.small_job import loaded_small_job, tiny_tokenizer
+from tests.tagged import generation_job, rewriting_job, tagging_job
+from tests.test_embeddings import embedder
+from tests.test_language_data import bare_tokenizer
+from tests.test_task_runs import made
 from tests.tiny import (
     CLASSIFIERS,
     EXPORTED,
     FAMILIES,
     GENERATORS,
+    MODELS,
     flagged,
     generator_inputs,
     logits_of,
@@ -191,9 +199,9 @@ def test_slopes_along_channels_are_those_of_the_loss(family):
         return float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(examples.labels)))
 
     for channel in (0, 7):
-        step = torch.zeros(32).index_fill(0, torch.tensor(channel), 0.02)
-        measured = (loss(masks.channels_here - step) - loss(masks.channels_here + step)) / 0.04
-        assert float(slopes[channel]) == pytest.approx(measured, rel=0.05, abs=2e-3)
+        step = torch.zeros(32).index_fill(0, torch.tensor(channel), 0.003)
+        measured = (loss(masks.channels_here - step) - loss(masks.channels_here + step)) / 0.006
+        assert float(slopes[channel]) == pytest.approx(measured, rel=0.05, abs=5e-3)
 
 
 def test_a_channel_that_is_zero_everywhere_is_silent():
@@ -254,7 +262,7 @@ def test_flops_are_those_that_torch_counts(family):
     def counted(subject):
         counter = FlopCounterMode(display=False)
         with counter, torch.inference_mode():
-            subject(**inputs)
+            subject.requires_grad_(False)(**inputs)
         modules = [f"{type(subject).__name__}.{layer.module}" for layer in anatomy.layers.values()]
         return sum(sum(counter.get_flop_counts()[module].values()) for module in modules)
 
@@ -369,7 +377,7 @@ def test_the_readers_get_back_what_can_be_read_of_the_channels_that_went():
         before = np.square(predict(masks.model, examples) - original).mean()
         repairs = Compensator(masks, examples, Compensation(ridge=0.01), ALL_AT_ONCE).refit()
         after = np.square(predict(masks.model, examples) - original).mean()
-    assert after < 0.5 * before
+    assert after < 0.7 * before
     readers = [repair for repair in repairs if repair.role == "reader"]
     assert readers and all(repair.missing_after < repair.missing_before for repair in readers)
 
@@ -380,8 +388,8 @@ def test_rows_of_tokens_and_channels_cross(tmp_path):
     examples = read_examples(tokenizer, TEXTS[:40])
     anatomy = read_anatomy(model, 24)
     anatomy = anatomy.with_stream(find_stream(model, anatomy, next(examples.batches(4)).inputs))
-    masks = Masks(model, anatomy)
-    masks.remove([*channels(masks, range(9)), *(f"embedding.token.{row}" for row in range(300, 320))])
+    masks, rows = Masks(model, anatomy), len(tokenizer)
+    masks.remove([*channels(masks, range(9)), *(f"embedding.token.{row}" for row in range(rows - 20, rows))])
     smaller = materialize(model, anatomy, masks.removed)
     assert sum(each.numel() for each in smaller.parameters()) == expected_parameters(model, anatomy, masks.removed)
     save_compressed(smaller, tmp_path, removed=masks.removed, base=anatomy, provenance={})
@@ -403,7 +411,7 @@ def test_rows_of_tokens_and_channels_cross(tmp_path):
         ({"hidden_kept": 1.5}, "hidden_kept"),
         ({"hidden_kept": 0.5, "importance": "taylr"}, "taylor"),
         ({"hidden_kept": 0.5, "rounds": 0}, "rounds"),
-        ({"hidden_kept": 0.5, "multiple_of": 2.5}, "multiple_of"),
+        ({"hidden_kept": 0.5, "multiple_of": 0}, "multiple_of"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, culprit):
@@ -422,10 +430,11 @@ def test_a_share_that_is_no_multiple_is_refused_before_anything_is_priced():
 def test_rounds_take_equal_multiples_of_what_is_worth_least():
     masks, examples = narrowable("bert")
     strategy, sizes = Width(hidden_kept=0.25, multiple_of=4, rounds=3, importance="magnitude"), []
+    prices = price(masks, examples.draw(2, 0), kinds=("neuron",))
     for number in range(3):
         found = worth(masks, examples, strategy)
         situation = Situation(
-            anatomy=masks.anatomy, prices=None, removed=masks.removed, round=number, rounds=3, channels=found
+            anatomy=masks.anatomy, prices=prices, removed=masks.removed, round=number, rounds=3, channels=found
         )
         edits = strategy.plan(situation)
         order = [int(edit.component.rpartition(".")[2]) for edit in edits]
@@ -499,7 +508,7 @@ def test_people_are_told_in_words(finished):
     assert len(rows) == counts["removed"] and (rows["flops_saved"] > 0).all()
     print_component(finished.folder, rows["component"].iloc[0], Console(file=(text := io.StringIO()), width=160))
     assert "least important of" in text.getvalue()
-    known = json.loads((finished.folder / "dossier.json").read_text())["stream"]
+    known = json.loads((finished.folder / "anatomy.json").read_text())["stream"]
     assert len(known["removed"]) == counts["removed"] and known["count"] == 32
 
 
@@ -510,10 +519,11 @@ def test_the_effect_is_foretold_half_way(inputs, tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(inputs, tmp_path):
-    strategies = ORDERS["between"]
+    strategies = ORDERS["between"][:2]
     whole = run(inputs, tmp_path / "whole", strategies, compensation=Compensation())
     lines = (whole.folder / "ledger.jsonl").read_text().splitlines(keepends=True)
-    for place in [index for index, line in enumerate(lines) if "2-width" in line][1::3]:
+    kinds = [(record.kind, record.step) for record in whole.ledger]
+    for place in (kinds.index(("planned", "2-width-1")) + 1, kinds.index(("applied", "2-width-2")) + 1):
         folder = tmp_path / f"stopped-{place}"
         shutil.copytree(whole.folder, folder)
         (folder / "ledger.jsonl").write_text("".join(lines[:place]))
@@ -530,7 +540,7 @@ def test_channels_come_back_in_blocks_when_a_gate_asks_for_them(inputs, tmp_path
     finished = run(inputs, tmp_path / "out", strategies, gates, reinstatement=limits)
     back = [edit for each in applied_plans(finished.ledger) for edit in each.plan.edits if edit.action == "restore"]
     assert back and all(edit.kind == "channel" and "channels come back" in edit.reason for edit in back)
-    first = [edit for each in applied_plans(finished.ledger) for edit in each.plan.edits if edit.action == "remove"]
+    first = next(applied_plans(finished.ledger)).plan.edits
     assert [edit.component for edit in back[:4]] == [edit.component for edit in first[::-1][:4]]
     counts = finished.summary["components"]["channel"]
     assert counts["kept"] + counts["restored"] > 8 and counts["removed"] % 4 == 0
@@ -539,7 +549,55 @@ def test_channels_come_back_in_blocks_when_a_gate_asks_for_them(inputs, tmp_path
         assert len(manifest["removed"][CHANNELS]) == counts["removed"]
 
 
+def test_a_rehearsal_proposes_the_same_and_leaves_the_model_as_it_was(inputs):
+    _, subject, splits = inputs
+    before = {name: values.clone() for name, values in subject.model.state_dict().items()}
+    job = Job(
+        subject=subject, splits=splits, strategies=[Heads(share=0.25), Width(hidden_kept=0.75)], gates=LENIENT,
+        evaluators=[Quality()],
+    )  # fmt: skip
+    edits = rehearse(job, Progress(quiet=True))
+    assert [edit.kind for edit in edits].count("channel") == 8
+    assert all(torch.equal(values, before[name]) for name, values in subject.model.state_dict().items())
+
+
+@pytest.fixture(scope="module", params=["tagging", "gpt2", pytest.param("t5", marks=pytest.mark.exhaustive)])
+def of_tokens(request, tmp_path_factory):
+    """A run of a model that answers for words or tokens."""
+    folder, tokenizer = tmp_path_factory.mktemp(request.param), tiny_tokenizer()
+    strategies = "strategies=[{neurons: {share: 0.3, rounds: 1}}, {width: {hidden_kept: 0.75}}]"
+    if request.param == "tagging":
+        return made(tagging_job(folder), ["runtime=onnx", strategies])
+    torch.manual_seed(0)
+    tiny = MODELS[request.param]
+    if request.param == "gpt2":
+        model = tiny.generator(tiny.config(**tiny.options))
+        return made(generation_job(folder, model, bare_tokenizer()), ["runtime=onnx", strategies])
+    tokenizer.add_special_tokens({"eos_token": "[SEP]"})
+    tokens = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0}
+    model = tiny.generator(tiny.config(**{**tiny.options, **tokens}))
+    return made(rewriting_job(folder, model, tokenizer), [strategies])
+
+
+def test_models_of_words_and_tokens_become_narrower_too(of_tokens):
+    run, subject, splits = of_tokens
+    assert run.summary["components"]["channel"]["removed"] == 8
+    stage = next(each for each in run.course if each.author == "width")
+    assert stage.expected["n"] == stage.observed["n"] == splits.validation.decisions.sum()
+    assert all(np.isfinite(value) for value in (*stage.expected.values(), *stage.observed.values()))
+    assert 1 / 5 < stage.expected["kl"] / stage.observed["kl"] < 5
+    model, again = load_compressed(run.folder / "artifact").state_dict(), replay(subject.model, run.folder).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.items())
+    assert run.summary["deployed"]["beside_masked"]["agreement"] > 0.99
+
+
 # What cannot be
+
+
+def test_an_embedding_that_is_the_stream_itself_cannot_become_narrower():
+    model = embedder("bert")
+    with pytest.raises(InputError, match="its answer is the residual stream itself"):
+        find_stream(model, read_anatomy(model, 9), tiny_inputs("bert"))
 
 
 def test_what_cannot_be_is_refused_before_anything_is_priced(inputs, tmp_path):
