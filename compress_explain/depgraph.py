@@ -43,7 +43,8 @@ IMPORTANCES = {  # by name: the class of Torch-Pruning
 }
 _OF_GRADIENTS = ("taylor", "hessian")
 _KNOWN = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Conv1d, nn.Conv2d)
-_SAME = 1e-3  # of the spread of a model's output: far above rounding, far below what a wrong place does
+_SAME = {torch.float32: 1e-3}  # of the spread of a model's output: above rounding, far below what a wrong place does
+_SAME_NARROW = 0.1  # in formats of fewer bits
 _REMEDY = "leave out the strategy width for this model"
 
 
@@ -115,7 +116,8 @@ def importance(
     with masks.untouched():
         smaller = materialize(masks.model, masks.anatomy, masks.removed, masks.standing)
     traced = _traced(smaller, next(examples.batches(2)).inputs)
-    root = next(each for each in _modules(traced.model, stream.writes) if _width(each) == int(kept.sum()))
+    writers = _modules(traced.model, stream.writes)
+    root = next(each for each in writers if each in traced.ran and _width(each) == int(kept.sum()))
     groups = _with_ties(traced, traced.group(root))
     if name in _OF_GRADIENTS:
         _take_gradients(traced.model, examples, 1 if name == "hessian" else batch_size, squared=name == "hessian")
@@ -374,7 +376,7 @@ def _refuse_unlike(model: PreTrainedModel, anatomy: Anatomy, inputs: Mapping[str
         problem = f"what is cut out differs from what is masked by {apart:.2g} of its spread"
     except (RuntimeError, ValueError, StopIteration) as error:
         apart, problem = torch.inf, f"it cannot do without some of its channels ({str(error)[:120]})"
-    if not apart < _SAME:
+    if not apart < _SAME.get(model.dtype, _SAME_NARROW):
         raise InputError("strategies: width", model.config.model_type, problem, _REMEDY)
 
 

@@ -80,6 +80,8 @@ def describe(record: Record) -> str:
             return f"wrote the artifact: {body['parameters']:,} parameters, {body['bytes'] / 1e6:.1f} MB"
         case "measured":
             return f"fastest on {body['processor']}: {spoken(body)}"
+        case "traced":
+            return f"found {body['channels']:,} channels of the residual stream in {body['places']} parameters"
         case "ranged":
             return f"found what enters {body['linears']} linears, on {body['rows']:,} rows of {body['split']}"
         case "deployed":
