@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from compress_explain.activations import Ranges, find_activations, load_activations, passes_of, save_activations
 from compress_explain.anatomy import Anatomy, Layer, read_anatomy
+from compress_explain.channels_back import AT_ONCE, blocks_gone, channels_back
 from compress_explain.checkpoint import save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.decided import Decided, Forward, decide_all
@@ -59,7 +60,7 @@ from compress_explain.pricing.channels import of_channels
 from compress_explain.progress import Progress
 from compress_explain.provenance import environment
 from compress_explain.refits import Refits, load_factors, load_refits, refitted_factors, save_factors, save_refits
-from compress_explain.reinstate import channels_back, choose_restorations, tokens_back
+from compress_explain.reinstate import choose_restorations, tokens_back
 from compress_explain.replay import TRACED, applied_plans, with_traced
 from compress_explain.scores import Score
 from compress_explain.spectra import find_spectra, menu_now
@@ -367,20 +368,17 @@ class Session:
     def restorations(self, step: str, verdicts: Sequence[Verdict], allowance: float, most: float) -> tuple[Edit, ...]:
         """What to put back, worth at most ``allowance`` FLOPs (one component: ``most``), priced for every gate at once.
 
-        Channels come when nothing else would help, and tokens last: calibration does not use them and cannot price them.
+        Of channels the first few blocks are tried; they also come back when nothing is seen to help. Tokens come last:
+        calibration does not use them and cannot price them.
         """
-        calibration = self.read(self.priced)
+        calibration, plans = self.read(self.priced), list(applied_plans(self.ledger))
+        blocks = blocks_gone(plans, self.masks, self.block)
         with self.progress.track(f"pricing restorations ({step})", len(calibration)) as advance:
             chosen = choose_restorations(
-                self.masks, calibration, verdicts, flops=allowance, most=most,
+                self.masks, calibration, verdicts, flops=allowance, most=most, blocks=blocks[:AT_ONCE],
                 reserve=self.job.reinstatement.reserve, batch_size=self.job.batch_size, work=self.work, advance=advance,
             )  # fmt: skip
-        plans, block = list(applied_plans(self.ledger)), self.block
-        return (
-            chosen
-            or channels_back(plans, self.masks, block=block, flops=allowance, most=most)
-            or tokens_back(plans, self.masks)
-        )
+        return chosen or channels_back(blocks, self.masks, flops=allowance, most=most) or tokens_back(plans, self.masks)
 
     @property
     def block(self) -> int:

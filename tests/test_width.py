@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from compress_explain import Compensation, Gate, InputError, Reinstatement, compress, replay
 from compress_explain.activations import find_activations
 from compress_explain.anatomy import read_anatomy
+from compress_explain.channels_back import blocks_gone, channels_back
 from compress_explain.checkpoint import MANIFEST, load_compressed, save_compressed
 from compress_explain.compensation import Compensator
 from compress_explain.course import course
@@ -25,8 +26,9 @@ from compress_explain.dense import dense_twin
 from compress_explain.depgraph import IMPORTANCES, find_stream, importance, worth_of
 from compress_explain.deployment import OnnxRunner, export_onnx, run_examples
 from compress_explain.deployment.deploy import deploy
-from compress_explain.edits import Plan
+from compress_explain.edits import Edit, Plan
 from compress_explain.evaluators import Quality
+from compress_explain.gates import Verdict
 from compress_explain.job import Job
 from compress_explain.masks import Masks
 from compress_explain.meters import Bytes, Flops, Parameters, Storage, taken
@@ -36,7 +38,8 @@ from compress_explain.pricing import AuditPlan, price
 from compress_explain.pricing.channels import loss_without_each
 from compress_explain.progress import Progress
 from compress_explain.refits import load_refits, save_refits
-from compress_explain.replay import applied_plans
+from compress_explain.reinstate import choose_restorations
+from compress_explain.replay import Applied, applied_plans
 from compress_explain.search import Search
 from compress_explain.search.space import space
 from compress_explain.strategies import (
@@ -533,18 +536,73 @@ def test_a_stopped_run_goes_on_to_the_same_weights(inputs, tmp_path):
 
 def test_channels_come_back_in_blocks_when_a_gate_asks_for_them(inputs, tmp_path):
     gates = [Gate(metric="accuracy", max_drop=0.0, rule="point")]
-    limits = Reinstatement(max_share=1.0, step=0.05, max_rounds=8, reserve=0.0)
-    strategies = [Width(hidden_kept=0.25, multiple_of=4, importance="random")]
+    limits = Reinstatement(max_share=1.0, step=0.1, max_rounds=8, reserve=0.0)
+    strategies = [Heads(share=0.5, rounds=1), Width(hidden_kept=0.25, multiple_of=4, importance="random")]
     finished = run(inputs, tmp_path / "out", strategies, gates, reinstatement=limits)
     back = [edit for each in applied_plans(finished.ledger) for edit in each.plan.edits if edit.action == "restore"]
-    assert back and all(edit.kind == "channel" and "channels come back" in edit.reason for edit in back)
-    first = next(applied_plans(finished.ledger)).plan.edits
-    assert [edit.component for edit in back[:4]] == [edit.component for edit in first[::-1][:4]]
+    mine = [edit for edit in back if edit.kind == "channel"]
+    assert mine and all("slack for accuracy" in edit.reason or "channels come back" in edit.reason for edit in mine)
+    gone = [edit.component for edit in list(applied_plans(finished.ledger))[1].plan.edits][::-1]
+    blocks = [set(gone[start : start + 4]) for start in range(0, len(gone), 4)]
+    assert {edit.component for edit in mine[:4]} in blocks[:4]
     counts = finished.summary["components"]["channel"]
-    assert counts["kept"] + counts["restored"] > 8 and counts["removed"] % 4 == 0
+    assert counts["restored"] > 0 and counts["removed"] % 4 == 0
     if finished.passed:
         manifest = json.loads((finished.folder / "artifact" / MANIFEST).read_text())
         assert len(manifest["removed"][CHANNELS]) == counts["removed"]
+
+
+@pytest.fixture
+def narrowed():
+    """A model without twelve channels, the blocks that they went in, and examples with the original's answers."""
+    masks, examples = narrowable("bert")
+    examples = dataclasses.replace(examples, labels=predict(masks.model, examples, ALL_AT_ONCE).argmax(1))
+    masks.remove(channels(masks, range(12)))
+    edits = tuple(
+        Edit(component=each, kind="channel", action="remove", reason="", expected_loss_change=0.1, parameters_saved=1,
+             flops_saved=1)
+        for each in channels(masks, range(12))
+    )  # fmt: skip
+    blocks = blocks_gone([Applied(plan=Plan(step="1", author="test", edits=edits), reverted=False)], masks, 4)
+    return masks, examples, blocks
+
+
+def test_blocks_come_back_as_far_as_there_is_room(narrowed):
+    masks, _, blocks = narrowed
+    each = blocks[0].flops(masks)
+    assert [block.components for block in blocks] == [
+        channels(masks, reversed(range(start, start + 4))) for start in (8, 4, 0)
+    ]
+    two = channels_back(blocks, masks, flops=2.5 * each, most=9 * each)
+    assert [edit.component for edit in two] == [*blocks[0].components, *blocks[1].components]
+    assert sum(edit.expected_loss_change for edit in two) == pytest.approx(-0.8)
+    assert len(channels_back(blocks, masks, flops=0.5 * each, most=1.5 * each)) == 4
+    assert not channels_back(blocks, masks, flops=0.5 * each, most=0.5 * each)
+
+
+def test_the_block_that_is_seen_to_help_most_comes_back_first(narrowed):
+    masks, examples, blocks = narrowed
+    with masks:
+        now, tried = predict(masks.model, examples, ALL_AT_ONCE), []
+        for block in blocks:
+            masks.restore(block.components)
+            tried.append(predict(masks.model, examples, ALL_AT_ONCE))
+            masks.remove(block.components)
+    changes = [_loss(logits, examples) - _loss(now, examples) for logits in tried]
+    best, room = int(np.argmin(changes)), 1.5 * blocks[0].flops(masks)
+    verdict = Verdict(
+        gate=Gate(metric="nll", max_rise=0.0, rule="point"), slice="all", state="fail", estimate=0.5, low=0.4, high=0.6,
+        slack=-0.5, n=24, n_needed=None, message="",
+    )  # fmt: skip
+    picked = choose_restorations(
+        masks, examples, [verdict], flops=room, most=room, reserve=0.0, batch_size=ALL_AT_ONCE, blocks=blocks
+    )
+    assert changes[best] < 0 and [edit.component for edit in picked] == blocks[best].components
+    assert sum(edit.expected_loss_change for edit in picked) == pytest.approx(changes[best], abs=1e-4)
+
+
+def _loss(logits, examples):
+    return float(torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(examples.labels)))
 
 
 def test_a_rehearsal_proposes_the_same_and_leaves_the_model_as_it_was(inputs):
