@@ -1,4 +1,4 @@
-"""Torch-Pruning's dependency graph asked about the residual stream: where its channels lie, what each is worth.
+"""Torch-Pruning's dependency graph asked about the residual stream: where its channels lie.
 
 The graph follows the autograd graph of a real forward pass, of a copy of the model. All that comes
 back is put into our own coordinates and tried: what it says lies in a channel is cut out of one copy
@@ -9,14 +9,13 @@ Fang et al., DepGraph (arXiv:2301.12900).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -24,24 +23,12 @@ from transformers.pytorch_utils import Conv1D
 from compress_explain.anatomy import Anatomy
 from compress_explain.embedding import token_tables
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
 from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
 from compress_explain.narrowed_stream import is_norm
-from compress_explain.pricing.channels import loss_without_each, summed_loss
-from compress_explain.strategy import Narrowing, Worth
 from compress_explain.stream import CHANNELS, Place, Stream
 from compress_explain.surgery import materialize
 
-IMPORTANCES = {  # by name: the class of Torch-Pruning
-    "magnitude": "GroupMagnitudeImportance",
-    "taylor": "GroupTaylorImportance",
-    "hessian": "GroupHessianImportance",
-    "lamp": "LAMPImportance",
-    "fpgm": "FPGMImportance",
-    "random": "RandomImportance",
-}
-_OF_GRADIENTS = ("taylor", "hessian")
 _KNOWN = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Conv1d, nn.Conv2d)
 _SAME = {torch.float32: 1e-3}  # of the spread of a model's output: above rounding, far below what a wrong place does
 _SAME_NARROW = 0.1  # in formats of fewer bits
@@ -49,12 +36,12 @@ _REMEDY = "leave out the strategy width for this model"
 
 
 @dataclass(frozen=True)
-class _Traced:
-    """A copy of a model and the dependency graph of one pass of it."""
+class Traced:
+    """A copy of a model, the dependency graph of one pass of it, and the modules that ``ran``."""
 
     model: PreTrainedModel
     graph: Any = field(repr=False)
-    ran: frozenset[nn.Module] = field(repr=False)
+    ran: tuple[nn.Module, ...] = field(repr=False)
 
     def group(self, module: nn.Module, *, inputs: bool = False) -> Any:
         """The pruning group of all channels that a module gives, or reads."""
@@ -64,7 +51,17 @@ class _Traced:
             if inputs
             else (pruner.prune_out_channels, pruner.get_out_channels)
         )
-        return self.graph.get_pruning_group(module, prune, idxs=list(range(count(module))))
+        found = self.graph.get_pruning_group(module, prune, idxs=list(range(count(module))))
+        found.items[1:] = sorted(found.items[1:], key=self._place)  # it comes in no order, and sums are taken over it
+        return found
+
+    def _place(self, item: Any) -> tuple[str, str]:
+        return self._names.get(id(item.dep.target.module), ""), item.dep.handler.__name__
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        names = {id(module): name for name, module in self.model.named_modules()}
+        return names | {id(parameter): name for name, parameter in self.model.named_parameters()}
 
 
 def find_stream(model: PreTrainedModel, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Stream:
@@ -75,68 +72,20 @@ def find_stream(model: PreTrainedModel, anatomy: Anatomy, inputs: Mapping[str, T
     """
     source = model.config.model_type
     try:
-        traced = _traced(model, inputs)
+        found = trace(model, inputs)
         root = next(iter(anatomy.groups.values())).site
-        groups = _with_ties(traced, traced.group(traced.model.get_submodule(root)))
+        groups = with_ties(found, found.group(found.model.get_submodule(root)))
     except (RuntimeError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
         problem = f"Torch-Pruning cannot follow its graph ({type(error).__name__}: {str(error)[:120]})"
         raise InputError("strategies: width", source, problem, _REMEDY) from None
-    stream = _read(model, traced, groups, count=len(groups[0][0].idxs))
+    stream = _read(model, found, groups, count=len(groups[0][0].idxs))
     _refuse_several(model, anatomy, stream)
     _refuse_unlike(model, anatomy.with_stream(stream), inputs)
     return stream
 
 
-def worth_of(
-    masks: Masks,
-    examples: Examples,
-    strategy: Narrowing,
-    *,
-    batch_size: int,
-    seed: int,
-    advance: Callable[[int], None] = lambda rows: None,
-) -> Worth:
-    """What every channel is worth to a strategy in the present state of a model, asked on some of the examples."""
-    rows = examples.draw(strategy.gradient_rows, seed)
-    change = loss_without_each(masks, rows, batch_size, advance)
-    found = importance(masks, rows, strategy.importance, batch_size=batch_size, seed=seed)
-    return Worth(importance=found, loss_change=change)
-
-
-def importance(
-    masks: Masks, examples: Examples, name: str, *, batch_size: int, seed: int
-) -> Float[Tensor, " channels"]:
-    """What each channel that is there is worth to an importance of Torch-Pruning, higher for more; NaN for those removed.
-
-    The model is asked as it is now, without what is removed. Gradients, where it takes any, are those of the loss on
-    ``examples``.
-    """
-    stream, kept = masks.anatomy.stream, masks.channels_here.bool()
-    assert stream is not None, "the channels of this model are known"
-    with masks.untouched():
-        smaller = materialize(masks.model, masks.anatomy, masks.removed, masks.standing)
-    traced = _traced(smaller, next(examples.batches(2)).inputs)
-    writers = _modules(traced.model, stream.writes)
-    root = next(each for each in writers if each in traced.ran and _width(each) == int(kept.sum()))
-    groups = _with_ties(traced, traced.group(root))
-    if name in _OF_GRADIENTS:
-        _take_gradients(traced.model, examples, 1 if name == "hessian" else batch_size, squared=name == "hessian")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        scorer = _scorer(name)
-        scores = torch.stack([scorer(group).float() for group in groups]).mean(0)
-    found = torch.full((stream.count,), torch.nan)
-    found[kept] = scores.detach()
-    return found
-
-
-def _scorer(name: str) -> Any:
-    import torch_pruning as tp
-
-    return getattr(tp.pruner.importance, IMPORTANCES[name])()
-
-
-def _traced(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> _Traced:
+def trace(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Traced:
+    """The dependency graph of one pass of a copy of ``model``."""
     import torch_pruning as tp  # a second to import
 
     subject, graph = _ordinary(model), tp.DependencyGraph()
@@ -150,7 +99,7 @@ def _traced(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> _Traced:
             customized_pruners={},
             verbose=False,
         )
-    return _Traced(subject, graph, frozenset(ran))
+    return Traced(subject, graph, tuple(ran))
 
 
 def _ordinary(model: PreTrainedModel) -> PreTrainedModel:
@@ -220,7 +169,7 @@ def _unwrapped(model: PreTrainedModel, ran: Sequence[nn.Module]) -> list[tuple[n
     return [(each, each.dim() - 1) for each in model.parameters() if id(each) not in known]
 
 
-def _with_ties(traced: _Traced, first: Any) -> list[Any]:
+def with_ties(traced: Traced, first: Any) -> list[Any]:
     """A pruning group, and those of modules that share a parameter with it: tied tables are one."""
     groups, waiting = list[Any](), [first]
     targets = set[int]()
@@ -242,7 +191,7 @@ def _parameters_of(target: Any) -> list[nn.Parameter]:
     return [each for each in getattr(target, "_parameters", {}).values() if each is not None]
 
 
-def _read(model: PreTrainedModel, traced: _Traced, groups: Sequence[Any], count: int) -> Stream:
+def _read(model: PreTrainedModel, traced: Traced, groups: Sequence[Any], count: int) -> Stream:
     """The groups in our words and in the shapes of ``model``."""
     names = {id(module): name for name, module in traced.model.named_modules()}
     parameters = {id(each): name for name, each in traced.model.named_parameters()}
@@ -378,32 +327,3 @@ def _refuse_unlike(model: PreTrainedModel, anatomy: Anatomy, inputs: Mapping[str
         apart, problem = torch.inf, f"it cannot do without some of its channels ({str(error)[:120]})"
     if not apart < _SAME.get(model.dtype, _SAME_NARROW):
         raise InputError("strategies: width", model.config.model_type, problem, _REMEDY)
-
-
-def _modules(model: PreTrainedModel, names: Sequence[str]) -> Iterator[nn.Module]:
-    modules = dict(model.named_modules())
-    return (modules[name] for name in names if name in modules)
-
-
-def _width(module: nn.Module) -> int | None:
-    return getattr(module, "out_features", None)
-
-
-def _take_gradients(model: PreTrainedModel, examples: Examples, batch_size: int, *, squared: bool) -> None:
-    """Leave in every parameter the gradient of the mean loss, or the mean of the squares of those of the batches.
-
-    Torch-Pruning's own accumulation of squares keeps the last batch only.
-    """
-    totals = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
-    decisions = 0
-    for batch in examples.batches(batch_size):
-        model.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            loss, count = summed_loss(examples, batch, logits_in(model(**batch.inputs)))
-            loss.backward()
-        decisions += count
-        for parameter, total in totals.items():
-            if parameter.grad is not None:
-                total += parameter.grad.square() if squared else parameter.grad
-    for parameter, total in totals.items():
-        parameter.grad = total / max(1, decisions)

@@ -18,12 +18,13 @@ from transformers import AutoTokenizer
 
 from compress_explain.activations import Ranges, find_activations, load_activations, passes_of, save_activations
 from compress_explain.anatomy import Anatomy, Layer, read_anatomy
+from compress_explain.channel_worth import worth_of
 from compress_explain.channels_back import AT_ONCE, blocks_gone, channels_back
 from compress_explain.checkpoint import save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.decided import Decided, Forward, decide_all
 from compress_explain.dense import refuse_channels, refuse_norms_after
-from compress_explain.depgraph import find_stream, worth_of
+from compress_explain.depgraph import find_stream
 from compress_explain.edits import Edit, Plan
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError

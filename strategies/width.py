@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from compress_explain.anatomy import Anatomy
-from compress_explain.depgraph import IMPORTANCES
+from compress_explain.channel_worth import IMPORTANCES
 from compress_explain.edits import Edit
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.ranking import ordinal

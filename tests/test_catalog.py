@@ -14,7 +14,8 @@ import compress_explain.catalog as catalog_module
 from compress_explain.activations import find_activations
 from compress_explain.anatomy import read_anatomy
 from compress_explain.catalog import EVALUATORS, STRATEGIES, Catalog
-from compress_explain.depgraph import find_stream, worth_of
+from compress_explain.channel_worth import worth_of
+from compress_explain.depgraph import find_stream
 from compress_explain.edits import Edit
 from compress_explain.errors import InputError
 from compress_explain.evaluator import check_evaluator

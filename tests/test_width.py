@@ -18,12 +18,13 @@ from transformers import AutoModelForSequenceClassification
 from compress_explain import Compensation, Gate, InputError, Reinstatement, compress, replay
 from compress_explain.activations import find_activations
 from compress_explain.anatomy import read_anatomy
+from compress_explain.channel_worth import IMPORTANCES, importance, worth_of
 from compress_explain.channels_back import blocks_gone, channels_back
 from compress_explain.checkpoint import MANIFEST, load_compressed, save_compressed
 from compress_explain.compensation import Compensator
 from compress_explain.course import course
 from compress_explain.dense import dense_twin
-from compress_explain.depgraph import IMPORTANCES, find_stream, importance, worth_of
+from compress_explain.depgraph import _refuse_unlike, find_stream
 from compress_explain.deployment import OnnxRunner, export_onnx, run_examples
 from compress_explain.deployment.deploy import deploy
 from compress_explain.edits import Edit, Plan
@@ -142,8 +143,6 @@ def test_what_a_graph_leaves_out_is_noticed():
     masks, _ = narrowable("bert")
     stream = masks.anatomy.stream
     less = dataclasses.replace(stream, norms=stream.norms[1:])
-    from compress_explain.depgraph import _refuse_unlike
-
     with pytest.raises(InputError, match="what is cut out differs from what is masked"):
         _refuse_unlike(masks.model, masks.anatomy.with_stream(less), tiny_inputs("bert"))
 

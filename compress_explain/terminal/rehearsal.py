@@ -10,8 +10,9 @@ from rich.table import Table
 
 from compress_explain.activations import Ranges, find_activations
 from compress_explain.anatomy import read_anatomy
+from compress_explain.channel_worth import worth_of
 from compress_explain.compensation import Compensator
-from compress_explain.depgraph import find_stream, worth_of
+from compress_explain.depgraph import find_stream
 from compress_explain.edits import Edit, Plan, counted
 from compress_explain.examples import ALL, Examples
 from compress_explain.inquiry import tokens_of
