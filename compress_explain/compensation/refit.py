@@ -39,7 +39,10 @@ from compress_explain.stream import CHANNELS
 from compress_explain.weight_edits import Factors
 
 _MEMORY = 2**32  # bytes of what is kept while a layer is at hand; beyond it examples are drawn from
+_REMEMBERED = 2**30  # bytes of what the original has in all layers; if it is no more, the original is asked only once
 _NOTHING = 1e-6  # a smaller share of what should be there is rounding
+
+Seen = dict[str, list[Tensor]]  # by module: its tokens, batch by batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +104,8 @@ class Compensator:
             each.module for group in masks.anatomy.groups.values() for readers in group.readers for each in readers
         ]
         self._names = {linear.module: linear.name for linear in masks.anatomy.linears.values()}
-        self._original: dict[
-            str, list[Tensor]
-        ] = {}  # of a layer, by module: what readers read, the stream after a site
+        self._original: Seen = {}  # of a layer, by module: what readers read, the stream after a site
+        self._remembered: dict[str, Seen] = {}  # the same of every layer, by its name, and what answers are made of
 
     def refit(self, advance: Callable[[int], None] = lambda layers: None, *, anew: bool = False) -> list[Repair]:
         """Refit from the first layer on that is not what its weights were fitted to; ``advance`` hears of each layer.
@@ -119,8 +121,7 @@ class Compensator:
             for layer in masks.anatomy.layers.values():
                 groups = _groups(masks.anatomy, layer)
                 changed = changed or self._changed(layer, fitted_to, fitted_ranks)
-                with masks.untouched():
-                    self._look_at_original(original, layer, groups)
+                self._original = self._seen(layer.name, lambda: self._look_at_original(original, layer, groups))  # noqa: B023
                 if changed:
                     for group in groups:
                         if masks.gone(group.name):
@@ -131,11 +132,29 @@ class Compensator:
                 compressed.pass_by(layer)
                 advance(1)
             for module in self._readout if changed else ():
-                with masks.untouched():
-                    self._original = {module: [self._tokens(*each) for each in self._into(original, module)]}
+                self._original = self._seen(module, lambda: self._answered(original, module))  # noqa: B023
                 repairs.append(self._fit_readout(compressed, module))
-        self._original.clear()
+        self._original = {}
         return repairs
+
+    def _seen(self, name: str, look: Callable[[], Seen]) -> Seen:
+        """What the original has there: it never changes, so that it is looked for once if it can be remembered."""
+        if name in self._remembered:
+            return self._remembered[name]
+        with self.masks.untouched():
+            seen = look()
+        if self._remembers:
+            self._remembered[name] = seen
+        return seen
+
+    @cached_property
+    def _remembers(self) -> bool:
+        """All or nothing: the original is taken through its layers from the first on, or not at all."""
+        tokens = sum(_real_tokens(batch) for batch in self._batches)
+        widths = {linear.module: (linear.inputs, linear.outputs) for linear in self.masks.anatomy.linears.values()}
+        groups = self.masks.anatomy.groups.values()
+        width = sum(_read(group, widths) + widths[group.site][1] for group in groups)
+        return 4 * tokens * width <= _REMEMBERED
 
     def _changed(self, layer: Layer, fitted_to: Removed, fitted_ranks: Ranks) -> bool:
         """Whether more or less of a layer is gone, or factored, than its weights were fitted to."""
@@ -155,18 +174,23 @@ class Compensator:
         """The linears of sublayers and layers that are gone: nothing of them is refitted."""
         return {linear.module for linear in self.masks.anatomy.linears.values() if self.masks.gone(linear.name)}
 
-    def _look_at_original(self, walk: Walk, layer: Layer, groups: Sequence[Group]) -> None:
+    def _look_at_original(self, walk: Walk, layer: Layer, groups: Sequence[Group]) -> Seen:
         """Take the original through a layer and keep what readers read and the stream after each site."""
         first = [readers[0].module for group in groups for readers in group.readers]
         reading = [group.producers[0].module for group in groups]
-        self._original = {module: [] for module in [*first, *(group.site for group in groups)]}
+        seen: Seen = {module: [] for module in [*first, *(group.site for group in groups)]}
         visits = walk.finish(layer, [layer.module, *first, *reading], [group.adds for group in groups])
         for index, visit in enumerate(visits):
             for module in first:
-                self._original[module].append(self._tokens(index, visit.inputs[module]))
+                seen[module].append(self._tokens(index, visit.inputs[module]))
             for place, group in enumerate(groups):
                 stream = _stream(visit, layer, groups, place) + visit.outputs[group.adds]
-                self._original[group.site].append(self._tokens(index, stream))
+                seen[group.site].append(self._tokens(index, stream))
+        return seen
+
+    def _answered(self, walk: Walk, module: str) -> Seen:
+        """What comes into a linear after the last layer of the original."""
+        return {module: [self._tokens(*each) for each in self._into(walk, module)]}
 
     def _fit_readers(self, walk: Walk, readers: Sequence[Producer]) -> Iterator[Repair]:
         """Let linears make of the compressed model's stream what they would of the original's."""
@@ -309,8 +333,18 @@ def _drawn(anatomy: Anatomy, examples: Examples) -> Examples:
 
 def _kept(group: Group, widths: Mapping[str, tuple[int, int]]) -> int:
     """Numbers a token: what its readers are given and give, and the stream after it."""
-    read = sum(widths[readers[0].module][0] for readers in group.readers)
-    return read + sum(widths[each.module][1] for each in group.producers) + widths[group.site][1]
+    return _read(group, widths) + sum(widths[each.module][1] for each in group.producers) + widths[group.site][1]
+
+
+def _read(group: Group, widths: Mapping[str, tuple[int, int]]) -> int:
+    """Numbers a token that its readers are given."""
+    return sum(widths[readers[0].module][0] for readers in group.readers)
+
+
+def _real_tokens(batch: Mapping[str, Tensor]) -> int:
+    """Of a batch, those that are looked at; more of one that has no mask over its tokens."""
+    mask = batch.get("attention_mask")
+    return int(mask.sum()) if mask is not None else next(iter(batch.values())).numel()
 
 
 def _groups(anatomy: Anatomy, layer: Layer) -> list[Group]:
