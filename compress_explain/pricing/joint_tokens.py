@@ -20,7 +20,7 @@ from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
 from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
-from compress_explain.pricing.channels import of_channels, on_the_way
+from compress_explain.pricing.channels import channels_move, of_channels
 from compress_explain.pricing.exact import logits_tried, masked
 from compress_explain.pricing.impact import TokenImpact
 from compress_explain.pricing.slopes import wide
@@ -43,12 +43,15 @@ def summed_over_tokens(
     What each sublayer or layer does by itself is observed, and added.
     """
     units = [name for name in components if name in masks.anatomy.units]
-    parts = [name for name in components if name not in units]
+    channels = of_channels(components)
+    parts = [name for name in components if name not in (*units, *channels)]
     totals = torch.zeros(len(examples.slices), len(SUMMED), dtype=torch.float64)
     for batch in examples.batches(batch_size):
         with torch.no_grad(), masked(masks):
             before = wide(examples.decided_on(batch, logits_in(masks.model(**batch.inputs))))
         move = _move(masks, examples, batch, parts, linears, strength) if parts or linears else torch.zeros_like(before)
+        if channels:
+            move += channels_move(masks, examples, batch, channels)
         for logits in logits_tried(masks, batch, units, {}):
             move += examples.decided_on(batch, logits) - before
         targets, valid = examples.targets(batch)
@@ -72,10 +75,7 @@ def _move(
         way = forward_ad.make_dual(torch.tensor(strength), torch.tensor(1.0))
         start = forward_ad.make_dual(torch.tensor(0.0), torch.tensor(1.0))
         with ExitStack() as stack:
-            channels = of_channels(components)
-            if channels:
-                stack.enter_context(masks.channels_at(on_the_way(masks, channels, way)))
-            for group, flags in _switched(masks, [each for each in components if each not in channels]).items():
+            for group, flags in _switched(masks, components).items():
                 stack.enter_context(_part_of_the_way(masks, masks.anatomy.groups[group], flags, way))
             for name, edit in linears.items():
                 module = masks.model.get_submodule(masks.anatomy.linears[name].module)
