@@ -1,9 +1,12 @@
 """How accurate what is left still is, against the FLOPs of its layers: ours, and others' ways of choosing.
 
-    python benchmarks/bench_frontier.py --models MODELS --data DATA --cases sst2,agnews --kept 0.4,0.3,0.25
+    python benchmarks/bench_frontier.py --models MODELS --data DATA --cache CACHE --cases sst2,agnews --kept 0.4,0.3,0.25
 
-MODELS holds minilm-sst2 and minilm-agnews, DATA the folders sst2 and agnews. Nothing is trained:
-refits see 4,096 training rows, accuracy is on data that nothing was fitted to. The
+MODELS holds minilm-sst2 and minilm-agnews, DATA the folders sst2 and agnews; the quickstart's vision model (digits) and a
+language model of docstrings are trained into CACHE when they are not there. Nothing is trained that is smaller:
+refits see 4,096 training rows (of the digits the validation split, of docstrings 512), accuracy is on data that nothing was
+fitted to; of a language model it is that of the next token, on rows that it was not trained on. Seconds are those of making
+a point, how many times as fast is one row of median length in torch, by medians of calls in turn with the original. The
 methods are
 
 compensated   strategy structured, and what is left refitted after every round
@@ -14,7 +17,7 @@ hessian       Torch-Pruning's group Hessian importance, in one go
 magnitude     Torch-Pruning's group magnitude, in one go
 random        components drawn at random
 
-The peers learn from the labels of the same rows; ours sees none.
+The peers learn from the labels of the same rows (--peer-rows of them at most); ours sees none.
 """
 
 from __future__ import annotations
@@ -29,25 +32,29 @@ import numpy as np
 import peers
 from figures import Row, begin
 from options import names
-from subjects import columns, texts
+from subjects import CASES, Case, Places, columns, texts
 from transformers import PreTrainedModel
 
 from compress_explain.anatomy import read_anatomy
 from compress_explain.compensation import Compensation, Compensator
+from compress_explain.decided import Decided, decide_all
+from compress_explain.deployment import TorchRunner, measure
 from compress_explain.examples import ALL, Examples
 from compress_explain.inquiry import tokens_of
 from compress_explain.masks import Masks
 from compress_explain.models import load_subject
 from compress_explain.perturbed import perturbed
-from compress_explain.predictions import Pairs, pair, predict
+from compress_explain.predictions import Pairs, logits_of, paired
 from compress_explain.pricing import MOVES, observed_joint, price
 from compress_explain.scores import METRICS, score
 from compress_explain.strategies import Structured
 from compress_explain.strategy import Situation
+from compress_explain.surgery import materialize
 
 METHODS = ("compensated", "bare", "textpruner", "taylor", "hessian", "magnitude", "random")
 ITERATIONS = 16  # of TextPruner, as in its own best results
 BATCH = 64
+CALLS = 15  # of the original and of what is left of it, in turn
 FEWEST = 40  # rows of a slice that is looked at
 ROWS = 4096  # for the last refit; prices and the refits of rounds see fewer
 
@@ -75,6 +82,9 @@ SOURCES = {
 }  # fmt: skip
 
 
+TRAINED_HERE = ("digits", "docstrings")
+
+
 @dataclass(kw_only=True)
 class Trials:
     """One model, made smaller in several ways; ``ours`` is what it then said, compensated, by FLOPs and split."""
@@ -83,39 +93,70 @@ class Trials:
     model: PreTrainedModel = field(repr=False)
     training: Examples = field(repr=False)
     judging: dict[str, Examples] = field(repr=False)
-    originals: dict[str, np.ndarray] = field(repr=False)
+    loss: peers.Loss = field(repr=False)
     tokens: int
-    ours: dict[tuple[float, str], np.ndarray] = field(default_factory=dict, repr=False)
+    originals: dict[str, Decided] = field(default_factory=dict, repr=False)
+    ours: dict[tuple[float, str], Decided] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.originals = {split: self._decided(rows) for split, rows in self.judging.items()}
 
     def point(self, method: str, kept: float, options: argparse.Namespace) -> Iterator[Row]:
         """With ``kept`` of its layer FLOPs, made from the original and judged on every split."""
         with Masks(self.model, read_anatomy(self.model, self.tokens)) as masks:
             start = time.perf_counter()
-            _compress(masks, self.training, method, kept, options)
+            _compress(masks, self, method, kept, options)
             seconds = time.perf_counter() - start
-            left = 1 - masks.anatomy.saved(masks.removed)[1] / masks.anatomy.flops
+            parameters, flops = masks.saved
+            left = 1 - flops / masks.anatomy.flops
+            faster = self._times_as_fast(masks)
             for split, rows in self.judging.items():
-                logits = predict(masks.model, rows, BATCH)
+                decided = self._decided(rows, self.originals[split].choices)
                 if method == METHODS[0]:
-                    self.ours[kept, split] = logits
+                    self.ours[kept, split] = decided
                 yield {
                     "case": self.name,
                     "method": method,
                     "FLOPs": f"{left:.3f}",
                     "fewer": f"{1 / left:.2f} ×",
+                    "parameters": f"{1 - parameters / masks.anatomy.parameters:.3f}",
+                    "as fast": f"{faster:.2f} ×",
                     "split": split,
-                    **_judged(pair(rows, self.originals[split], logits)),
-                    "ours better by, points (95%)": self._ours_better(rows, kept, split, logits),
+                    **_judged(paired(rows, self.originals[split], decided)),
+                    **self._ours_better(rows, kept, split, decided),
                     "seconds": f"{seconds:.0f}",
                 }
 
-    def _ours_better(self, rows: Examples, kept: float, split: str, logits: np.ndarray) -> str:
-        """Ours less the method at hand, on the same rows at the same FLOPs."""
+    def _decided(self, rows: Examples, choices: np.ndarray | None = None) -> Decided:
+        return decide_all(logits_of(self.model), rows, BATCH, choices=choices)
+
+    def _times_as_fast(self, masks: Masks) -> float:
+        rows = next(iter(self.judging.values()))
+        median = np.argsort(rows.lengths, kind="stable")[len(rows) // 2 :][:1]
+        inputs = next(rows.batches(1, median)).inputs
+        standing = masks.standing
+        with masks.untouched():
+            left = materialize(masks.model, masks.anatomy, masks.removed, standing)
+            runners = {"original": TorchRunner(model=masks.model), "left": TorchRunner(model=left)}
+            timed = measure(runners, inputs, rounds=CALLS, warm_up=3)
+        return timed["original"].median / timed["left"].median
+
+    def _ours_better(self, rows: Examples, kept: float, split: str, decided: Decided) -> Row:
+        """Ours less the method at hand, on the same rows at the same FLOPs, and where that is least."""
         ours = self.ours.get((kept, split))
-        return "" if ours is None else _difference(pair(rows, logits, ours))
+        if ours is None:
+            return {"ours better by, points (95%)": "", "on the slice where least": ""}
+        pairs = paired(rows, decided, ours)
+        name, _ = _worst(pairs)
+        return {
+            "ours better by, points (95%)": _difference(pairs),
+            "on the slice where least": f"{name} {_difference(pairs, name)}",
+        }
 
 
 def _trials(name: str, options: argparse.Namespace) -> Trials:
+    if name in TRAINED_HERE:
+        return _trained_here(CASES[name](Places(models=options.models, data=options.data, cache=options.cache)))
     source, data = SOURCES[name], options.data
     subject, length = load_subject(str(options.models / source.model), "text-classification"), source.max_length
     training = texts(data / source.training, (), subject, options.rows, max_length=length)
@@ -124,13 +165,17 @@ def _trials(name: str, options: argparse.Namespace) -> Trials:
         for split, file in source.judging.items()
     }
     return Trials(
-        name=name,
-        model=subject.model,
-        training=training,
-        judging=judging,
-        originals={split: predict(subject.model, rows, BATCH) for split, rows in judging.items()},
+        name=name, model=subject.model, training=training, judging=judging, loss=peers.classification_loss,
         tokens=tokens_of(subject, training),
-    )
+    )  # fmt: skip
+
+
+def _trained_here(case: Case) -> Trials:
+    assert case.calibration is not None, "all of these have other rows to learn from"
+    return Trials(
+        name=case.name, model=case.model, training=case.calibration, judging={"test": case.examples}, loss=case.loss,
+        tokens=case.masks.anatomy.tokens,
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -143,16 +188,19 @@ def main() -> None:
                 report.add("Frontier", list(trials.point(method, kept, options)))
 
 
-def _compress(masks: Masks, training: Examples, method: str, kept: float, options: argparse.Namespace) -> None:
+def _compress(masks: Masks, trials: Trials, method: str, kept: float, options: argparse.Namespace) -> None:
+    training = trials.training
     if method in ("compensated", "bare"):
         _ours(masks, training, kept, options, refits=method == "compensated")
-    elif method == "textpruner":
-        _textpruner(masks, training, kept)
+        return
+    some = training.draw(options.peer_rows, seed=0)
+    if method == "textpruner":
+        _textpruner(masks, some, kept, trials.loss)
     elif method == "random":
         everything = [component for group in masks.anatomy.groups.values() for component in group.components]
         _take(masks, np.random.default_rng(0).permutation(everything).tolist(), kept)
     else:
-        _take(masks, _ascending(_torch_pruning(masks, training, method).scores()), kept)
+        _take(masks, _ascending(_torch_pruning(masks, some, method, trials.loss).scores()), kept)
 
 
 def _ours(masks: Masks, training: Examples, kept: float, options: argparse.Namespace, *, refits: bool) -> None:
@@ -170,23 +218,23 @@ def _ours(masks: Masks, training: Examples, kept: float, options: argparse.Names
         Compensator(masks, training, compensation, BATCH).refit(anew=True)
 
 
-def _torch_pruning(masks: Masks, training: Examples, method: str) -> peers.Ranking:
+def _torch_pruning(masks: Masks, training: Examples, method: str, loss: peers.Loss) -> peers.Ranking:
     if method == "taylor":
-        return peers.taylor(masks, training, loss=peers.classification_loss, batch_size=BATCH)
+        return peers.taylor(masks, training, loss=loss, batch_size=BATCH)
     if method == "hessian":
-        return peers.hessian(masks, training, loss=peers.classification_loss)
+        return peers.hessian(masks, training, loss=loss)
     return peers.magnitude(masks, training)
 
 
-def _textpruner(masks: Masks, training: Examples, kept: float) -> None:
+def _textpruner(masks: Masks, training: Examples, kept: float, loss: peers.Loss) -> None:
     """Heads and neurons in proportion, those of one kind ranked over all layers, and scored anew after every part.
 
     The package itself no longer runs: it passes the masks of heads to models that ignore them now.
     """
     for iteration in range(1, ITERATIONS + 1):
-        scores = peers.michel(masks, training, loss=peers.classification_loss, batch_size=BATCH).scores()
+        scores = peers.michel(masks, training, loss=loss, batch_size=BATCH).scores()
         until = 1 - (1 - kept) * iteration / ITERATIONS
-        for kind in ("head", "neuron"):
+        for kind in masks.anatomy.kinds:
             of_kind = {name for group in masks.anatomy.of_kind(kind) for name in group.components}
             left = [name for name in _ascending(scores) if name in of_kind and not masks.is_removed(name)]
             _take(masks, left, until, of_kind)
@@ -214,9 +262,7 @@ def _take(masks: Masks, order: Sequence[str], kept: float, among: Collection[str
 
 
 def _judged(pairs: Pairs) -> Row:
-    parts = {name: pairs.only(name) for name, rows in pairs.slices.items() if name != ALL and rows.sum() >= FEWEST}
-    drops = {name: part.compressed_right.mean() - part.original_right.mean() for name, part in parts.items()}
-    worst = min(drops, key=lambda name: drops[name])
+    worst, drop = _worst(pairs)
     return {
         "n": len(pairs),
         "original": f"{pairs.original_right.mean():.4f}",
@@ -224,13 +270,21 @@ def _judged(pairs: Pairs) -> Row:
         "points (95%)": _difference(pairs),
         "KL": observed_joint(replace(pairs, compressed=pairs.original), pairs).kl,
         "agreement": f"{(pairs.original.argmax(1) == pairs.compressed.argmax(1)).mean():.4f}",
-        "worst slice, points": f"{worst} {100 * drops[worst]:+.1f}",
+        "worst slice, points": f"{worst} {100 * drop:+.1f}",
     }
 
 
-def _difference(pairs: Pairs) -> str:
+def _worst(pairs: Pairs) -> tuple[str, float]:
+    """The slice whose accuracy fell most, and by how much."""
+    parts = {name: pairs.only(name) for name, rows in pairs.slices.items() if name != ALL and rows.sum() >= FEWEST}
+    drops = {name: float(part.compressed_right.mean() - part.original_right.mean()) for name, part in parts.items()}
+    worst = min(drops, key=lambda name: drops[name])
+    return worst, drops[worst]
+
+
+def _difference(pairs: Pairs, where: str = ALL) -> str:
     """Of the accuracies, in points, with its interval."""
-    found = score(pairs, METRICS["accuracy"], ALL, confidence=0.95)
+    found = score(pairs, METRICS["accuracy"], where, confidence=0.95)
     return f"{100 * found.difference:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
 
 
@@ -238,7 +292,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--cases", type=names(SOURCES), default=["sst2", "agnews"])
+    parser.add_argument("--cache", type=Path, default=Path("runs"), help="for models that are trained here")
+    parser.add_argument("--cases", type=names((*SOURCES, *TRAINED_HERE)), default=["sst2", "agnews"])
     parser.add_argument("--methods", type=names(METHODS), default=list(METHODS))
     parser.add_argument("--kept", type=lambda text: [float(each) for each in text.split(",")], default=[0.4, 0.3, 0.25])
     parser.add_argument("--step", type=float, default=0.1, help="of the strategy: what a round takes of what is left")
@@ -246,6 +301,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ridge", type=float, default=Compensation().ridge)
     parser.add_argument("--fitted", type=int, default=Compensation().rows_a_round, help="and the refits of rounds")
     parser.add_argument("--rows", type=int, default=ROWS, help="training rows that the last refit sees")
+    parser.add_argument("--peer-rows", type=int, default=ROWS, help="training rows that peers see")
     parser.add_argument("--threads", type=int, help="of this process (default: as torch finds them)")
     parser.add_argument("--out", type=Path, help="a JSON file for all tables")
     return parser.parse_args()

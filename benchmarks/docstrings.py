@@ -22,16 +22,18 @@ from compress_explain.progress import Progress
 STEPS, BATCH, CONTEXT = 1500, 16, 128
 VOCABULARY = 2000
 HELD_OUT = 400
+CALIBRATION = 512
 SEED = 0
 _END, _PAD = "<|end|>", "<|pad|>"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A model folder, with tokenizer, and the CSV of texts that it was not trained on."""
+    """A model folder, with tokenizer, the CSV of texts that it was not trained on, and one of some that it was."""
 
     model: Path
     data: Path
+    calibration: Path
 
 
 def docstrings_model(cache: Path) -> Trained:
@@ -40,11 +42,15 @@ def docstrings_model(cache: Path) -> Trained:
     It is trained on the other docstrings when ``cache`` does not hold it (some five minutes on one thread).
     """
     folder = cache / "compress-explain" / f"docstrings-gpt2-{STEPS}-{SEED}-python-{platform.python_version()}"
-    trained = Trained(model=folder / "model", data=folder / "held_out.csv")
-    if (trained.model / "model.safetensors").exists():
+    trained = Trained(model=folder / "model", data=folder / "held_out.csv", calibration=folder / "calibration.csv")
+    if trained.calibration.exists() and (trained.model / "model.safetensors").exists():
         return trained
     rows = library_docstrings()
     rows = rows.sample(frac=1, random_state=SEED, ignore_index=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows[HELD_OUT : HELD_OUT + CALIBRATION].to_csv(trained.calibration, index=False)
+    if (trained.model / "model.safetensors").exists():
+        return trained
     tokenizer = _tokenizer(rows["text"][HELD_OUT:].tolist())
     model = _train(tokenizer(rows["text"][HELD_OUT:].tolist())["input_ids"])
     trained.model.mkdir(parents=True, exist_ok=True)

@@ -113,12 +113,13 @@ def digits(places: Places, rows: int | None = None) -> Case:
 
 
 def docstrings(places: Places, rows: int | None = None) -> Case:
-    """Docstrings of the standard library: a small GPT-2 on 128 that it was not trained on, every token a decision."""
+    """Docstrings of the standard library: a small GPT-2 on 128 that it was not trained on, every token a decision; calibration is of its training."""
     trained = docstrings_model(places.cache)
     subject = load_subject(str(trained.model), "text-generation")
     tokens = [SliceRule(name=name, token=name, quantiles=3) for name in ("position", "frequency")]
     examples = texts(trained.data, [*columns("domain"), *tokens], subject, rows or 128)
-    return Case(name="docstrings", subject=subject, examples=examples)
+    calibration = texts(trained.calibration, (), subject, rows)
+    return Case(name="docstrings", subject=subject, examples=examples, calibration=calibration)
 
 
 def trec(places: Places, rows: int | None = None) -> Case:
