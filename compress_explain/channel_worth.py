@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress_explain.depgraph import trace, with_ties
+from compress_explain.embedding import TOKENS
 from compress_explain.examples import Examples
 from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
@@ -55,8 +56,9 @@ def importance(
     """
     stream, kept = masks.anatomy.stream, masks.channels_here.bool()
     assert stream is not None, "the channels of this model are known"
+    removed = {name: flags for name, flags in masks.removed.items() if name != TOKENS}  # rows keep their numbers
     with masks.untouched():
-        smaller = materialize(masks.model, masks.anatomy, masks.removed, masks.standing)
+        smaller = materialize(masks.model, masks.anatomy, removed, masks.standing)
     graph = trace(smaller, next(examples.batches(2)).inputs)
     writers = _modules(graph.model, stream.writes)
     root = next(each for each in writers if each in graph.ran and _width(each) == int(kept.sum()))

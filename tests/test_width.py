@@ -23,6 +23,7 @@ from compress_explain.channels_back import blocks_gone, channels_back
 from compress_explain.checkpoint import MANIFEST, load_compressed, save_compressed
 from compress_explain.compensation import Compensator
 from compress_explain.course import course
+from compress_explain.data import DataSpec, load_splits
 from compress_explain.dense import dense_twin
 from compress_explain.depgraph import _refuse_unlike, find_stream
 from compress_explain.deployment import OnnxRunner, export_onnx, run_examples
@@ -33,6 +34,7 @@ from compress_explain.gates import Verdict
 from compress_explain.job import Job
 from compress_explain.masks import Masks
 from compress_explain.meters import Bytes, Flops, Parameters, Storage, taken
+from compress_explain.models import load_subject
 from compress_explain.narrowed_stream import silent_channels
 from compress_explain.predictions import pair, predict
 from compress_explain.pricing import AuditPlan, price
@@ -53,6 +55,7 @@ from compress_explain.strategies import (
     Neurons,
     Structured,
     Sublayers,
+    Vocabulary,
     Width,
 )
 from compress_explain.strategy import Situation, ranges_of
@@ -66,7 +69,7 @@ from compress_explain.tuning import Tuner
 from compress_explain.tuning.lessons import lessons_for
 from compress_explain.vocabulary import Lexicon
 from tests.every import NOT_NARROWED
-from tests.small_job import loaded_small_job, tiny_tokenizer
+from tests.small_job import loaded_small_job, sentences, tiny_tokenizer
 from tests.tagged import generation_job, rewriting_job, tagging_job
 from tests.test_embeddings import embedder
 from tests.test_language_data import bare_tokenizer
@@ -631,6 +634,25 @@ def test_a_rehearsal_proposes_the_same_and_leaves_the_model_as_it_was(inputs):
     edits = rehearse(job, Progress(quiet=True))
     assert [edit.kind for edit in edits].count("channel") == 8
     assert all(torch.equal(values, before[name]) for name, values in subject.model.state_dict().items())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_tokens_and_channels_go_in_either_order(tmp_path, first):
+    tokenizer, width = trained_tokenizer("bert"), Width(hidden_kept=0.75)
+    tokenizer.save_pretrained(tmp_path / "model")
+    reading_model("bert", tokenizer).save_pretrained(tmp_path / "model")
+    for name, rows, seed in (("calibration", 64, 2), ("validation", 48, 3), ("test", 48, 4)):
+        sentences(rows, seed).to_csv(tmp_path / f"{name}.csv", index=False)
+    subject = load_subject(str(tmp_path / "model"), "text-classification")
+    files = {name: str(tmp_path / f"{name}.csv") for name in ("calibration", "validation", "test")}
+    splits = load_splits(DataSpec(**files, max_length=24), [], subject, seed=0)
+    finished = run((None, subject, splits), tmp_path / "out", [width, Vocabulary()] if first else [Vocabulary(), width])
+    assert finished.summary["components"]["channel"]["removed"] == 8
+    assert finished.summary["components"]["token"]["removed"] > 0
+    base = AutoModelForSequenceClassification.from_pretrained(subject.source).eval()
+    model, again = finished.load_model().state_dict(), replay(base, finished.folder).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.items())
+    assert finished.summary["deployed"]["beside_masked"]["logits"] < 1e-4
 
 
 @pytest.fixture(scope="module", params=["tagging", "gpt2", pytest.param("t5", marks=pytest.mark.exhaustive)])
