@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +31,8 @@ class Ranges:
     By their extremes (``minmax``), so that ``percentile`` of the values lie within (in (0, 100]), or
     (``entropy``) as wide around zero as loses least information, by KL divergence, once there are 256 levels.
     ``smooth``, in [0, 1], is the share of a channel's range that goes into the weights (SmoothQuant,
-    arXiv:2211.10438, equation 4); None leaves it where it is.
+    arXiv:2211.10438, equation 4); None leaves it where it is. ``products`` is whether the mean products of a linear's
+    inputs with one another are found too: the square of its inputs in float32 for each linear.
 
     Raises:
         InputError: on creation, for values outside of these.
@@ -40,6 +41,7 @@ class Ranges:
     method: str = "minmax"
     percentile: float = 99.999
     smooth: float | None = None
+    products: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in _METHODS:
@@ -64,7 +66,7 @@ def find_activations(
     """
     places = dict(_places(masks))
     modules = {name: place.module for name, place in places.items()}
-    seen = {name: _Seen() for name in places}
+    seen = {name: _Seen(products=_Products() if ranges.products else None) for name in places}
     watch(masks, examples, modules, batch_size, advance, lambda name, values: seen[name].add(places[name].of(values)))
     found = {name: each.activations(places[name].weight, ranges) for name, each in seen.items()}
     if ranges.method == "minmax":
@@ -105,6 +107,7 @@ def save_activations(found: Found, path: Path) -> None:
     """Write them, to be read back bit for bit."""
     tensors = {f"{name}.range": torch.tensor([each.low, each.high]).double() for name, each in found.items()}
     tensors |= {f"{name}.divisor": each.divisor for name, each in found.items() if each.divisor is not None}
+    tensors |= {f"{name}.products": each.products for name, each in found.items() if each.products is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
 
@@ -114,31 +117,54 @@ def load_activations(path: Path) -> dict[str, Activations]:
     tensors = load_file(path)
     ranges = {name.removesuffix(".range"): each.tolist() for name, each in tensors.items() if name.endswith(".range")}
     return {
-        name: Activations(low=low, high=high, divisor=tensors.get(f"{name}.divisor"))
+        name: Activations(
+            low=low, high=high, divisor=tensors.get(f"{name}.divisor"), products=tensors.get(f"{name}.products")
+        )
         for name, (low, high) in ranges.items()
     }
 
 
 @dataclass
-class _Seen:
-    """The smallest and the largest value of each input so far."""
+class _Products:
+    """Sums of the products of a linear's inputs with one another."""
 
+    count: int = 0
+    total: Float64[Tensor, "inputs inputs"] | None = None
+
+    def add(self, values: Float[Tensor, "tokens inputs"]) -> None:
+        products = (values.T @ values).double()
+        self.total = products if self.total is None else self.total.add_(products)
+        self.count += len(values)
+
+    def mean(self, inputs: int) -> Tensor:
+        """In float32; nothing of a linear that the model never ran."""
+        return torch.zeros(inputs, inputs) if self.total is None else (self.total / self.count).float()
+
+
+@dataclass
+class _Seen:
+    """The smallest and the largest value of each input so far, and what their products are where that is asked for."""
+
+    products: _Products | None = None
     low: Tensor | None = None
     high: Tensor | None = None
 
     def add(self, values: Float[Tensor, "tokens inputs"]) -> None:
+        if self.products is not None:
+            self.products.add(values)
         low, high = values.amin(0), values.amax(0)
         self.low = low if self.low is None else torch.minimum(self.low, low)
         self.high = high if self.high is None else torch.maximum(self.high, high)
 
     def activations(self, weight: Tensor, ranges: Ranges) -> Activations:
+        products = None if self.products is None else self.products.mean(weight.shape[1])
         if self.low is None or self.high is None:
-            return Activations(low=0.0, high=0.0)  # the model never ran it on these rows
+            return Activations(low=0.0, high=0.0, products=products)  # the model never ran it on these rows
         divisor, low, high = None, self.low, self.high
         if ranges.smooth is not None:
             divisor = _divisor(torch.maximum(low.abs(), high.abs()), weight.abs().amax(0), ranges.smooth)
             low, high = low * (1 / divisor), high * (1 / divisor)
-        return Activations(low=float(low.min()), high=float(high.max()), divisor=divisor)
+        return Activations(low=float(low.min()), high=float(high.max()), divisor=divisor, products=products)
 
 
 def _divisor(
@@ -170,7 +196,7 @@ class _Histogram:
         if self.edge == 0 or not self.counts.any():
             return self.whole
         low, high = self._percentile(ranges.percentile) if ranges.method == "percentile" else self._entropy()
-        return Activations(low=max(low, self.whole.low), high=min(high, self.whole.high), divisor=self.whole.divisor)
+        return replace(self.whole, low=max(low, self.whole.low), high=min(high, self.whole.high))
 
     def _percentile(self, percentile: float) -> tuple[float, float]:
         """As much is cut off at one end as at the other."""

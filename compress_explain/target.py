@@ -70,7 +70,7 @@ def check_open(strategies: Sequence[Strategy], target: Target | None) -> None:
         if target is not None and getattr(strategy, "ranges", None) is not None:
             name = type(strategy).__name__.lower()
             raise InputError(
-                f"strategies: {name}", target.words, "a file of static ranges cannot be timed before these are found",
+                f"strategies: {name}", target.words, "a file that depends on what enters linears cannot be timed before that is found",
                 "quantize with int8_dynamic, which is as fast, or leave target out",
             )  # fmt: skip
         budget = getattr(strategy, "budget", None)

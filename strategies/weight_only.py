@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compress_explain.activations import Ranges
 from compress_explain.edits import Edit
 from compress_explain.errors import InputError
 from compress_explain.quantizing import all_but, check_options
@@ -21,7 +22,8 @@ class WeightOnly:
     """Store the weights of linears in ``bits``, 4 or 8, and compute in float32: for bytes.
 
     ``block`` inputs of an output share a scale and a zero point: 16, 32, 64, 128 or 256. ``method``
-    is how levels are chosen: ``rtn`` rounds to the nearest, ``hqq`` (4 bits only) fits zero points to the weights.
+    is how levels are chosen: ``rtn`` rounds to the nearest, ``hqq`` (4 bits only) fits zero points to the weights, ``gptq`` (4 bits
+    only) lets weights that are not rounded yet make up for each rounding, on calibration rows.
     The linears whose rounding is expected to cost most KL per FLOP stay in float32, as many as make
     up ``float_kept`` of the FLOPs of all linears, in [0, 1). When repairs are weighed against one
     another, a linear is taken to be as much faster as its weight is smaller, as where reading weights
@@ -36,7 +38,7 @@ class WeightOnly:
 
     def __post_init__(self) -> None:
         check_options("weight_only", float_kept=self.float_kept, embeddings=self.embeddings)
-        for name, value, known in (("bits", self.bits, (4, 8)), ("method", self.method, ("rtn", "hqq"))):
+        for name, value, known in (("bits", self.bits, (4, 8)), ("method", self.method, ("rtn", "hqq", "gptq"))):
             if value not in known:
                 remedy = f"choose from {', '.join(map(str, known))}"
                 raise InputError(f"strategies: weight_only.{name}", value, f"no such {name}", remedy)
@@ -60,6 +62,11 @@ class WeightOnly:
         return {self._edit: 32 / self.bits}
 
     @property
+    def ranges(self) -> Ranges | None:
+        """What is to be found out of a linear's inputs; nothing, unless levels are chosen by what they are."""
+        return Ranges(products=True) if self.method == "gptq" else None
+
+    @property
     def scheme(self) -> Scheme:
         from compress_explain.deployment.weight_only import WeightOnly as Scheme  # which takes a second to import
 
@@ -70,4 +77,4 @@ class WeightOnly:
 
     @property
     def _edit(self) -> str:
-        return f"int{self.bits}-g{self.block}" + ("-hqq" if self.method == "hqq" else "")
+        return f"int{self.bits}-g{self.block}" + ("" if self.method == "rtn" else f"-{self.method}")

@@ -44,6 +44,7 @@ STRATEGY = {
     "4 bits": WeightOnly(block=16),
     "8 bits": WeightOnly(bits=8, block=16),
     "hqq": WeightOnly(block=16, method="hqq"),
+    "gptq": WeightOnly(block=16, method="gptq"),
     "float16": Half(),
     "bfloat16": Half(format="bfloat16"),
     "mixed": MixedPrecision(float_kept=0.4),
@@ -71,7 +72,7 @@ def plan_of(masks, examples, strategy):
 # Simulated and deployed
 
 
-USUAL = ("static, smooth", "4 bits", "float16", "mixed")
+USUAL = ("static, smooth", "4 bits", "gptq", "float16", "mixed")
 VARIANTS = [pytest.param(name, marks=() if name in USUAL else pytest.mark.exhaustive) for name in STRATEGY]
 
 
@@ -285,7 +286,7 @@ def run(subject, splits, out, strategies, gates=GATES, **options):
 
 RUNS = [
     "static, smooth",
-    *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("hqq", "bfloat16", "mixed, 4 and 8 bits")),
+    *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("hqq", "gptq", "bfloat16", "mixed, 4 and 8 bits")),
 ]
 
 
@@ -358,7 +359,7 @@ def tiny_copy_with_outliers(model):
         ("int8_static", {"embeddings": 16}, "embeddings", "32, 8 or 4"),
         ("weight_only", {"bits": 3}, "bits", "4, 8"),
         ("weight_only", {"block": 20}, "block", "16, 32, 64, 128, 256"),
-        ("weight_only", {"method": "awq"}, "method", "rtn, hqq"),
+        ("weight_only", {"method": "awq"}, "method", "rtn, hqq, gptq"),
         ("weight_only", {"method": "hqq", "bits": 8}, "method", "use rtn"),
         ("weight_only", {"float_kept": 1}, "float_kept", "try 0.1"),
         ("half", {"format": "fp16"}, "format", "float16, bfloat16"),
@@ -389,4 +390,4 @@ def test_every_way_to_quantize_says_so(name):
     strategy = STRATEGY[name]
     assert isinstance(strategy, Quantizing)
     assert all(speedup > 1 for speedup in strategy.weight_edits.values())
-    assert (ranges_of(strategy) is not None) == ("static" in name)
+    assert (ranges_of(strategy) is not None) == ("static" in name or name == "gptq")

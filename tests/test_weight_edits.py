@@ -22,6 +22,8 @@ from compress_explain.weight_edits import (
     knowing,
     weight_edit,
 )
+from compress_explain.weight_edits.gptq import fed_back
+from compress_explain.weight_edits.levels import blocks_of, grid_of
 
 OUTPUTS, INPUTS = 48, 70  # 70: the last group of int4 is short
 NAMES = (
@@ -41,7 +43,7 @@ NAMES = (
     "rank24",
 )
 FITTED = ("int4-g32-hqq",)  # rounding again what is rounded fits again
-MEASURED = ("int8-static",)  # prepared with what enters the linear
+MEASURED = ("int8-static", "int4-gN-gptq")  # prepared with what enters the linear
 QUANTIZED = tuple(name for name in NAMES if not name.startswith("rank"))
 WEIGHT_ONLY = tuple(name for name in QUANTIZED if name not in ("int8-dynamic", "bf16", "fp16"))
 
@@ -273,6 +275,7 @@ def test_dynamic_int8_rounds_by_the_range_of_the_whole_batch():
         ("int8-g32", 48 * 3 * (32 + 4 + 1)),
         ("int4-g32-hqq", 48 * 3 * (16 + 4 + 4)),
         ("int8-static", 48 * 70 + 48 * 5),
+        ("int4-g32-gptq", 48 * (3 * 16 + 3 * 4 + 2)),
         ("bf16-weight", 48 * 70 * 2),
         ("fp8", 48 * 70 + 48 * 4),
         ("bf16", 48 * 70 * 2),
@@ -590,3 +593,70 @@ def test_an_edit_that_must_be_measured_says_so():
     with pytest.raises(InputError, match="int8-static.*find activations"):
         weight_edit("int8-static").prepare(weight, bias)
     assert knowing(weight_edit("int8"), Activations(low=0.0, high=1.0)) == weight_edit("int8")
+
+
+def correlated(tokens=400, inputs=INPUTS):
+    """Inputs of a linear that go together, some of them never seen."""
+    generator = torch.Generator().manual_seed(3)
+    mixed = torch.randn(tokens, 20, generator=generator) @ torch.randn(20, inputs, generator=generator)
+    mixed[:, 5] = 0
+    return mixed + 0.3 * torch.randn(tokens, inputs, generator=generator) * (torch.arange(inputs) != 5)
+
+
+def fed_back_one_by_one(weight, products, group):
+    """The levels by the definition: after each rounding the best update of all weights that are left (OBS)."""
+    scale, zero = grid_of(blocks_of(weight, group), 15)
+    damped = products.double() + torch.diag(
+        0.01 * products.diagonal().double().mean() + (products.diagonal() == 0).double()
+    )
+    left, levels = weight.double().clone(), []
+    for place in range(weight.shape[1]):
+        step, middle = (each[:, place // group, 0].double() for each in (scale, zero))
+        level = (left[:, place] / step + middle).clamp(0, 15).add(0.5).floor().clamp(max=15)
+        levels.append(level)
+        inverse = torch.linalg.inv(damped[place:, place:])
+        missing = left[:, place] - (level - middle) * step
+        left[:, place:] -= missing[:, None] * inverse[0] / inverse[0, 0]
+    return torch.stack(levels, 1)
+
+
+def test_gptq_takes_up_each_rounding_as_its_definition_says():
+    weight, x = a_linear()[0], correlated()
+    products = x.T @ x / len(x)
+    levels, scale, zero = fed_back(weight, products, 32)
+    assert scale.shape == zero.shape == weight.shape
+    expected = fed_back_one_by_one(weight, products, 32)
+    assert (levels != expected).float().mean() < 0.01  # ties and float32
+
+
+def test_gptq_changes_outputs_less_than_rounding_to_the_nearest_and_weights_more():
+    weight, bias, _ = a_linear()
+    x = correlated()
+    known = Activations(low=0.0, high=0.0, products=x.T @ x)
+    ours = knowing(weight_edit("int4-g32-gptq"), known).prepare(weight, bias)
+    nearest = weight_edit("int4-g32").prepare(weight, bias)
+    assert ours.difference.norm() > nearest.difference.norm()
+    assert (x @ ours.difference.T).norm() < 0.6 * (x @ nearest.difference.T).norm()
+
+
+def test_gptq_of_inputs_that_do_not_go_together_is_rounding_to_the_nearest():
+    weight, bias, _ = a_linear()
+    known = Activations(low=0.0, high=0.0, products=torch.eye(INPUTS))
+    ours = knowing(weight_edit("int4-g32-gptq"), known).prepare(weight, bias)
+    assert torch.equal(ours.weight, weight_edit("int4-g32").prepare(weight, bias).weight)
+
+
+def test_an_output_of_gptq_does_not_depend_on_the_others_and_inputs_that_are_gone_are_no_part_of_it():
+    weight, x = a_linear()[0], correlated()
+    known = Activations(low=0.0, high=0.0, products=x.T @ x)
+    few, kept = torch.tensor([3, 11, 40]), torch.arange(0, INPUTS, 2)
+    levels, _, _ = fed_back(weight, known.products, 32)
+    assert torch.equal(fed_back(weight[few], known.products, 32)[0], levels[few])
+    thinner = x[:, kept].T @ x[:, kept]
+    torch.testing.assert_close(known.of(kept).products, thinner)
+
+
+def test_gptq_without_products_is_refused():
+    for edit in (weight_edit("int4-g32-gptq"), knowing(weight_edit("int4-g32-gptq"), Activations(low=0.0, high=1.0))):
+        with pytest.raises(InputError, match="int4-g32-gptq.*find activations"):
+            edit.prepare(*a_linear()[:2])

@@ -4,6 +4,7 @@ from compress_explain.weight_edits.blocks import Blocks
 from compress_explain.weight_edits.catalog import WEIGHT_EDITS, weight_edit
 from compress_explain.weight_edits.factors import FIRST_AND_SECOND, Factors, weights_saved, whole_name
 from compress_explain.weight_edits.floating import Fp8, HalfPrecision, HalfWeight
+from compress_explain.weight_edits.gptq import Gptq4
 from compress_explain.weight_edits.hqq import Hqq4
 from compress_explain.weight_edits.integer import Int8, Int8Dynamic
 from compress_explain.weight_edits.low_rank import LowRank
@@ -22,6 +23,7 @@ __all__ = [
     "Factors",
     "Found",
     "Fp8",
+    "Gptq4",
     "HalfPrecision",
     "HalfWeight",
     "Hqq4",

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.weight_edits.blocks import Blocks
 from compress_explain.weight_edits.floating import Fp8, HalfPrecision, HalfWeight
+from compress_explain.weight_edits.gptq import Gptq4
 from compress_explain.weight_edits.hqq import Hqq4
 from compress_explain.weight_edits.integer import Int8, Int8Dynamic
 from compress_explain.weight_edits.low_rank import LowRank
@@ -25,6 +26,7 @@ _WEIGHT_EDITS: dict[str, Callable[..., WeightEdit]] = {
     "int4": lambda: Blocks(bits=4),
     "int4-gN": lambda group: Blocks(bits=4, group=group),
     "int4-gN-hqq": lambda group: Hqq4(group=group),
+    "int4-gN-gptq": lambda group: Gptq4(group=group),
     "fp8": Fp8,
     "bf16": lambda: HalfPrecision(format="bf16"),
     "fp16": lambda: HalfPrecision(format="fp16"),

@@ -46,12 +46,26 @@ def unblocked(blocks: Float32[Tensor, "outputs groups group"], inputs: int) -> F
 
 def evenly_spaced(weight: Float32[Tensor, "outputs groups group"], top: int) -> Float32[Tensor, "outputs groups group"]:
     """Each group rounded to values from level 0 to level ``top``, of which zero is one, ties to the larger."""
+    scale, zero = grid_of(weight, top)
+    return (levels_on(weight, scale, zero, top) - zero) * scale
+
+
+def grid_of(
+    weight: Float32[Tensor, "outputs groups group"], top: int
+) -> tuple[Float32[Tensor, "outputs groups 1"], Float32[Tensor, "outputs groups 1"]]:
+    """The step between the levels of each group, and which of them, 0 to ``top``, is zero."""
     low = weight.amin(-1, keepdim=True).clamp(max=0)
     high = weight.amax(-1, keepdim=True).clamp(min=0)
     step = (high - low) / top
     scale = torch.where(step < TINY, 1.0, step)
-    zero = _half_up(-low / scale, top)
-    return (_half_up(weight * (1 / scale) + zero, top) - zero) * scale
+    return scale, _half_up(-low / scale, top)
+
+
+def levels_on(
+    weight: Float32[Tensor, "*shape"], scale: Float32[Tensor, "*scales"], zero: Float32[Tensor, "*scales"], top: int
+) -> Float32[Tensor, "*shape"]:
+    """The nearest levels, 0 to ``top``."""
+    return _half_up(weight * (1 / scale) + zero, top)
 
 
 def _half_up(levels: Float32[Tensor, "*shape"], top: int) -> Float32[Tensor, "*shape"]:

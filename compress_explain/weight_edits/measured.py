@@ -17,16 +17,19 @@ from compress_explain.weight_edits.weight_edit import WeightEdit
 class Activations:
     """What entered one linear on calibration rows.
 
-    ``low`` and ``high`` are the range that is rounded, of the inputs divided by ``divisor`` where there is one.
+    ``low`` and ``high`` are the range that is rounded, of the inputs divided by ``divisor`` where there is one;
+    ``products`` the mean products of the inputs with one another, where they are asked for.
     """
 
     low: float
     high: float
     divisor: Float32[Tensor, " inputs"] | None = field(default=None, repr=False)
+    products: Float32[Tensor, "inputs inputs"] | None = field(default=None, repr=False)
 
     def of(self, kept: Int[Tensor, " kept"]) -> Activations:
         """The same where only some of the inputs, by index, are left."""
-        return self if self.divisor is None else replace(self, divisor=self.divisor[kept])
+        divisor = None if self.divisor is None else self.divisor[kept]
+        return replace(self, divisor=divisor, products=None if self.products is None else self.products[kept][:, kept])
 
 
 Found = Mapping[str, Activations]  # by linear
