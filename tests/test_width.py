@@ -98,6 +98,11 @@ NARROWED_GENERATORS = [family for family in GENERATORS if family not in (*NOT_NA
 SOME = ("bert", "vit", "gpt2", "llama", "t5")
 
 
+def standing_for_others(families):
+    """Some families in the usual suite, which stand for all of them."""
+    return [pytest.param(each, marks=() if each in SOME else pytest.mark.exhaustive) for each in families]
+
+
 def narrowable(family, *, generates=False, **options):
     """The masks of a tiny model whose stream was found, and examples."""
     model = tiny_model(family, generates=generates, **options)
@@ -317,7 +322,7 @@ def test_whole_sublayers_and_layers_go_with_channels(family):
     assert sum(each.numel() for each in smaller.parameters()) == expected_parameters(model, anatomy, masks.removed)
 
 
-@pytest.mark.parametrize("family", NARROWED_GENERATORS)
+@pytest.mark.parametrize("family", standing_for_others(NARROWED_GENERATORS))
 def test_generation_with_a_cache_goes_on(family):
     masks, _ = narrowable(family, generates=True)
     prompt = tiny_inputs(family, batch=3, padded=False)
@@ -331,7 +336,7 @@ def test_generation_with_a_cache_goes_on(family):
     assert torch.equal(smaller.generate(**prompt, **options, use_cache=False), masked)
 
 
-@pytest.mark.parametrize("family", NARROWED)
+@pytest.mark.parametrize("family", standing_for_others(NARROWED))
 def test_what_was_tuned_is_the_same_masked_and_cut_out(family, tmp_path):
     masks, examples = narrowable(family)
     masks.remove([*channels(masks, range(3, 9)), *flagged(masks.anatomy, uneven_removal(masks.anatomy))])
