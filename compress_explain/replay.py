@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,9 @@ from compress_explain.errors import InputError
 from compress_explain.folder import LEDGER
 from compress_explain.ledger import Ledger, Record
 from compress_explain.refits import Standing, load_factors, load_refits, refitted_factors
-from compress_explain.stream import stream_of
 from compress_explain.surgery import materialize
+from compress_explain.traced import with_traced
 from compress_explain.weight_edits import Factors
-
-TRACED = "traced"  # where the channels of the stream lie
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +85,6 @@ def replay(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     factors = standing_factors(ledger, anatomy, flags)
     standing: Standing = {**refits, **{anatomy.linears[name].module: each for name, each in factors.items()}}
     return materialize(base, anatomy, flags, standing)
-
-
-def with_traced(anatomy: Anatomy, ledger: Ledger) -> Anatomy:
-    """The anatomy with the channels of the stream where the run found them; without any where it looked for none."""
-    record = ledger.find(TRACED, "start")
-    if record is None:
-        return anatomy
-    [file] = record.files
-    return anatomy.with_stream(stream_of(json.loads((ledger.path.parent / file).read_text())))
 
 
 def standing_factors(ledger: Ledger, anatomy: Anatomy, removed: Removed) -> dict[str, Factors]:

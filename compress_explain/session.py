@@ -23,14 +23,13 @@ from compress_explain.channels_back import AT_ONCE, blocks_gone, channels_back
 from compress_explain.checkpoint import save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.decided import Decided, Forward, decide_all
-from compress_explain.dense import refuse_channels, refuse_norms_after
-from compress_explain.depgraph import find_stream
+from compress_explain.dense import refuse_norms_after
 from compress_explain.edits import Edit, Plan
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import EditError, InputError
 from compress_explain.examples import ALL, Examples
 from compress_explain.factoring import factored_facts
-from compress_explain.folder import open_folder, write_json
+from compress_explain.folder import open_folder
 from compress_explain.forms import TORCH, refuse_without_compiler
 from compress_explain.gates import Verdict, judge, overall
 from compress_explain.inquiry import tokens_of
@@ -62,13 +61,14 @@ from compress_explain.progress import Progress
 from compress_explain.provenance import environment
 from compress_explain.refits import Refits, load_factors, load_refits, refitted_factors, save_factors, save_refits
 from compress_explain.reinstate import choose_restorations, tokens_back
-from compress_explain.replay import TRACED, applied_plans, with_traced
+from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
 from compress_explain.spectra import find_spectra, menu_now
 from compress_explain.strategy import Factorizing, Narrowing, Situation, Stepwise, Strategy, Worth, check_fit
 from compress_explain.stream import CHANNEL
 from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.timing import latency_of, timed
+from compress_explain.traced import record_stream, with_stream_of
 from compress_explain.tuning import Recipe, Tuner, lessons_for
 from compress_explain.vocabulary import Lexicon, read_by
 from compress_explain.weight_edits import Factors
@@ -666,12 +666,12 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
     """Lock the run's folder, read the model's anatomy and put the masks in place."""
     with open_folder(folder, job.identity(), resume=resume) as ledger:
         anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, job.splits.calibration))
-        anatomy = _traced(job, anatomy, ledger)
+        anatomy = with_stream_of(job, anatomy, ledger)
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
             check_fit(job.strategies, anatomy)
             session.start()
-            _record_stream(anatomy, ledger)
+            record_stream(anatomy, ledger)
             if job.runtime == "compiled" and not ledger.find("deployed", "artifact"):
                 refuse_without_compiler()  # before anything is priced
             if "dense" in job.artifacts and any(Layer.kind in strategy.kinds for strategy in job.strategies):
@@ -680,36 +680,6 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
                 _ = session.lexicon.pieces  # refused before anything is priced
             _ = session.latency  # likewise
             yield session
-
-
-def _traced(job: Job, anatomy: Anatomy, ledger: Ledger) -> Anatomy:
-    """The anatomy with the channels of the stream, where a strategy removes some; as they were found when the run began.
-
-    Raises:
-        InputError: channels cannot be removed from this model, or what was asked for cannot be made without them.
-    """
-    if not any(CHANNEL in strategy.kinds for strategy in job.strategies):
-        return anatomy
-    if "dense" in job.artifacts:
-        refuse_channels()
-    if ledger.find(TRACED, "start"):
-        return with_traced(anatomy, ledger)
-    inputs = next(job.splits.calibration.batches(2)).inputs
-    return anatomy.with_stream(find_stream(job.subject.model, anatomy, inputs))
-
-
-def _record_stream(anatomy: Anatomy, ledger: Ledger) -> None:
-    if anatomy.stream is None or ledger.find(TRACED, "start"):
-        return
-    path, stream = ledger.path.parent / "tables" / "stream.json", anatomy.stream
-    write_json(path, stream.facts())
-    body = {
-        "channels": stream.count,
-        "parameters": stream.parameters,
-        "flops": stream.flops,
-        "places": len(stream.places),
-    }
-    ledger.append(TRACED, "start", body, (path,))
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compress_explain.replay import TRACED
 from compress_explain.report.numbers import count
 from compress_explain.stream import CHANNEL
+from compress_explain.traced import TRACED
 
 if TYPE_CHECKING:
     from compress_explain.outcome import Run
