@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from compress_explain.anatomy import Anatomy
 from compress_explain.dense import refuse_channels
 from compress_explain.depgraph import find_stream
 from compress_explain.folder import write_json
-from compress_explain.job import Job
 from compress_explain.ledger import Ledger
 from compress_explain.stream import CHANNEL, stream_of
+
+if TYPE_CHECKING:
+    from compress_explain.job import Job
 
 TRACED = "traced"  # where the channels of the stream lie
 
