@@ -19,6 +19,7 @@ from compress_explain.emptied import EmptiedAttention, Nothing
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.factored import FactoredLinear
 from compress_explain.families import AttentionParts, FeedForwardParts, Stack, family_of
+from compress_explain.stream import CHANNELS, Stream, across, channels_gone, flops_across
 from compress_explain.weight_edits.factors import weights_saved
 
 __all__ = [
@@ -38,12 +39,15 @@ __all__ = [
 
 Removed = Mapping[str, Bool[Tensor, " count"]]  # by group, sublayer or layer: which components are gone
 Ranks = Mapping[str, int]  # by linear that two stand in the place of: the rank
-Part = Group | Embedding | Sublayer | Layer  # whatever has components
+Part = Group | Embedding | Stream | Sublayer | Layer  # whatever has components
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """Every component of one model at one number of tokens an example; ``embedding`` is None when it reads no tokens."""
+    """Every component of one model at one number of tokens an example.
+
+    ``embedding`` is None when it reads no tokens, ``stream`` unless somebody found out where its channels lie.
+    """
 
     family: str
     model_class: str
@@ -54,11 +58,16 @@ class Anatomy:
     sublayers: dict[str, Sublayer] = field(repr=False)
     layers: dict[str, Layer] = field(repr=False)
     embedding: Embedding | None = None
+    stream: Stream | None = None
 
     @cached_property
-    def parts(self) -> Mapping[str, Group | Embedding]:
-        """Whatever has removable components, by name: the groups, and the token embedding if there is one."""
-        return {**self.groups, **({} if self.embedding is None else {self.embedding.name: self.embedding})}
+    def parts(self) -> Mapping[str, Group | Embedding | Stream]:
+        """Whatever has removable components, by name: the groups, the token embedding and the stream if there is one."""
+        return {**self.groups, **{each.name: each for each in (self.embedding, self.stream) if each is not None}}
+
+    def with_stream(self, stream: Stream) -> Anatomy:
+        """The anatomy, with the channels of its residual stream as components."""
+        return replace(self, stream=replace(stream, flops=flops_across(self, stream, self.linears)))
 
     @cached_property
     def units(self) -> Mapping[str, Sublayer | Layer]:
@@ -108,8 +117,7 @@ class Anatomy:
         """
         part, index = self.find(component)
         if not isinstance(part, Group):
-            kind = "token" if isinstance(part, Embedding) else part.kind
-            raise InputError("component", component, f"a {kind} meets no site", "give a head or a neuron")
+            raise InputError("component", component, f"a {part.kind} meets no site", "give a head or a neuron")
         return part, index
 
     def find(self, component: str) -> tuple[Part, int]:
@@ -140,10 +148,28 @@ class Anatomy:
         parameters = sum(self._alone[name][0] * count for name, count in counts.items() if count)
         flops = sum(self._alone[name][1] * count for name, count in counts.items() if count)
         thinner = {name: self.weights_saved(name, removed, rank) for name, rank in ranks.items()}
+        twice = self._in_channels(counts)
+        parameters, flops = parameters - twice[0], flops - twice[1]
         return (
             parameters + sum(thinner.values()),
             flops + sum(2 * self.linears[name].tokens * weights for name, weights in thinner.items()),
         )
+
+    def channel_costs(self, removed: Removed) -> tuple[int, int]:
+        """Parameters and FLOPs that one channel takes of what the other removals leave."""
+        assert self.stream is not None, "the channels of this model are known"
+        counts = {name: int(flags.sum()) for name, flags in self.closed(removed).items()}
+        parameters, flops = self._in_channels({**counts, CHANNELS: 1})
+        return self.stream.parameters - parameters, self.stream.flops - flops
+
+    def _in_channels(self, counts: Mapping[str, int]) -> tuple[int, int]:
+        """Parameters and FLOPs of removed channels that other removed components are made of too."""
+        channels = counts.get(CHANNELS, 0)
+        if not channels:
+            return 0, 0
+        others = [(count, self._across_alone[name]) for name, count in counts.items() if count and name != CHANNELS]
+        parameters, flops = (sum(count * each[which] for count, each in others) for which in (0, 1))
+        return channels * parameters, channels * flops
 
     def weights_saved(self, linear: str, removed: Removed, rank: int) -> int:
         """Weights fewer when two linears of a rank stand for what is left of one; 0 where nothing of its sublayer is."""
@@ -160,6 +186,10 @@ class Anatomy:
         for group, rows, columns in self._meeting.get(own.module, ()):
             gone = int(removed[group].sum()) if group in removed else 0
             outputs, inputs = outputs - gone * rows, inputs - gone * columns
+        if self.stream is not None:
+            gone = channels_gone(removed)
+            outputs -= gone * (own.module in self.stream.writes)
+            inputs -= gone * (own.module in self.stream.reads)
         return outputs, inputs
 
     def linear_left(self, name: str, removed: Removed) -> Linear:
@@ -178,12 +208,17 @@ class Anatomy:
                 gone[0][group.rows(producer, which)] = True
             if group.site == own.module:
                 gone[1][group.columns(which)] = True
+        if self.stream is not None and channels_gone(removed):
+            for side, modules in enumerate((self.stream.writes, self.stream.reads)):
+                if own.module in modules:
+                    gone[side][removed[CHANNELS]] = True
         return (~gone[0]).nonzero().flatten(), (~gone[1]).nonzero().flatten()
 
-    def costs(self, group: str, ranks: Ranks) -> tuple[int, int]:
-        """Parameters and FLOPs that one component takes when linears have these ranks."""
+    def costs(self, group: str, ranks: Ranks, removed: Removed = MappingProxyType({})) -> tuple[int, int]:
+        """Parameters and FLOPs that one component takes when linears have these ranks, without ``removed`` channels."""
         own = self.groups[group]
-        parameters, flops = own.parameters, own.flops
+        twice = self._in_channels({group: 1, CHANNELS: channels_gone(removed)})
+        parameters, flops = own.parameters - twice[0], own.flops - twice[1]
         by_module = {linear.module: linear for linear in self.linears.values() if linear.name in ranks}
         for module, linear in by_module.items():
             for name, rows, columns in self._meeting.get(module, ()):
@@ -207,12 +242,26 @@ class Anatomy:
     @cached_property
     def _alone(self) -> Mapping[str, tuple[int, int]]:
         """By part: the parameters and FLOPs of one of its components, without what lies in others."""
-        costs = {name: (part.parameters, part.flops) for name, part in self.parts.items()}
-        for name, unit in self.units.items():
+        return self._without_inner({name: (each.parameters, each.flops) for name, each in self._everything.items()})
+
+    @cached_property
+    def _across_alone(self) -> Mapping[str, tuple[int, int]]:
+        """By part: what one of its components and one channel have in common, without what lies in others."""
+        return {} if self.stream is None else self._without_inner(across(self, self.stream))
+
+    @property
+    def _everything(self) -> Mapping[str, Part]:
+        return {**self.parts, **self.units}
+
+    def _without_inner(self, whole: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, int]]:
+        """Of a sublayer or layer what is in none of the parts that it holds."""
+        costs = {name: each for name, each in whole.items() if name not in self.units}
+        for name in self.units:
             inner = [(*costs[each], self.part(each).count) for each in self.within(name)]
+            parameters, flops = whole[name]
             costs[name] = (
-                unit.parameters - sum(parameters * count for parameters, _, count in inner),
-                unit.flops - sum(flops * count for _, flops, count in inner),
+                parameters - sum(each * count for each, _, count in inner),
+                flops - sum(each * count for _, each, count in inner),
             )
         return costs
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from compress_explain.errors import InputError
 from compress_explain.meters import Bytes, Flops, Meter, Milliseconds, Parameters
+from compress_explain.stream import channels_gone
 
 if TYPE_CHECKING:
     from compress_explain.strategy import Situation
@@ -79,14 +80,14 @@ class Budget:
 
     def meter(self, situation: Situation) -> Meter:
         """What counts: a share of components is still paid for in FLOPs."""
-        anatomy, ranks = situation.anatomy, situation.ranks
+        anatomy, ranks, channels = situation.anatomy, situation.ranks, channels_gone(situation.removed)
         if self.parameters_kept is not None:
-            return Parameters(anatomy, ranks)
+            return Parameters(anatomy, ranks, channels)
         if self.bytes_kept is not None:
-            return Bytes(anatomy, situation.storage, ranks)
+            return Bytes(anatomy, situation.storage, ranks, channels)
         if self.left_to_target and situation.latency is not None:
             return Milliseconds(situation.latency)
-        return Flops(anatomy, ranks)
+        return Flops(anatomy, ranks, channels)
 
     def wanted(self, situation: Situation) -> float:
         """What the model may take in all in the end, in the units of the meter.

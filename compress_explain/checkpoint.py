@@ -1,7 +1,8 @@
 """A checkpoint for models whose layers no longer have equal shapes.
 
 A folder of the model's ordinary ``config.json``, ``model.safetensors`` and a manifest that lists
-what was removed in the coordinates of the original, and the ranks of factored linears. A smaller vocabulary is already that of the
+what was removed in the coordinates of the original, the ranks of factored linears, and where the removed channels of the
+stream lay. A smaller vocabulary is already that of the
 configuration; the manifest says which rows of the original are left. Loading rebuilds the original's shapes, cuts
 them as the manifest says and then takes the weights strictly: nothing is ever initialised at random.
 """
@@ -27,9 +28,11 @@ from compress_explain.embedding import TOKENS
 from compress_explain.errors import InputError
 from compress_explain.factored import FactoredLinear
 from compress_explain.ledger import file_digest
+from compress_explain.stream import channels_gone, stream_of
 from compress_explain.surgery import cut
 
-FORMAT = 2  # 1 where nothing is factored
+FORMAT = 3  # the newest: 1 where nothing is factored and no channel is gone
+FACTORED, NARROW = 2, 3
 MANIFEST = "compressed.json"
 WEIGHTS = "model.safetensors"
 _NEEDED = {"format", "model_class", "dtype", "removed", "weights_sha256"}
@@ -59,7 +62,7 @@ def save_compressed(
         inner for name, flags in removed.items() if name in base.units and flags.any() for inner in base.within(name)
     }
     manifest = {
-        "format": FORMAT if ranks else 1,
+        "format": NARROW if channels_gone(removed) else FACTORED if ranks else 1,
         "model_class": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -71,6 +74,7 @@ def save_compressed(
         },
         "tokens": _tokens_left(removed),
         "ranks": dict(ranks),
+        "stream": base.stream.facts() if base.stream is not None and channels_gone(removed) else None,
         "weights_sha256": file_digest(folder / WEIGHTS),
         "provenance": provenance,
     }
@@ -101,12 +105,12 @@ def load_compressed(folder: str | Path) -> PreTrainedModel:
         )
     try:
         model = _skeleton(folder, manifest)
-        anatomy = read_anatomy(model, tokens=1)
+        anatomy = _with_stream(read_anatomy(model, tokens=1), manifest.get("stream"))
         _check_tokens(anatomy, manifest, folder)
         _factorize(model, anatomy, manifest.get("ranks", {}))
         cut(model, anatomy, removed_flags(anatomy, manifest["removed"]))
         load_model(model, str(weights), strict=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, AttributeError, IndexError) as error:
         problem = f"its files do not fit each other ({str(error).splitlines()[0][:200]})"
         raise InputError("checkpoint", str(folder), problem, _COPY_AGAIN) from None
     return model.eval()
@@ -143,6 +147,17 @@ def _factorize(model: PreTrainedModel, anatomy: Anatomy, ranks: Mapping[str, obj
         bias = model.get_submodule(linear.module).bias is not None
         two = FactoredLinear(linear.inputs, rank, linear.outputs, bias=bias).to(model.dtype)
         model.set_submodule(linear.module, two)
+
+
+def _with_stream(anatomy: Anatomy, facts: Mapping[str, Any] | None) -> Anatomy:
+    """The anatomy with the channels that a manifest tells of; without any where it tells of none."""
+    if facts is None:
+        return anatomy
+    try:
+        return anatomy.with_stream(stream_of(facts))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        problem = "the manifest does not say where the channels of the stream lie"
+        raise InputError("checkpoint", "stream", problem, _COPY_AGAIN) from None
 
 
 def _check_tokens(anatomy: Anatomy, manifest: dict[str, Any], folder: Path) -> None:

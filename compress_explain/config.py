@@ -113,7 +113,7 @@ class Config(Section):
     ] = "text-classification"
     data: DataSection
     slices: dict[str, SliceSection] = Field(default_factory=dict)
-    strategies: list[dict[str, dict[str, Any]]] = Field(default_factory=list)
+    strategies: list[str | dict[str, dict[str, Any]]] = Field(default_factory=list)
     evaluators: list[str | dict[str, dict[str, Any]]] = Field(default=["quality", "slices"], min_length=1)
     gates: list[GateSection] = Field(min_length=1)
     compensation: CompensationSection | None = CompensationSection()

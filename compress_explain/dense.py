@@ -21,6 +21,7 @@ from compress_explain.anatomy import Anatomy, Group, Removed
 from compress_explain.embedding import TOKENS, cut_rows
 from compress_explain.errors import InputError
 from compress_explain.refits import Standing, put
+from compress_explain.stream import channels_gone
 
 
 def dense_twin(
@@ -29,10 +30,12 @@ def dense_twin(
     """A copy of ``model`` with ``refits`` that computes what is left of it; ``model`` is left as it is.
 
     Raises:
-        InputError: a layer is removed that changes the stream even if it adds nothing.
+        InputError: a layer is removed that changes the stream even if it adds nothing, or a channel of the stream.
     """
     if any(layer.name in removed and removed[layer.name].any() for layer in anatomy.layers.values()):
         refuse_norms_after(anatomy)
+    if channels_gone(removed):
+        refuse_channels()
     removed = anatomy.closed(removed)
     twin = copy.deepcopy(model)
     put(twin, copy.deepcopy(dict(refits)))
@@ -55,6 +58,12 @@ def refuse_norms_after(anatomy: Anatomy) -> None:
         if layer.parameters > sum(anatomy.sublayers[name].parameters for name in layer.sublayers):
             problem = f"{layer.name} norms the stream, which zeros cannot undo when it is gone"
             raise InputError("artifacts", "dense", problem, "leave dense out, or remove sublayers instead of layers")
+
+
+def refuse_channels() -> None:
+    """Raises InputError: a norm over zeros is not a norm over fewer channels."""
+    problem = "a norm is taken over the channels that are left, which zeros in the place of the others cannot express"
+    raise InputError("artifacts", "dense", problem, "leave dense out, or the strategy width")
 
 
 def _zero_group(twin: PreTrainedModel, group: Group, gone: Int[Tensor, " gone"]) -> None:

@@ -16,10 +16,10 @@ import pandas as pd
 
 from compress_explain.anatomy import Anatomy, Group, Layer, Sublayer
 from compress_explain.course import Stage, stage_facts
-from compress_explain.embedding import TOKEN, Embedding
 from compress_explain.examples import ALL
 from compress_explain.pricing import Audit, Prices
 from compress_explain.replay import Applied
+from compress_explain.stream import CHANNEL, Stream
 
 ABOUT = {
     "parameters": "weights and biases: of the model, a layer, sublayer or linear; of a group, those of ONE component",
@@ -49,6 +49,7 @@ ABOUT = {
     "sublayers, layers: parameters_removed, flops_removed": "of the components that are removed in the end; of one that is removed itself, all",
     "sublayers, layers: status, removed_step, restored_step, around, stays": "what became of it as a whole, in the words of `groups`, the steps where it was switched; the modules that only it needs and that go with it; whether the model cannot do without it; left out where there is nothing to tell",
     "embedding": "the token embedding: rows, parameters of ONE row, and the rows, numbered as in the original, that are removed in the end or were put back; null when the model reads no tokens",
+    "stream": "the channels of the residual stream: how many, parameters and FLOPs of ONE channel in the whole model, the parameters that it lies in, and the channels that are removed in the end or were put back; null when no strategy removes channels",
     "steps": "every step in order; expected and observed are means an example on the validation split: loss_change and kl in nats, flips and accuracy as shares, n rows",
     "steps.*.flops_removed": "share of the layer FLOPs that is gone after the step, in [0, 1]",
     "steps.*.within_tolerance": "whether the expected loss change was within 25% or 0.005 nats of the observed one; null when not observed",
@@ -99,7 +100,10 @@ def dossier(
             for name, linear in anatomy.linears.items()
         },
         "groups": groups,
-        "embedding": None if anatomy.embedding is None else _embedding(anatomy.embedding, components),
+        "embedding": None
+        if anatomy.embedding is None
+        else asdict(anatomy.embedding) | _numbers(components, anatomy.embedding.kind),
+        "stream": None if anatomy.stream is None else _stream(anatomy.stream) | _numbers(components, CHANNEL),
     }
 
 
@@ -149,12 +153,16 @@ def _groups(
     return facts
 
 
-def _embedding(embedding: Embedding, components: pd.DataFrame) -> dict[str, Any]:
-    tokens = components[components["kind"] == TOKEN]
-    numbers = tokens["component"].str.rpartition(".")[2].astype(int) if len(tokens) else tokens["component"]
-    return asdict(embedding) | {
-        status: sorted(numbers[tokens["status"] == status].tolist()) for status in ("removed", "restored")
-    }
+def _stream(stream: Stream) -> dict[str, Any]:
+    places = [place.parameter for place in stream.places]
+    return {"count": stream.count, "parameters": stream.parameters, "flops": stream.flops, "places": places}
+
+
+def _numbers(components: pd.DataFrame, kind: str) -> dict[str, Any]:
+    """The numbers of the rows or channels that are gone, and of those that were put back."""
+    mine = components[components["kind"] == kind]
+    numbers = mine["component"].str.rpartition(".")[2].astype(int) if len(mine) else mine["component"]
+    return {status: sorted(numbers[mine["status"] == status].tolist()) for status in ("removed", "restored")}
 
 
 def _dependencies(anatomy: Anatomy, group: Group) -> dict[str, Any]:

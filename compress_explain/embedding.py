@@ -52,6 +52,14 @@ def read_embedding(model: PreTrainedModel) -> Embedding | None:
     return Embedding(count=rows, parameters=sum(each.numel() // rows for each in _by_token(model).values()))
 
 
+def token_tables(model: PreTrainedModel) -> tuple[str, ...]:
+    """The names of all parameters with a row a token."""
+    if not isinstance(_table(model), nn.Embedding):
+        return ()
+    rows = _by_token(model)
+    return tuple(name for name, parameter in model.named_parameters() if id(parameter) in rows)
+
+
 def _table(model: PreTrainedModel) -> nn.Module | None:
     try:
         return model.get_input_embeddings()

@@ -2,7 +2,8 @@
 
 A sublayer is switched off by zeroing what it adds to the residual stream, its consumer's bias
 included; a layer by handing on what came in. What they hold is gone with them, and back with them
-as it was. A token has no site: what stands for taking it out is what the tokenizer without it makes of the texts.
+as it was. Of a channel of the residual stream norms are computed without it, and what reads it
+reads zeros (:mod:`compress_explain.narrowed_stream`). A token has no site: what stands for taking it out is what the tokenizer without it makes of the texts.
 No weight is ever written to, so undoing a removal gives the original back bit for bit. A linear
 that is refitted to what is left computes with other weights, and its own are kept. One that is
 quantized gives what the edit of its weight makes of its input; gradients pass as if it did not round. One
@@ -25,7 +26,9 @@ from transformers import PreTrainedModel
 from compress_explain.anatomy import Anatomy, Group, Layer, Ranks, Removed, Sublayer
 from compress_explain.embedding import TOKENS
 from compress_explain.errors import EditError
+from compress_explain.narrowed_stream import Here, narrow
 from compress_explain.refits import Refit, Refits, Standing, put, refittable, tunable, weights_of
+from compress_explain.stream import CHANNELS, channels_gone
 from compress_explain.weight_edits import (
     FIRST_AND_SECOND,
     Activations,
@@ -55,7 +58,8 @@ class Masks:
         }  # what was switched off itself; ``removed`` is all that is gone with it
         self._coordinates: dict[str, Bool[Tensor, " width"] | None] = dict.fromkeys(self.off)
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
-        self._units: list[torch.utils.hooks.RemovableHandle] = []  # of sublayers and layers that are off
+        self._units: list[torch.utils.hooks.RemovableHandle] = []  # of sublayers, layers and channels that are off
+        self._here: Here | None = None  # how far channels are there, where that is not as they are switched
         self._own = {name: weights_of(model, name) for name in dict.fromkeys([*refittable(anatomy), *tunable(model)])}
         self.refits: dict[str, Refit] = {}
         self.fitted_to: Removed = {}  # what was removed when ``refits`` were made; nothing, if there are none
@@ -167,6 +171,24 @@ class Masks:
         """Which rows of the token embedding are gone; None while all are there."""
         flags = self.off.get(TOKENS)
         return flags if flags is not None and flags.any() else None
+
+    @property
+    def channels_here(self) -> Here:
+        """1 for each channel of the stream that is there, 0 for each that is removed."""
+        assert self.anatomy.stream is not None, "the channels of this model are known"
+        flags = self.off.get(CHANNELS)
+        return torch.ones(self.anatomy.stream.count) if flags is None else (~flags).float()
+
+    @contextmanager
+    def channels_at(self, here: Here) -> Iterator[None]:
+        """Inside it, and with the masks in place, channels are there as far as this says."""
+        self._here = here
+        self.answer_for_units()
+        try:
+            yield
+        finally:
+            self._here = None
+            self.answer_for_units(none=not self.attached)
 
     @property
     def units(self) -> list[Sublayer | Layer]:
@@ -281,7 +303,7 @@ class Masks:
                 flags = self.off[part.name]
                 with torch.inference_mode(False):  # wherever it is switched, autograd must be able to use it
                     self._coordinates[part.name] = flags.repeat_interleave(part.width) if flags.any() else None
-        if self._units or (self.attached and self.units):
+        if self._units or (self.attached and (self.units or channels_gone(self.off))):
             self.answer_for_units()
 
     def _round(self, linears: Iterable[str]) -> None:
@@ -361,7 +383,10 @@ class Masks:
         return found
 
     def _kept(self, module: str) -> Int[Tensor, " kept"] | None:
-        """Which inputs of a consumer are left; None for all of them."""
+        """Which inputs of a linear are left; None for all of them."""
+        stream = self.anatomy.stream
+        if stream is not None and module in stream.reads and channels_gone(self.off):
+            return (~self.off[CHANNELS]).nonzero().flatten()
         for group in self.anatomy.groups.values():
             coordinates = self._coordinates[group.name]
             if group.site == module and coordinates is not None:
@@ -420,9 +445,13 @@ class Masks:
             self.detach_from(group)
 
     def answer_for_units(self, *, none: bool = False) -> None:
-        """Put the hooks of sublayers and layers that are off in place, or take them all away."""
+        """Put the hooks of sublayers, layers and channels that are off in place, or take them all away."""
         while self._units:
             self._units.pop().remove()
+        if not none and (self._here is not None or channels_gone(self.off)):
+            with torch.inference_mode(False):  # wherever they are switched, autograd must be able to use it
+                here = self.channels_here if self._here is None else self._here
+                self._units += narrow(self.model, self.anatomy.stream, here)  # type: ignore[arg-type]
         for unit in () if none else self.units:
             if isinstance(unit, Layer):
                 module = self.model.get_submodule(unit.module)

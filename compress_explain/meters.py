@@ -12,6 +12,7 @@ from torch import Tensor
 from compress_explain.anatomy import Anatomy, Group, Linear, Ranks
 from compress_explain.embedding import TOKENS
 from compress_explain.latency_table import LatencyTable
+from compress_explain.stream import without_channels
 from compress_explain.weight_edits import WeightEdit, weights_saved
 
 FLOAT_BYTES = 4
@@ -52,10 +53,11 @@ def taken(meter: Meter, removed: Mapping[str, Tensor], anatomy: Anatomy) -> floa
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOPs of all layers; linears of ``ranks`` are two each."""
+    """FLOPs of all layers; linears of ``ranks`` are two each, and so many ``channels`` of the stream are gone."""
 
     anatomy: Anatomy = field(repr=False)
     ranks: Ranks = field(default_factory=dict, repr=False)
+    channels: int = 0
 
     @property
     def unit(self) -> str:
@@ -67,10 +69,14 @@ class Flops:
 
     def of(self, group: str, left: int) -> float:
         thinner = sum(self.thinner(linear, rank) for linear, rank in _factored(self.anatomy, self.ranks, group, left))
-        return float(self.anatomy.groups[group].flops * left) - thinner
+        return float(self._now.groups[group].flops * left) - thinner
 
     def rest(self, removed: Mapping[str, Tensor]) -> float:
-        return self.original - sum(group.flops * group.count for group in self.anatomy.groups.values())
+        return float(self._now.flops) - sum(group.flops * group.count for group in self._now.groups.values())
+
+    @cached_property
+    def _now(self) -> Anatomy:
+        return without_channels(self.anatomy, self.channels)
 
     def thinner(self, linear: Linear, rank: int) -> float:
         return 2.0 * linear.tokens * weights_saved(linear.outputs, linear.inputs, rank)
@@ -78,10 +84,11 @@ class Flops:
 
 @dataclass(frozen=True)
 class Parameters:
-    """All parameters, those outside the layers too; linears of ``ranks`` are two each."""
+    """All parameters, those outside the layers too; linears of ``ranks`` are two each, and so many ``channels`` are gone."""
 
     anatomy: Anatomy = field(repr=False)
     ranks: Ranks = field(default_factory=dict, repr=False)
+    channels: int = 0
 
     @property
     def unit(self) -> str:
@@ -93,11 +100,15 @@ class Parameters:
 
     def of(self, group: str, left: int) -> float:
         thinner = sum(self.thinner(linear, rank) for linear, rank in _factored(self.anatomy, self.ranks, group, left))
-        return float(self.anatomy.groups[group].parameters * left) - thinner
+        return float(self._now.groups[group].parameters * left) - thinner
 
     def rest(self, removed: Mapping[str, Tensor]) -> float:
-        at_sites = sum(group.parameters * group.count for group in self.anatomy.groups.values())
-        return self.original - at_sites - _rows_gone(removed) * _row(self.anatomy)
+        at_sites = sum(group.parameters * group.count for group in self._now.groups.values())
+        return float(self._now.parameters) - at_sites - _rows_gone(removed) * _row(self._now)
+
+    @cached_property
+    def _now(self) -> Anatomy:
+        return without_channels(self.anatomy, self.channels)
 
     def thinner(self, linear: Linear, rank: int) -> float:
         return float(weights_saved(linear.outputs, linear.inputs, rank))
@@ -113,11 +124,15 @@ class Storage:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Bytes of the weights as the deployed file will store them; the original's are in float32. Linears of ``ranks`` are two each."""
+    """Bytes of the weights as the deployed file will store them; the original's are in float32. Linears of ``ranks`` are two each.
+
+    So many ``channels`` of the stream are gone.
+    """
 
     anatomy: Anatomy = field(repr=False)
     storage: Storage
     ranks: Ranks = field(default_factory=dict, repr=False)
+    channels: int = 0
 
     @property
     def unit(self) -> str:
@@ -140,15 +155,19 @@ class Bytes:
         return whole - sum(FLOAT_BYTES * n * m if edit is None else edit.bytes_of(n, m) for n, m in parts)
 
     def rest(self, removed: Mapping[str, Tensor]) -> float:
-        rows = 0 if self.anatomy.embedding is None else self.anatomy.embedding.count - _rows_gone(removed)
-        others = Parameters(self.anatomy).rest(removed) - rows * _row(self.anatomy)
-        return FLOAT_BYTES * others + rows * _row(self.anatomy) * self.storage.table_bits / 8
+        rows = 0 if self._now.embedding is None else self._now.embedding.count - _rows_gone(removed)
+        others = Parameters(self._now).rest(removed) - rows * _row(self._now)
+        return FLOAT_BYTES * others + rows * _row(self._now) * self.storage.table_bits / 8
+
+    @cached_property
+    def _now(self) -> Anatomy:
+        return without_channels(self.anatomy, self.channels)
 
     @cached_property
     def _each(self) -> dict[str, float]:
         """Bytes of one component, by group."""
-        by_module = {linear.module: linear for linear in self.anatomy.linears.values()}
-        return {name: self._component(group, by_module) for name, group in self.anatomy.groups.items()}
+        by_module = {linear.module: linear for linear in self._now.linears.values()}
+        return {name: self._component(group, by_module) for name, group in self._now.groups.items()}
 
     def _component(self, group: Group, linears: Mapping[str, Linear]) -> float:
         parts = [(linears[each.module], linears[each.module].inputs * each.width) for each in group.producers]

@@ -25,6 +25,7 @@ from compress_explain.ledger import Ledger
 from compress_explain.pricing import Audit, Prices
 from compress_explain.pricing.menu import FLOAT_BYTES
 from compress_explain.replay import applied_plans, read_ledger
+from compress_explain.stream import CHANNEL
 
 if TYPE_CHECKING:
     from compress_explain.data import Splits
@@ -143,7 +144,7 @@ def write_report(run: Run, splits: Splits, labels: dict[int, str]) -> None:
 def component_table(session: Session) -> pd.DataFrame:
     """What became of every component that meets a site, with its price on the untouched model.
 
-    And of every sublayer, layer and token that ever went. What a unit holds goes with it.
+    And of every sublayer, layer, token and channel that ever went. What a unit holds goes with it.
     """
     prices = Prices.load(_start(session.folder))
     decision, gradient = shares(prices)
@@ -188,11 +189,11 @@ def _gone_with_units(session: Session, story: dict[str, dict[str, Any]]) -> dict
 
 
 def _more_rows(session: Session) -> pd.DataFrame:
-    """One row a token, sublayer or layer that was removed at some time; one that always stayed has no story."""
+    """One row a token, channel, sublayer or layer that was removed at some time; one that always stayed has no story."""
     first: dict[str, Edit] = {}
     for applied in applied_plans(session.ledger):
         for edit in applied.plan.edits:
-            own = edit.kind == TOKEN or edit.component in session.anatomy.units
+            own = edit.kind in (TOKEN, CHANNEL) or edit.component in session.anatomy.units
             if own and edit.action == "remove" and not applied.reverted:
                 first.setdefault(edit.component, edit)
     rows = [
@@ -278,10 +279,12 @@ def _edited(session: Session) -> set[str]:
 
 
 def _more_counts(anatomy: Anatomy, by_status: pd.Series) -> dict[str, dict[str, int]]:
-    """Of layers, sublayers and tokens, if any of the kind ever went; what always stayed is in no table."""
+    """Of layers, sublayers, tokens and channels, if any of the kind ever went; what always stayed is in no table."""
     tokens = 0 if anatomy.embedding is None else anatomy.embedding.count
+    channels = 0 if anatomy.stream is None else anatomy.stream.count
+    units = ((Layer.kind, len(anatomy.layers)), (Sublayer.kind, len(anatomy.sublayers)))
     found = {}
-    for kind, total in ((Layer.kind, len(anatomy.layers)), (Sublayer.kind, len(anatomy.sublayers)), (TOKEN, tokens)):
+    for kind, total in (*units, (TOKEN, tokens), (CHANNEL, channels)):
         gone, back = (int(by_status.get((kind, status), 0)) for status in ("removed", "restored"))
         if gone + back:
             found[kind] = {"kept": total - gone - back, "removed": gone, "restored": back}

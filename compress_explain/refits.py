@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compress_explain.anatomy import Anatomy, Removed
+from compress_explain.stream import CHANNELS, channels_gone, left_of
 from compress_explain.weight_edits import Factors
 
 _FIRST, _SECOND = ".first.weight", ".second.weight"
@@ -99,12 +100,13 @@ def save_refits(
 ) -> None:
     """Write what is left of the refitted weights once the ``removed`` components are gone, and ``factors`` in whole."""
     tensors: dict[str, Tensor] = {}
-    left = dict(_left(anatomy, removed))
+    left = _all_left(anatomy, removed, {name: values.weight for name, values in refits.items()})
     for name, values in refits.items():
         weight, bias = values.weight, values.bias
         if name in left:
             rows, columns = left[name]
-            weight, bias = weight[rows][:, columns], None if bias is None else bias[rows]
+            weight = weight[rows] if weight.dim() == 1 else weight[rows][:, columns]
+            bias = None if bias is None else bias[rows]
         tensors[f"{name}.weight"] = weight.contiguous()
         tensors |= {} if bias is None else {f"{name}.bias": bias.contiguous()}
     save_file(tensors | _of_factors(factors), path)
@@ -115,7 +117,7 @@ def load_refits(base: PreTrainedModel, anatomy: Anatomy, removed: Removed, path:
     factored = _of_factors(load_factors(path))
     tensors = {name: values for name, values in load_file(path).items() if name not in factored}
     refits: dict[str, Refit] = {}
-    left = dict(_left(anatomy, removed))
+    left = _all_left(anatomy, removed, {name: weights_of(base, name).weight for name in tunable(base)})
     for name in (each.removesuffix(".weight") for each in tensors if each.endswith(".weight")):
         stored = Refit(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
         refits[name] = _whole(stored, weights_of(base, name), *left[name]) if name in left else stored
@@ -154,12 +156,33 @@ def _spread(stored: Factors, own: Factors, rows: Tensor, columns: Tensor) -> Fac
 def _whole(stored: Refit, own: Refit, rows: Tensor, columns: Tensor) -> Refit:
     """What is stored of a linear, and the ``own`` weights of the original where nothing is."""
     weight = own.weight.clone(memory_format=torch.contiguous_format)
-    weight[rows[:, None], columns] = stored.weight
+    if weight.dim() == 1:
+        weight[rows] = stored.weight
+    else:
+        weight[rows[:, None], columns] = stored.weight
     bias = None if own.bias is None else own.bias.clone()
     if bias is not None:
         assert stored.bias is not None, "a linear is stored with its bias"
         bias[rows] = stored.bias
     return Refit(weight, bias)
+
+
+def _all_left(
+    anatomy: Anatomy, removed: Removed, weights: Mapping[str, Float[Tensor, "outputs ..."]]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Of every module that something is gone of, the outputs and the inputs that are left; ``weights`` are those of some."""
+    left = dict(_left(anatomy, removed))
+    if anatomy.stream is None or not channels_gone(removed):
+        return left
+    kept, count = (~removed[CHANNELS]).nonzero().flatten(), anatomy.stream.count
+    for name, weight in weights.items():
+        outputs, inputs = left.get(name, (torch.arange(len(weight)), torch.arange(weight.shape[-1])))
+        if name in anatomy.stream.writes or (weight.dim() == 1 and name in anatomy.stream.entries):
+            outputs = kept
+        if name in anatomy.stream.reads:
+            inputs = left_of(anatomy.stream.reads[name], weight.shape[-1], count, kept)
+        left[name] = outputs, inputs
+    return left
 
 
 def _left(anatomy: Anatomy, removed: Removed) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:

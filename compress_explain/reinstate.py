@@ -9,7 +9,7 @@ slice that is paid for by another stops being picked as soon as the other become
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from compress_explain.anatomy import Group
+from compress_explain.channels_back import Block, logits_with
 from compress_explain.edits import Edit
 from compress_explain.embedding import TOKEN, TOKENS
 from compress_explain.errors import InputError
@@ -32,6 +33,7 @@ from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.slopes import Slopes, wide
 from compress_explain.ranking import ordinal
 from compress_explain.replay import Applied
+from compress_explain.stream import CHANNELS
 from compress_explain.weight_edits import LowRank, Unedited
 
 _MEMORY = 2**30  # bytes of logit moves held at once; beyond it examples are thinned evenly
@@ -96,6 +98,7 @@ def choose_restorations(
     reserve: float,
     batch_size: int,
     work: Mapping[str, int] = MappingProxyType({}),
+    blocks: Sequence[Block] = (),
     advance: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Edit, ...]:
     """The restorations that lift the tightest gates most, worth at most ``flops``, most guilty first.
@@ -108,18 +111,24 @@ def choose_restorations(
     worth at most ``most``.
 
     ``verdicts`` were given on validation; ``examples`` is the calibration split, which prices.
+    ``blocks`` are the channels that may come back, each block alone tried on them.
     Choosing on the rows that judge would make them kind judges: on MiniLM/SST-2 by two points of
     a slice's accuracy. The gates are aimed at ``reserve`` half-widths of slack. Empty when nothing
     that is removed would help.
     """
     aimed = [each for each in verdicts if math.isfinite(each.slack) and each.slice in examples.slices]
-    removed = not all(part.startswith(TOKENS) for part in masks.components)
-    if not aimed or not (removed or masks.quantized or masks.factors):
+    removed = not all(part.startswith((TOKENS, CHANNELS)) for part in masks.components)
+    if not aimed or not (removed or masks.quantized or masks.factors or blocks):
         return ()
-    moves = _collect(masks, examples, batch_size, work, advance)
+    moves = _collect(masks, examples, batch_size, work, blocks, advance)
     aims = _Aims(examples, aimed, moves.rows, moves.labels)
     picked = _pick(moves, aims, flops, most, reserve)
-    return tuple(_edit(masks, moves, aims, index, place) for place, index in enumerate(picked, start=1))
+    of_block = {block.name: block for block in blocks}
+    return tuple(
+        edit
+        for place, index in enumerate(picked, start=1)
+        for edit in _edits(masks, moves, aims, index, place, of_block.get(moves.components[index]))
+    )
 
 
 def tokens_back(plans: Iterable[Applied], masks: Masks) -> tuple[Edit, ...]:
@@ -158,7 +167,12 @@ class _Moves:
 
 
 def _collect(
-    masks: Masks, examples: Examples, batch_size: int, work: Mapping[str, int], advance: Callable[[int], None]
+    masks: Masks,
+    examples: Examples,
+    batch_size: int,
+    work: Mapping[str, int],
+    blocks: Sequence[Block],
+    advance: Callable[[int], None],
 ) -> _Moves:
     reachable = [group for group in masks.anatomy.groups.values() if not masks.gone(group.name)]
     groups = [group for group in reachable if masks.off[group.name].any()]
@@ -166,25 +180,34 @@ def _collect(
     shared = [name for name in every if masks.anatomy.linears[name].shared]
     linears = [name for name in every if name not in shared]
     units = [unit.name for unit in masks.units if not any(masks.gone(each) for each in _around(unit.name))]
-    undone = torch.cat([*[masks.off[group.name] for group in groups], torch.ones(len(every) + len(units)).bool()])
-    names = [*[component for group in groups for component in group.components], *linears, *units, *shared]
+    undone = torch.cat(
+        [*[masks.off[group.name] for group in groups], torch.ones(len(every) + len(units) + len(blocks)).bool()]
+    )
+    names = [
+        *[component for group in groups for component in group.components],
+        *linears,
+        *units,
+        *shared,
+        *(each.name for each in blocks),
+    ]
     costs = [
-        masks.anatomy.costs(group.name, masks.ranks)[1] * _speed(masks, group, work)
+        masks.anatomy.costs(group.name, masks.ranks, masks.removed)[1] * _speed(masks, group, work)
         for group in groups
         for _ in range(group.count)
     ]
     costs += [work[name] if name in masks.quantized else _thinner(masks, name)[1] for name in linears]
     costs += [_unit_cost(masks, unit, work) for unit in units]
     costs += [work[name] for name in shared]
+    costs += [block.flops(masks) for block in blocks]
     slopes = Slopes(masks, groups, {name: (Unedited(),) for name in linears})
     rows, labels, logits, moves = [], [], [], []
     for batch in examples.batches(batch_size):
-        whole = _tried_moves(masks, examples, batch, units, shared)
+        whole = _tried_moves(masks, examples, batch, units, shared, blocks)
         (each,) = linearised(slopes, examples, [batch])
         stride = math.ceil(len(examples) * int(undone.sum()) * each.decision.logits.shape[1] * 4 / _MEMORY)
         keep = torch.from_numpy(batch.rows % stride == 0)
-        blocks = [*each.moves(), whole(each.decision)]
-        move = torch.cat([block[keep] for block in blocks], dim=1)[:, undone]
+        found = [*each.moves(), whole(each.decision)]
+        move = torch.cat([columns[keep] for columns in found], dim=1)[:, undone]
         rows.append(batch.rows[keep.numpy()])
         labels.append(each.decision.labels[keep])
         logits.append(each.decision.logits[keep])
@@ -207,17 +230,20 @@ def _around(unit: str) -> tuple[str, ...]:
 
 
 def _tried_moves(
-    masks: Masks, examples: Examples, batch: Batch, units: Sequence[str], linears: Sequence[str]
+    masks: Masks,
+    examples: Examples,
+    batch: Batch,
+    units: Sequence[str],
+    linears: Sequence[str],
+    blocks: Sequence[Block],
 ) -> Callable[[Decision], Float[Tensor, "batch tried choices"]]:
-    """How putting each sublayer, layer or shared linear back moves the choices of a batch: no slope tells, it is tried."""
-    if not units and not linears:
+    """How putting each sublayer, layer, shared linear or block back moves the choices of a batch: no slope tells, it is tried."""
+    if not units and not linears and not blocks:
         return lambda decision: decision.logits[:, None][:, :0]
     with torch.inference_mode(), masked(masks):
         now, _ = examples.one_each(batch, wide(logits_in(masks.model(**batch.inputs))))
-    tried = [
-        examples.one_each(batch, logits)[0]
-        for logits in logits_tried(masks, batch, units, dict.fromkeys(linears, Unedited()))
-    ]
+    wholes = logits_tried(masks, batch, units, dict.fromkeys(linears, Unedited()))
+    tried = [examples.one_each(batch, logits)[0] for logits in (*wholes, *logits_with(masks, batch, blocks))]
     return lambda decision: torch.stack([decision.of(logits) - decision.of(now) for logits in tried], 1)
 
 
@@ -239,7 +265,9 @@ def _unit_cost(masks: Masks, unit: str, work: Mapping[str, int]) -> float:
     now, then = masks.removed, masks.removed_without(unit)
     back = {name: int(now[name].sum() - then[name].sum()) for name in masks.anatomy.groups}
     return sum(
-        count * masks.anatomy.costs(name, masks.ranks)[1] * _speed(masks, masks.anatomy.groups[name], work)
+        count
+        * masks.anatomy.costs(name, masks.ranks, masks.removed)[1]
+        * _speed(masks, masks.anatomy.groups[name], work)
         for name, count in back.items()
     )
 
@@ -381,10 +409,8 @@ def _affordable(order: list[int], flops: Tensor, left: float) -> list[int]:
     return chosen
 
 
-def _edit(masks: Masks, moves: _Moves, aims: _Aims, index: int, place: int) -> Edit:
-    """A restoration, with the gate that it helps most as its reason."""
-    component = moves.components[index]
-    kind, parameters, flops = _brought_back(masks, component)
+def _edits(masks: Masks, moves: _Moves, aims: _Aims, index: int, place: int, block: Block | None) -> Iterator[Edit]:
+    """A restoration, with the gate that it helps most as its reason; of a block those of its channels."""
     before = aims.slacks(moves.logits)
     moved = moves.logits + moves.moves[:, :, index].T
     help_each = (aims.slacks(moved) - before) / aims.noise
@@ -394,12 +420,18 @@ def _edit(masks: Masks, moves: _Moves, aims: _Aims, index: int, place: int) -> E
         moves.logits, aims.labels
     )
     gain = float(help_each[aims.verdicts.index(most)] * aims.noise[aims.verdicts.index(most)])
-    return Edit(
+    helped = f"expected {gain:+.2g} slack for {most.gate.metric} on {most.slice}, which had {most.slack:+.3g}"
+    if block is not None:
+        reason = f"{ordinal(place)} most useful for the time that it takes, {len(block.removals)} channels together; {helped}"
+        yield from block.restored(masks, reason, float(loss))
+        return
+    component = moves.components[index]
+    kind, parameters, flops = _brought_back(masks, component)
+    yield Edit(
         component=component,
         kind=kind,
         action="restore",
-        reason=f"{ordinal(place)} most useful for the time that it takes; expected {gain:+.2g} slack for "
-        f"{most.gate.metric} on {most.slice}, which had {most.slack:+.3g}",
+        reason=f"{ordinal(place)} most useful for the time that it takes; {helped}",
         expected_loss_change=float(loss),
         parameters_saved=-parameters,
         flops_saved=-flops,
@@ -415,6 +447,6 @@ def _brought_back(masks: Masks, component: str) -> tuple[str, int, int]:
         return "linear", *((0, 0) if component in masks.quantized else _thinner(masks, component))
     if component not in anatomy.units:
         group, _ = anatomy.locate(component)
-        return group.kind, *anatomy.costs(group.name, masks.ranks)
+        return group.kind, *anatomy.costs(group.name, masks.ranks, masks.removed)
     now, then = masks.saved, anatomy.saved(masks.removed_without(component), masks.ranks)
     return anatomy.units[component].kind, now[0] - then[0], now[1] - then[1]

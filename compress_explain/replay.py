@@ -17,6 +17,7 @@ from compress_explain.folder import LEDGER
 from compress_explain.ledger import Ledger, Record
 from compress_explain.refits import Standing, load_factors, load_refits, refitted_factors
 from compress_explain.surgery import materialize
+from compress_explain.traced import with_traced
 from compress_explain.weight_edits import Factors
 
 
@@ -72,9 +73,9 @@ def replay(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
         InputError: the folder holds no run.
         LedgerError: the ledger does not verify.
     """
-    anatomy = read_anatomy(base, tokens=1)
-    indices: dict[str, list[int]] = {}
     ledger = read_ledger(Path(folder))
+    anatomy = with_traced(read_anatomy(base, tokens=1), ledger)
+    indices: dict[str, list[int]] = {}
     for component in removed_components(ledger):
         part, index = anatomy.find(component)
         indices.setdefault(part.name, []).append(index)

@@ -62,6 +62,7 @@ def compress(session: Session) -> Pairs:
                 continue
             session.find_activations(step, ranges_of(strategy))
             session.find_spectra(step, strategy)
+            session.find_worth(step, strategy)
             if wants_prices(strategy, session.anatomy, changed=bool(session.masks.components)):
                 prices, unfamiliar = session.prices_for(step, strategy)
             situation = session.situation(prices, unfamiliar, round_number, rounds)
@@ -124,8 +125,8 @@ def _drop_unneeded(session: Session, returned: list[Edit], pairs: Pairs) -> Pair
     limits = session.job.reinstatement
     needed, kept = 0, len(returned)  # the first ``needed`` must stay, the first ``kept`` are back now
     for trial in range(1, limits.trims + 1):
-        middle = (needed + kept) // 2
-        if middle in (needed, kept):
+        middle = session.at_whole_block(returned, (needed + kept) // 2)
+        if not needed < middle < kept:
             break
         step = f"trim-{trial}"
         plan = session.propose(step, "reinstatement", partial(_without, returned[middle:kept]))

@@ -18,6 +18,8 @@ from transformers import AutoTokenizer
 
 from compress_explain.activations import Ranges, find_activations, load_activations, passes_of, save_activations
 from compress_explain.anatomy import Anatomy, Layer, read_anatomy
+from compress_explain.channel_worth import worth_of
+from compress_explain.channels_back import AT_ONCE, blocks_gone, channels_back
 from compress_explain.checkpoint import save_compressed
 from compress_explain.compensation import Compensator, summed_up
 from compress_explain.decided import Decided, Forward, decide_all
@@ -36,6 +38,7 @@ from compress_explain.latency_table import LatencyTable
 from compress_explain.ledger import Ledger
 from compress_explain.manifest import read_manifest
 from compress_explain.masks import Masks
+from compress_explain.narrowed_stream import silent_channels
 from compress_explain.opening import load_deployed
 from compress_explain.perturbed import perturbed
 from compress_explain.predictions import Pairs, logits_of, paired
@@ -53,6 +56,7 @@ from compress_explain.pricing import (
     share_of,
     together,
 )
+from compress_explain.pricing.channels import of_channels
 from compress_explain.progress import Progress
 from compress_explain.provenance import environment
 from compress_explain.refits import Refits, load_factors, load_refits, refitted_factors, save_factors, save_refits
@@ -60,9 +64,11 @@ from compress_explain.reinstate import choose_restorations, tokens_back
 from compress_explain.replay import applied_plans
 from compress_explain.scores import Score
 from compress_explain.spectra import find_spectra, menu_now
-from compress_explain.strategy import Factorizing, Situation, Stepwise, Strategy, check_fit
+from compress_explain.strategy import Factorizing, Narrowing, Situation, Stepwise, Strategy, Worth, check_fit
+from compress_explain.stream import CHANNEL
 from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.timing import latency_of, timed
+from compress_explain.traced import record_stream, with_stream_of
 from compress_explain.tuning import Recipe, Tuner, lessons_for
 from compress_explain.vocabulary import Lexicon, read_by
 from compress_explain.weight_edits import Factors
@@ -86,6 +92,7 @@ class Session:
         default_factory=dict, repr=False
     )  # by quantized linear: the FLOPs that it is faster by
     recipe: Recipe | None = None  # that what is left was tuned by
+    worth: Worth | None = None  # of the channels of the stream, for the plan at hand
     _before: dict[str, tuple[Refits, Mapping[str, Factors]]] = field(
         default_factory=dict, repr=False
     )  # by step: what was refitted and factored before it
@@ -182,6 +189,17 @@ class Session:
         with self.progress.track(f"what enters linears ({step})", len(rows)) as advance:
             self.masks.spectra = find_spectra(self.masks, rows, menu, batch_size=self.job.batch_size, advance=advance)
 
+    def find_worth(self, step: str, strategy: Strategy) -> None:
+        """Find out what the channels of the stream are worth, where a strategy removes some."""
+        self.worth = None
+        if not isinstance(strategy, Narrowing) or self.ledger.find("planned", step):
+            return
+        rows, job = self.read(self.job.splits.calibration), self.job
+        with self.progress.track(
+            f"what channels are worth ({step})", min(len(rows), strategy.gradient_rows)
+        ) as advance:
+            self.worth = worth_of(self.masks, rows, strategy, batch_size=job.batch_size, seed=job.seed, advance=advance)
+
     def audit(self) -> None:
         """Make a sample of the edits one by one on some calibration rows, beside what was expected there."""
         plan, path = self.job.audit, self._table("audit")
@@ -205,6 +223,7 @@ class Session:
             anatomy=self.anatomy, prices=prices, unfamiliar=unfamiliar, removed=self.masks.removed, round=round_number, rounds=rounds,
             quantized=self.masks.quantized, lexicon=self.lexicon, storage=self.job.storage, latency=self.latency,
             milliseconds=self.milliseconds, ranks=self.masks.ranks, spectra=self.masks.spectra,
+            channels=self.worth,
         )  # fmt: skip
 
     def propose(self, step: str, author: str, decide: Callable[[], tuple[Edit, ...]]) -> Plan:
@@ -350,15 +369,30 @@ class Session:
     def restorations(self, step: str, verdicts: Sequence[Verdict], allowance: float, most: float) -> tuple[Edit, ...]:
         """What to put back, worth at most ``allowance`` FLOPs (one component: ``most``), priced for every gate at once.
 
-        Tokens come last, when nothing else would help: calibration does not use them and cannot price them.
+        Of channels the first few blocks are tried; they also come back when nothing is seen to help. Tokens come last:
+        calibration does not use them and cannot price them.
         """
-        calibration = self.read(self.priced)
+        calibration, plans = self.read(self.priced), list(applied_plans(self.ledger))
+        blocks = blocks_gone(plans, self.masks, self.block)
         with self.progress.track(f"pricing restorations ({step})", len(calibration)) as advance:
             chosen = choose_restorations(
-                self.masks, calibration, verdicts, flops=allowance, most=most,
+                self.masks, calibration, verdicts, flops=allowance, most=most, blocks=blocks[:AT_ONCE],
                 reserve=self.job.reinstatement.reserve, batch_size=self.job.batch_size, work=self.work, advance=advance,
             )  # fmt: skip
-        return chosen or tokens_back(applied_plans(self.ledger), self.masks)
+        return chosen or channels_back(blocks, self.masks, flops=allowance, most=most) or tokens_back(plans, self.masks)
+
+    @property
+    def block(self) -> int:
+        """In how many at a time channels are put back."""
+        return next((each.multiple_of for each in self.job.strategies if isinstance(each, Narrowing)), 1)
+
+    def at_whole_block(self, edits: Sequence[Edit], place: int) -> int:
+        """The last place up to ``place`` before which all channels come in whole blocks."""
+        before = sum(edit.kind == CHANNEL for edit in edits[:place])
+        while place and before % self.block:
+            place -= 1
+            before -= edits[place].kind == CHANNEL
+        return place
 
     def observe(self, step: str) -> Pairs:
         """Predictions of the masked model on validation, beside the original's."""
@@ -559,13 +593,24 @@ class Session:
     def _refuse_idle_edits(self, plan: Plan) -> None:
         """A removal is believed only if there was something to remove (a dead part must be priced 0)."""
         priced = [edit for edit in plan.edits if edit.action == "remove" and edit.expected_loss_change != 0]
-        suspects = [edit.component for edit in priced if edit.kind in self.anatomy.kinds]  # others were tried
+        suspects = [
+            edit.component for edit in priced if edit.kind in (*self.anatomy.kinds, CHANNEL)
+        ]  # others were tried
         for batch in self.read(self.priced).batches(self.job.batch_size):
             if not suspects:
                 return
-            suspects = self.masks.silent(suspects, batch.inputs)
+            suspects = self._silent(suspects, batch.inputs)
         if suspects:
             raise EditError(f"{suspects[0]} has no output to remove, yet its removal was priced")
+
+    def _silent(self, components: list[str], inputs: dict[str, Any]) -> list[str]:
+        """Those whose removal cannot change anything on these inputs."""
+        channels, stream = of_channels(components), self.anatomy.stream
+        others = [each for each in components if each not in channels]
+        found = self.masks.silent(others, inputs) if others else []
+        if stream is None or not channels:
+            return found
+        return found + silent_channels(self.job.subject.model, stream, channels, inputs)
 
     def _expected_of_tokens(self, plan: Plan) -> Joint | None:
         """What the tokens of a plan are expected to do: what was rehearsed, or their part of it; None if it has none."""
@@ -621,10 +666,12 @@ def open_session(job: Job, folder: Path, progress: Progress, *, resume: bool) ->
     """Lock the run's folder, read the model's anatomy and put the masks in place."""
     with open_folder(folder, job.identity(), resume=resume) as ledger:
         anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, job.splits.calibration))
+        anatomy = with_stream_of(job, anatomy, ledger)
         with Masks(job.subject.model, anatomy) as masks:
             session = Session(job=job, ledger=ledger, progress=progress, anatomy=anatomy, masks=masks)
             check_fit(job.strategies, anatomy)
             session.start()
+            record_stream(anatomy, ledger)
             if job.runtime == "compiled" and not ledger.find("deployed", "artifact"):
                 refuse_without_compiler()  # before anything is priced
             if "dense" in job.artifacts and any(Layer.kind in strategy.kinds for strategy in job.strategies):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from compress_explain.activations import Ranges
@@ -18,12 +19,24 @@ from compress_explain.latency_table import LatencyTable
 from compress_explain.meters import Storage
 from compress_explain.pricing.menu import Menu, menu_of_kinds, menu_of_linears
 from compress_explain.pricing.prices import Prices
+from compress_explain.stream import channels_gone, narrower
 from compress_explain.vocabulary.lexicon import Lexicon
 from compress_explain.weight_edits import Spectrum, weight_edit
 
 if TYPE_CHECKING:
     from compress_explain.deployment.scheme import Scheme
     from compress_explain.tuning.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worth:
+    """What each channel of the stream is worth: an ``importance``, more for more, and the ``loss_change`` without it alone.
+
+    The latter is to first order, in nats a decision. Those that are removed have an importance of NaN.
+    """
+
+    importance: Float[Tensor, " channels"]
+    loss_change: Float[Tensor, " channels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +49,8 @@ class Situation:
     was not the strategy's own number. ``lexicon`` answers about tokens; None where nobody asked.
     ``storage`` is how the deployed file will hold weights. ``latency`` is what this machine takes,
     and ``milliseconds`` what the job's target allows; None without a target. ``ranks`` are those of linears that are
-    factored already, ``spectra`` what is known of those that could be.
+    factored already, ``spectra`` what is known of those that could be. ``channels`` are what those of the stream are
+    worth, where a strategy asks for it.
     """
 
     anatomy: Anatomy
@@ -52,13 +66,14 @@ class Situation:
     milliseconds: float | None = None
     ranks: Ranks = field(default_factory=dict, repr=False)
     spectra: Mapping[str, Spectrum] = field(default_factory=dict, repr=False)
+    channels: Worth | None = field(default=None, repr=False)
 
     def flops_left(self, linear: str) -> float:
         """FLOPs of a linear that is not quantized yet, of the share that is left of it; 0 of others."""
         sublayer = self.anatomy.sublayers[linear.rpartition(".")[0]]
         flags = torch.cat([self.removed[name] for name in sublayer.groups])
         share = 0.0 if linear in self.quantized else float((~flags).float().mean())
-        own = self.anatomy.linears[linear]
+        own = narrower(self.anatomy.stream, channels_gone(self.removed), self.anatomy.linears[linear])
         if not share or linear not in self.ranks:
             return own.flops * share
         thinner = self.anatomy.weights_saved(linear, self.removed, self.ranks[linear])
@@ -102,6 +117,20 @@ class Factorizing(Strategy, Protocol):
     def ranks(self) -> tuple[float, ...]: ...
 
 
+@runtime_checkable
+class Narrowing(Strategy, Protocol):
+    """A strategy that removes channels of the stream by an ``importance``, found on ``gradient_rows`` rows, in multiples of ``multiple_of``."""
+
+    @property
+    def importance(self) -> str: ...
+
+    @property
+    def gradient_rows(self) -> int: ...
+
+    @property
+    def multiple_of(self) -> int: ...
+
+
 def ranges_of(strategy: Strategy) -> Ranges | None:
     """How the ranges that a strategy's edits round by are to be found; None where they ask for none."""
     return getattr(strategy, "ranges", None)
@@ -143,7 +172,8 @@ def check_order(strategies: Sequence[Strategy], *, timed: bool) -> None:
     """Refuse strategies in an order that cannot work, or ``timed`` ones whose time nobody can foretell.
 
     Raises:
-        InputError: linears are factored once they are quantized, or where there is a target.
+        InputError: linears are factored once they are quantized, or where there is a target or channels go; or
+            channels go where there is a target.
     """
     names = [type(each).__name__.lower() for each in strategies]
     factorizing = [place for place, each in enumerate(strategies) if isinstance(each, Factorizing)]
@@ -158,6 +188,13 @@ def check_order(strategies: Sequence[Strategy], *, timed: bool) -> None:
     if factorizing and timed:
         problem = "what a target needs is foretold by timing whole linears, and factored ones take another time"
         raise InputError("strategies", names[factorizing[0]], problem, "leave the target out, or that strategy")
+    narrowing = [place for place, each in enumerate(strategies) if isinstance(each, Narrowing)]
+    if narrowing and timed:
+        problem = "what a target needs is foretold by timing sublayers in their whole width"
+        raise InputError("strategies", names[narrowing[0]], problem, "leave the target out, or that strategy")
+    if narrowing and factorizing:
+        problem = "the factors of a linear are of its whole width"
+        raise InputError("strategies", names, problem, f"leave out {names[narrowing[0]]} or {names[factorizing[0]]}")
 
 
 def wants_prices(strategy: Strategy, anatomy: Anatomy, *, changed: bool) -> bool:

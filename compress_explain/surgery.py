@@ -23,6 +23,7 @@ from compress_explain.emptied import EmptiedAttention, Nothing
 from compress_explain.factored import FactoredLinear
 from compress_explain.families import family_of
 from compress_explain.refits import Refit, Standing, put
+from compress_explain.stream import CHANNELS, channels_gone, cut_channels
 from compress_explain.weight_edits import Factors
 
 
@@ -57,6 +58,8 @@ def cut(model: PreTrainedModel, anatomy: Anatomy, removed: Removed) -> None:
             _give_own_bias(model.get_submodule(attention), weight)
         if anatomy.embedding is not None and removed.get(TOKENS, torch.zeros(1)).any():
             cut_rows(model, removed[TOKENS])
+        if anatomy.stream is not None and channels_gone(removed):
+            cut_channels(model, anatomy.stream, removed[CHANNELS])
         for group in touched:
             _cut_group(model, group, (~removed[group.name]).nonzero().flatten())
     for attention in own_biases:

@@ -13,6 +13,7 @@ from .structured import Structured
 from .sublayers import Sublayers
 from .vocabulary import Vocabulary
 from .weight_only import WeightOnly
+from .width import Width
 
 __all__ = [
     "Distill",
@@ -28,4 +29,5 @@ __all__ = [
     "Sublayers",
     "Vocabulary",
     "WeightOnly",
+    "Width",
 ]

@@ -35,14 +35,14 @@ class Distill:
     texts: str | None = None
     column: str = "text"
     epochs: float = 20.0
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-4
     batch_size: int = 32
     tunes: Literal["all", "head"] = "all"
     hidden: float = 1.0
     layers: int = 3
     temperature: float = 4.0
     augment: float = 0.75
-    patience: int = 10
+    patience: int = 40
     again: float = 0.1
 
     @property

@@ -38,6 +38,11 @@ SMALL: dict[str, Strategy] = {
 ELSEWHERE = {
     "vocabulary": "tests/test_vocabulary.py",  # it needs a tokenizer, of which the families share four kinds
     "low_rank": "tests/test_low_rank.py",  # it needs to know what enters linears
+    "width": "tests/test_width.py",  # it needs to know where channels lie
+}
+NOT_NARROWED = {  # by the strategy width, and why
+    "deberta-v2-own": "its convolution both reads the stream and writes to it",
+    "clip-pair": "two towers with a stream each",
 }
 REMOVING = ("heads", "neurons", "structured", "sublayers", "layers")
 QUANTIZING = tuple(name for name, strategy in SMALL.items() if isinstance(strategy, Quantizing))
@@ -52,11 +57,13 @@ def artifacts(strategy: str, family: str) -> str:
         if MODELS[family].reads != ("text",):
             return "no: it reads no tokens"
         return "checkpoint" if family in KINDS else "like those of its kind of tokenizer"
+    if strategy == "width" and family in NOT_NARROWED:
+        return f"no: {NOT_NARROWED[family]}"
     if strategy == "distill":
         return "cut out"
     if strategy in QUANTIZING:
         return _file(family) if family in EXPORTED else f"simulation; file {_file(family)}"
-    dense = "no dense" if strategy == "layers" and norms_after(family) else "dense"
+    dense = "no dense" if strategy == "width" or (strategy == "layers" and norms_after(family)) else "dense"
     return f"checkpoint, {dense}, {_file(family)}"
 
 

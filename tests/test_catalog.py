@@ -14,6 +14,8 @@ import compress_explain.catalog as catalog_module
 from compress_explain.activations import find_activations
 from compress_explain.anatomy import read_anatomy
 from compress_explain.catalog import EVALUATORS, STRATEGIES, Catalog
+from compress_explain.channel_worth import worth_of
+from compress_explain.depgraph import find_stream
 from compress_explain.edits import Edit
 from compress_explain.errors import InputError
 from compress_explain.evaluator import check_evaluator
@@ -22,13 +24,15 @@ from compress_explain.predictions import Pairs
 from compress_explain.pricing import price
 from compress_explain.scores import Score
 from compress_explain.spectra import find_spectra, menu_now
-from compress_explain.strategy import Factorizing, Quantizing, Situation, Tuning, check_strategy, ranges_of
+from compress_explain.strategy import Factorizing, Narrowing, Quantizing, Situation, Tuning, check_strategy, ranges_of
+from compress_explain.stream import CHANNEL
 from compress_explain.vocabulary import Lexicon
 from tests.tiny import flagged, tiny_examples, tiny_model, uneven_removal
 from tests.words import TEXTS, read_examples, reading_model, trained_tokenizer
 
 OPTIONS = {"heads": {"share": 0.25}, "neurons": {"share": 0.25}, "structured": {"flops_kept": 0.8},
-           "layers": {"count": 1}, "low_rank": {"flops_kept": 0.8}, "sublayers": {"count": 1}, "mixed_precision": {"loss": 0.1}}  # fmt: skip
+           "layers": {"count": 1}, "low_rank": {"flops_kept": 0.8}, "sublayers": {"count": 1}, "mixed_precision": {"loss": 0.1},
+           "width": {"hidden_kept": 0.75}}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,8 @@ def test_every_strategy_decides_before_it_does(name, family):
     model = reading_model(family, tokenizer) if tokenizer else tiny_model(family, labels=2)
     examples = read_examples(tokenizer, TEXTS[:40]) if tokenizer else tiny_examples(family, labels=2)
     anatomy = read_anatomy(model, 9)
+    if isinstance(strategy, Narrowing):
+        anatomy = anatomy.with_stream(find_stream(model, anatomy, next(examples.batches(2)).inputs))
     masks = Masks(model, anatomy)
     masks.remove(flagged(anatomy, uneven_removal(anatomy, 1))[::4])
     before = masks.components
@@ -127,8 +133,14 @@ def test_every_strategy_decides_before_it_does(name, family):
     own = bool(whole) or isinstance(strategy, Quantizing | Factorizing)
     prices = price(masks, examples, menu=menu_now(masks, strategy) if own else None)
     lexicon = Lexicon(masks=masks, tokenizer=tokenizer, calibration=examples, barred=frozenset())
+    worth = worth_of(masks, examples, strategy, batch_size=12, seed=0) if isinstance(strategy, Narrowing) else None
     situation = Situation(
-        anatomy=anatomy, prices=prices, removed=masks.removed, round=strategy.rounds - 1, lexicon=lexicon
+        anatomy=anatomy,
+        prices=prices,
+        removed=masks.removed,
+        round=strategy.rounds - 1,
+        lexicon=lexicon,
+        channels=worth,
     )
     plan = strategy.plan(situation)
     assert plan == strategy.plan(situation)
@@ -151,7 +163,10 @@ def test_every_strategy_decides_before_it_does(name, family):
         else:
             group, _ = anatomy.find(edit.component)
             assert edit.kind == group.kind
-            assert (edit.action, edit.parameters_saved, edit.flops_saved) == ("remove", group.parameters, group.flops)
+            costs = (group.parameters, group.flops)
+            if edit.kind == CHANNEL:  # of what is left of all linears
+                costs = anatomy.channel_costs(masks.removed)
+            assert (edit.action, edit.parameters_saved, edit.flops_saved) == ("remove", *costs)
         if edit.kind in (*anatomy.kinds, *whole, "linear"):
             pairs = list(zip(prices.components, prices.edits, strict=True))
             column = pairs.index((edit.component, edit.into or edit.action))

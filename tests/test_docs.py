@@ -83,6 +83,15 @@ def test_examples_are_valid(example):
     assert load_config(example, []).strategies
 
 
+def test_a_strategy_without_options_is_a_name_alone():
+    example = ROOT / "examples" / "sst2.yaml"
+    named, mapped = (
+        load_config(example, [f"strategies=[{{heads: {{share: 0.2}}}}, {last}]"]).build_strategies()
+        for last in ("int8_dynamic", "{int8_dynamic: {}}")
+    )
+    assert named == mapped and len(named) == 2
+
+
 @pytest.mark.parametrize("preset", sorted(ROOT.glob("ci/gates/*.yaml")), ids=lambda path: path.name)
 def test_gate_presets_are_valid(preset):
     document = yaml.safe_load((ROOT / "examples/sst2.yaml").read_text()) | {"gates": yaml.safe_load(preset.read_text())}

@@ -35,6 +35,7 @@ from compress_explain.perturbed import perturbed
 from compress_explain.pricing.exact import masked
 from compress_explain.pricing.slopes import wide
 from compress_explain.refits import Refit
+from compress_explain.stream import CHANNELS
 from compress_explain.weight_edits import Factors
 
 _MEMORY = 2**32  # bytes of what is kept while a layer is at hand; beyond it examples are drawn from
@@ -165,7 +166,7 @@ class Compensator:
         return {name: rank for name, rank in ranks.items() if name.rpartition(".")[0] in layer.sublayers}
 
     def _removed_of(self, layer: Layer, removed: Removed) -> dict[str, list[int]]:
-        names = (layer.name, *self.masks.anatomy.within(layer.name))
+        names = (CHANNELS, layer.name, *self.masks.anatomy.within(layer.name))
         flags = {name: removed[name] for name in names if name in removed and removed[name].any()}
         return {name: each.nonzero().flatten().tolist() for name, each in flags.items()}
 
@@ -242,22 +243,31 @@ class Compensator:
         kept = columns = group.columns((~self.masks.removed[group.name]).nonzero().flatten())
         if factors is not None:
             own, columns = Refit(factors.left, factors.bias), torch.arange(factors.rank)
-        moments = Moments(intercept=own.bias is not None)
+        moments, left = Moments(intercept=own.bias is not None), self._channels_left
         readers = [each.producers[0].module for each in groups[: place + 1]]
         earlier = [each.adds for each in groups[:place]]
-        scale = self._scale(group)
+        scale = self._scale(group)[left]
         for index, visit in enumerate(walk.look([layer.module, *readers, site], earlier)):
-            wanted = self._original[site][index] - self._tokens(index, _stream(visit, layer, groups, place))
+            wanted = (self._original[site][index] - self._tokens(index, _stream(visit, layer, groups, place)))[:, left]
             read = self._tokens(index, visit.inputs[site])[:, kept]
             moments.add(read if factors is None else read @ wide(factors.right[:, kept]).T, wanted)
-        start = _stacked(own, columns) * scale
+        start = _stacked(own, columns)[:, left] * scale
         missing = moments.missing(start)
         if missing <= _NOTHING or not len(start):
             yield self._put(site, "consumer", None, missing, missing)
             return
         fitted = moments.fit(start, self.compensation.ridge)
-        unscaled = torch.where(scale == 0, _stacked(own, columns), fitted / scale)  # what is scaled to nothing stays
+        unscaled = _stacked(own, columns).to(fitted.dtype)
+        unscaled[:, left] = torch.where(
+            scale == 0, unscaled[:, left], fitted / scale
+        )  # what is scaled to nothing stays
         yield self._put(site, "consumer", _unstacked(unscaled, own, columns), missing, moments.missing(fitted))
+
+    @property
+    def _channels_left(self) -> Tensor | slice:
+        """The channels of the stream that a consumer's outputs are fitted in: what is written to the others is never read."""
+        stream = self.masks.anatomy.stream
+        return slice(None) if stream is None else self.masks.channels_here.nonzero().flatten()
 
     @cached_property
     def _readout(self) -> list[str]:

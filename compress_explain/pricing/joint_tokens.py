@@ -20,6 +20,7 @@ from compress_explain.anatomy import Group
 from compress_explain.examples import Batch, Examples
 from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
+from compress_explain.pricing.channels import channels_move, of_channels
 from compress_explain.pricing.exact import logits_tried, masked
 from compress_explain.pricing.impact import TokenImpact
 from compress_explain.pricing.slopes import wide
@@ -42,12 +43,15 @@ def summed_over_tokens(
     What each sublayer or layer does by itself is observed, and added.
     """
     units = [name for name in components if name in masks.anatomy.units]
-    parts = [name for name in components if name not in units]
+    channels = of_channels(components)
+    parts = [name for name in components if name not in (*units, *channels)]
     totals = torch.zeros(len(examples.slices), len(SUMMED), dtype=torch.float64)
     for batch in examples.batches(batch_size):
         with torch.no_grad(), masked(masks):
             before = wide(examples.decided_on(batch, logits_in(masks.model(**batch.inputs))))
         move = _move(masks, examples, batch, parts, linears, strength) if parts or linears else torch.zeros_like(before)
+        if channels:
+            move += channels_move(masks, examples, batch, channels)
         for logits in logits_tried(masks, batch, units, {}):
             move += examples.decided_on(batch, logits) - before
         targets, valid = examples.targets(batch)

@@ -114,7 +114,7 @@ class Menu:
         Of a sublayer or layer that is what is still there when the ``removed`` components are gone; what is
         factored takes what its ``ranks`` say.
         """
-        costs = [self.anatomy.costs(each.name, ranks) for each in self.groups]
+        costs = [self.anatomy.costs(each.name, ranks, removed) for each in self.groups]
         whole = [(parameters, flops, FLOAT_BYTES * parameters) for parameters, flops in costs]
         counts = [group.count for group in self.groups]
         units = [each.component for each in self.wholes if each.kind != "linear"]

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compress_explain.report import numbers
 from compress_explain.report.audited import audited
+from compress_explain.report.channels import channels
 from compress_explain.report.deployed import deployed
 from compress_explain.report.flips import flipped
 from compress_explain.report.gates import gate_rows
@@ -49,6 +50,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "units": units(run),
         "deployed": deployed(run),
         "tokens": tokens(run),
+        "channels": channels(run),
         "parts": parts(run),
         "audit": audited(run),
         "effects": effects(run, first),

@@ -18,10 +18,11 @@ from compress_explain.catalog import STRATEGIES
 from compress_explain.embedding import TOKEN
 from compress_explain.errors import InputError
 from compress_explain.search.options import Search
-from compress_explain.strategy import Factorizing, Quantizing, Strategy, Tuning
+from compress_explain.strategy import Factorizing, Narrowing, Quantizing, Strategy, Tuning
 from compress_explain.target import Target, check_open
 
 _FACTORING = "its factors follow from what was removed before, which a search does not price yet"
+_NARROWING = "what its channels are worth is found on the model as it is then, which a search does not price yet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ def space(search: Search, target: Target | None, own: Sequence[Strategy] = ()) -
     """What ``search`` may try in a job with this ``target``; ``own`` are the strategies that the job lists.
 
     Raises:
-        InputError: an entry of ``search.strategies`` cannot be built, or something factorizes.
+        InputError: an entry of ``search.strategies`` cannot be built, or something factorizes or narrows the stream.
     """
     left_out: dict[str, str] = {}
     found = list[Variant]()
@@ -117,9 +118,9 @@ def space(search: Search, target: Target | None, own: Sequence[Strategy] = ()) -
             "search.strategies", names, "what a tuning gives is not priced, so none can be chosen", "name one"
         )
     for each in own:
-        if isinstance(each, Factorizing):
+        if reason := _not_foretold(each):
             name = type(each).__name__.lower()
-            raise InputError(f"strategies: {name}", "search", _FACTORING, "leave it out, or use run")
+            raise InputError(f"strategies: {name}", "search", reason, "leave it out, or use run")
     listed = [Variant(name=type(each).__name__.lower(), options=_options(each), strategy=each) for each in own]
     return Space(
         chains=tuple(_chains(roles["remove"])),
@@ -133,6 +134,9 @@ def space(search: Search, target: Target | None, own: Sequence[Strategy] = ()) -
 
 def _variants(entry: Any, search: Search, target: Target | None, left_out: dict[str, str]) -> list[Variant]:
     if not isinstance(entry, str | Mapping):
+        if reason := _not_foretold(entry):
+            name = type(entry).__name__.lower()
+            raise InputError("search.strategies", name, reason, "leave it out, and run it in a job of its own")
         return [Variant(name=type(entry).__name__.lower(), options=_options(entry), strategy=entry)]
     name, given = _named(entry)
     cls = STRATEGIES.load(name)
@@ -147,14 +151,19 @@ def _variants(entry: Any, search: Search, target: Target | None, left_out: dict[
     if search.strategies is None and any(isinstance(each.strategy, Tuning) for each in built):
         left_out[name] = "what is left is tuned only when search.strategies names it: it takes much longer"
         return []
-    if any(isinstance(each.strategy, Factorizing) for each in built):
+    if reason := next(filter(None, (_not_foretold(each.strategy) for each in built)), ""):
         if search.strategies is not None:
-            raise InputError("search.strategies", name, _FACTORING, "leave it out, and run it in a job of its own")
-        left_out[name] = _FACTORING
+            raise InputError("search.strategies", name, reason, "leave it out, and run it in a job of its own")
+        left_out[name] = reason
         return []
     if not built:
         left_out[name] = "it needs options that the search does not know: give them in search.strategies"
     return built
+
+
+def _not_foretold(strategy: Strategy) -> str:
+    """Why a search cannot say what a strategy would do; empty where it can."""
+    return _FACTORING if isinstance(strategy, Factorizing) else _NARROWING if isinstance(strategy, Narrowing) else ""
 
 
 def _budgets(

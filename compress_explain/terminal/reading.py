@@ -15,6 +15,7 @@ from compress_explain.errors import InputError, did_you_mean
 from compress_explain.forms import spoken
 from compress_explain.ledger import Ledger, Record
 from compress_explain.replay import applied_plans, read_ledger
+from compress_explain.stream import CHANNELS
 from compress_explain.target import told
 from compress_explain.terminal.console import output
 
@@ -79,6 +80,8 @@ def describe(record: Record) -> str:
             return f"wrote the artifact: {body['parameters']:,} parameters, {body['bytes'] / 1e6:.1f} MB"
         case "measured":
             return f"fastest on {body['processor']}: {spoken(body)}"
+        case "traced":
+            return f"found {body['channels']:,} channels of the residual stream in {body['places']} parameters"
         case "ranged":
             return f"found what enters {body['linears']} linears, on {body['rows']:,} rows of {body['split']}"
         case "deployed":
@@ -117,9 +120,10 @@ def print_component(folder: Path, component: str, console: Console | None = None
     prices = pd.concat([pd.read_parquet(folder / name) for name in tables])
     mine = prices[prices["component"] == component]
     mine = mine[~mine.duplicated("slice")]  # as it was priced first
-    if component.startswith(TOKENS):
+    if component.startswith((f"{TOKENS}.", f"{CHANNELS}.")):
         if not _print_story(console, ledger, component):
-            console.print("No step removed it; a token that stays has no price.")
+            kind = "token" if component.startswith(TOKENS) else "channel"
+            console.print(f"No step removed it; a {kind} that stays has no price.")
         return
     if mine.empty:
         known = prices["component"].unique()

@@ -10,7 +10,9 @@ from rich.table import Table
 
 from compress_explain.activations import Ranges, find_activations
 from compress_explain.anatomy import read_anatomy
+from compress_explain.channel_worth import worth_of
 from compress_explain.compensation import Compensator
+from compress_explain.depgraph import find_stream
 from compress_explain.edits import Edit, Plan, counted
 from compress_explain.examples import ALL, Examples
 from compress_explain.inquiry import tokens_of
@@ -24,6 +26,7 @@ from compress_explain.progress import Progress
 from compress_explain.spectra import find_spectra, menu_now
 from compress_explain.strategy import (
     Factorizing,
+    Narrowing,
     Situation,
     Strategy,
     Tuning,
@@ -44,6 +47,8 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
     console = output()
     calibration = job.splits.calibration
     anatomy = read_anatomy(job.subject.model, tokens_of(job.subject, calibration))
+    if any(isinstance(strategy, Narrowing) for strategy in job.strategies):
+        anatomy = anatomy.with_stream(find_stream(job.subject.model, anatomy, next(calibration.batches(2)).inputs))
     check_fit(job.strategies, anatomy)
     proposed: list[Edit] = []
     joints: list[dict[str, Joint]] = []
@@ -71,7 +76,12 @@ def rehearse(job: Job, progress: Progress) -> list[Edit]:
                     masks.spectra = _spectra(masks, read, strategy, job.batch_size)
                 if wants_prices(strategy, anatomy, changed=bool(proposed)):
                     prices = _priced(job, masks, read, progress, label, menu_now(masks, strategy))
-                situation = replace(_situation(job, masks, prices, lexicon, latency), round=round_number, rounds=rounds)
+                worth = None
+                if isinstance(strategy, Narrowing):
+                    worth = worth_of(masks, read, strategy, batch_size=job.batch_size, seed=job.seed)
+                situation = replace(
+                    _situation(job, masks, prices, lexicon, latency), round=round_number, rounds=rounds, channels=worth
+                )
                 edits = strategy.plan(situation)
                 if not edits:
                     continue

@@ -22,6 +22,7 @@ from compress_explain.tuning.words import made_of
 from compress_explain.vocabulary import Lexicon
 
 Tokens = Float[Tensor, "tokens width"]
+TheirTokens = Float[Tensor, "tokens whole"]  # wider where channels of the stream are gone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,9 @@ class Lesson:
     def __len__(self) -> int:
         return len(self.alike)
 
-    def states(self, ours: Float[Tensor, "batch ..."], theirs: Float[Tensor, "batch ..."]) -> tuple[Tokens, Tokens]:
+    def states(
+        self, ours: Float[Tensor, "batch ..."], theirs: Float[Tensor, "batch ..."]
+    ) -> tuple[Tokens, TheirTokens]:
         """Of states ``(batch, tokens, width)``, those of real tokens in rows that both read the same way."""
         length = min(ours.shape[1], theirs.shape[1])  # beyond it the rows that are read alike have no tokens
         ours, theirs = ours[self.alike, :length], theirs[self.alike, :length]

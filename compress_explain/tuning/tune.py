@@ -114,7 +114,7 @@ class Tuner:
         advance(state.checkups[-1].rows)
         matched = {each.layer: self._layers[each.layer] for each in signals if each.matched}
         with watching(teacher, matched) as wanted, watching(student, matched) as ours:
-            teach = _Teaching(self.recipe, teacher, student, wanted, ours)
+            teach = _Teaching(self.recipe, teacher, student, wanted, ours, self._channels)
             while state.checkups[-1].rows < self.rows and state.since_best < self.recipe.patience:
                 self._portion(student, state, teach, advance)
                 state.save(self.path)
@@ -125,6 +125,11 @@ class Tuner:
                 "share": self.share, "tunes": self.recipe.tunes, "stopped_early": state.checkups[-1].rows < self.rows,
             },
         )  # fmt: skip
+
+    @property
+    def _channels(self) -> Tensor | None:
+        """The channels of the stream that are left; None where none can be gone."""
+        return None if self.masks.anatomy.stream is None else self.masks.channels_here.nonzero().flatten()
 
     @property
     def _layers(self) -> dict[str, str]:
@@ -189,6 +194,7 @@ class _Teaching:
     student: PreTrainedModel
     wanted: Named
     ours: Named
+    channels: Tensor | None = None  # of the stream that are left; None for all of them
 
     def step(self, lesson: Lesson, state: State) -> float:
         """The loss of the lesson, before it is learned from.
@@ -220,8 +226,11 @@ class _Teaching:
 
     def _states_missed(self, lesson: Lesson) -> Tensor:
         """The mean over the matched layers."""
-        pairs = (lesson.states(self.ours[name], wanted) for name, wanted in self.wanted.items())
+        pairs = (lesson.states(self.ours[name], self._left(wanted)) for name, wanted in self.wanted.items())
         return torch.stack([missed(ours, theirs) for ours, theirs in pairs]).mean()
+
+    def _left(self, states: Tensor) -> Tensor:
+        return states if self.channels is None else states[..., self.channels]
 
 
 def _as_stored(student: PreTrainedModel, weights: Named, dtype: torch.dtype) -> Named:
