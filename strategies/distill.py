@@ -59,9 +59,13 @@ class Distill:
 
     def __post_init__(self) -> None:
         for name, (above, most) in _ABOVE.items():
-            self._need(name, above < getattr(self, name) <= most, f"lies outside ({above}, {most}]")
+            value = getattr(self, name)
+            self._need(
+                name, isinstance(value, int | float) and above < value <= most, f"lies outside ({above}, {most}]"
+            )
         for name, most in (("augment", 1), ("hidden", 1000)):
-            self._need(name, 0 <= getattr(self, name) <= most, f"lies outside [0, {most}]")
+            value = getattr(self, name)
+            self._need(name, isinstance(value, int | float) and 0 <= value <= most, f"lies outside [0, {most}]")
         for name in ("batch_size", "layers", "patience"):
             whole = type(getattr(self, name)) is int and getattr(self, name) >= 1
             self._need(name, whole, "not a whole number of 1 or more")
