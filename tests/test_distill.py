@@ -315,7 +315,6 @@ def test_altered_texts_are_made_of_the_words_of_texts():
     ("options", "culprit"),
     [
         ({"epochs": 0}, "epochs"),
-        ({"epochs": None}, "epochs"),
         ({"epochs": float("nan")}, "epochs"),
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"temperature": 0}, "temperature"),
