@@ -28,8 +28,11 @@ class Activations:
 
     def of(self, kept: Int[Tensor, " kept"]) -> Activations:
         """The same where only some of the inputs, by index, are left."""
+        if self.divisor is None and self.products is None:
+            return self
         divisor = None if self.divisor is None else self.divisor[kept]
-        return replace(self, divisor=divisor, products=None if self.products is None else self.products[kept][:, kept])
+        products = None if self.products is None else self.products[kept][:, kept]
+        return replace(self, divisor=divisor, products=products)
 
 
 Found = Mapping[str, Activations]  # by linear
