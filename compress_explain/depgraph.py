@@ -27,7 +27,7 @@ from compress_explain.heads import logits_in
 from compress_explain.masks import Masks
 from compress_explain.narrowed_stream import is_norm
 from compress_explain.stream import CHANNELS, Place, Stream
-from compress_explain.surgery import materialize
+from compress_explain.surgery import as_linear, materialize
 
 _KNOWN = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Conv1d, nn.Conv2d)
 _SAME = {torch.float32: 1e-3}  # of the spread of a model's output: above rounding, far below what a wrong place does
@@ -110,16 +110,8 @@ def _ordinary(model: PreTrainedModel) -> PreTrainedModel:
         subject.config.use_cache = False
     for name, module in list(subject.named_modules()):
         if isinstance(module, Conv1D):
-            subject.set_submodule(name, _as_linear(module))
+            subject.set_submodule(name, as_linear(module))
     return subject
-
-
-def _as_linear(module: Conv1D) -> nn.Linear:
-    inputs, outputs = module.weight.shape
-    linear = nn.Linear(inputs, outputs, bias=module.bias is not None)
-    linear.weight = nn.Parameter(module.weight.detach().T.contiguous())
-    linear.bias = module.bias
-    return linear
 
 
 def _ran(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -132,7 +132,7 @@ def _cut_group(model: PreTrainedModel, group: Group, kept: Int[Tensor, " kept"])
     for producer in group.producers:
         _keep_outputs(model.get_submodule(producer.module), group.rows(producer, kept))
     if not len(kept) and isinstance(model.get_submodule(group.site), Conv1D):
-        model.set_submodule(group.site, _as_linear(model.get_submodule(group.site)))  # a Conv1D needs an input
+        model.set_submodule(group.site, as_linear(model.get_submodule(group.site)))  # a Conv1D needs an input
     _keep_inputs(model.get_submodule(group.site), group.columns(kept))
     for module in (*(producer.module for producer in group.producers), group.site):
         linear = model.get_submodule(module)
@@ -160,7 +160,8 @@ def _keep_inputs(linear: nn.Module, columns: Int[Tensor, " columns"]) -> None:
     setattr(linear, "nx" if isinstance(linear, Conv1D) else "in_features", len(columns))
 
 
-def _as_linear(module: nn.Module) -> nn.Linear:
+def as_linear(module: nn.Module) -> nn.Linear:
+    """What a ``Conv1D`` computes, as an ordinary linear; the bias is shared."""
     inputs, outputs = module.weight.shape  # type: ignore[union-attr,misc]
     linear = nn.Linear(inputs, outputs, bias=module.bias is not None)  # type: ignore[arg-type]
     linear.weight = nn.Parameter(module.weight.detach().T)  # type: ignore[union-attr,operator]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float
@@ -121,7 +121,7 @@ class Compensator:
             for layer in masks.anatomy.layers.values():
                 groups = _groups(masks.anatomy, layer)
                 changed = changed or self._changed(layer, fitted_to, fitted_ranks)
-                self._original = self._seen(layer.name, lambda: self._look_at_original(original, layer, groups))  # noqa: B023
+                self._original = self._seen(layer.name, partial(self._look_at_original, original, layer, groups))
                 if changed:
                     for group in groups:
                         if masks.gone(group.name):
@@ -132,7 +132,7 @@ class Compensator:
                 compressed.pass_by(layer)
                 advance(1)
             for module in self._readout if changed else ():
-                self._original = self._seen(module, lambda: self._answered(original, module))  # noqa: B023
+                self._original = self._seen(module, partial(self._answered, original, module))
                 repairs.append(self._fit_readout(compressed, module))
         self._original = {}
         return repairs
