@@ -28,7 +28,7 @@ import numpy as np
 import onnxruntime
 import torch
 from figures import Row, begin
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from compress_explain.anatomy import read_anatomy
 from compress_explain.checkpoint import load_compressed
@@ -51,9 +51,18 @@ from compress_explain.deployment import (
 )
 from compress_explain.examples import Examples
 from compress_explain.models import load_subject
+from compress_explain.vocabulary import read_by
 
 TASK = "text-classification"
 FORMAT = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8", "int8, plain": "int8"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model and the rows as its tokenizer cuts them."""
+
+    model: PreTrainedModel = field(repr=False)
+    examples: Examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,25 +105,22 @@ def main() -> None:
     report = begin(options.out, options.threads, about)
     subject = load_subject(options.model, TASK)
     examples = load_examples(options.data, [], subject, rows=options.rows, max_length=options.max_length)
-    models = {"original": subject.model}
+    subjects = {"original": Measured(subject.model, examples)}
     if options.compressed:
-        models["compressed"] = load_compressed(options.compressed)
+        own = AutoTokenizer.from_pretrained(options.compressed)  # after `vocabulary` it cuts texts otherwise
+        subjects["compressed"] = Measured(load_compressed(options.compressed), read_by(examples, own))
     rates = measure_rates(threads=options.threads)
     report.add("Rates", [_rates(rates)])
     with TemporaryDirectory() as folder:
-        forms = [
-            form for name, model in models.items() for form in _forms(name, model, examples, Path(folder), options)
-        ]
-        report.add("Forms", [_described(form, examples) for form in forms])
+        forms = [form for name, each in subjects.items() for form in _forms(name, each, Path(folder), options)]
+        report.add("Forms", [_described(form, subjects[form.model].examples) for form in forms])
         for batch in options.batches:
             for tokens in options.tokens:
-                report.add("Latency", list(_latencies(forms, models, rates, batch, tokens, options.rounds)))
+                report.add("Latency", list(_latencies(forms, subjects, rates, batch, tokens, options.rounds)))
 
 
-def _forms(
-    name: str, model: PreTrainedModel, examples: Examples, folder: Path, options: argparse.Namespace
-) -> Iterator[Form]:
-    threads = options.threads
+def _forms(name: str, measured: Measured, folder: Path, options: argparse.Namespace) -> Iterator[Form]:
+    model, examples, threads = measured.model, measured.examples, options.threads
     for dtype in ("float32", "bfloat16"):
         eager = TorchRunner(model=model, dtype=dtype, threads=threads)
         yield Form(model=name, runtime="torch", format=dtype, runner=eager)
@@ -141,11 +147,11 @@ def _described(form: Form, examples: Examples) -> Row:
 
 
 def _latencies(
-    forms: list[Form], models: dict[str, PreTrainedModel], rates: Rates, batch: int, tokens: int, rounds: int
+    forms: list[Form], subjects: dict[str, Measured], rates: Rates, batch: int, tokens: int, rounds: int
 ) -> Iterator[Row]:
-    inputs = text_inputs(batch, tokens, vocabulary=models["original"].config.vocab_size)
+    inputs = text_inputs(batch, tokens, vocabulary=min(each.model.config.vocab_size for each in subjects.values()))
     taken = measure({form.name: form.runner for form in forms}, inputs, rounds=max(5, rounds // batch))
-    anatomies = {name: read_anatomy(model, tokens) for name, model in models.items()}
+    anatomies = {name: read_anatomy(each.model, tokens) for name, each in subjects.items()}
     best = _best(forms, taken)
     for form in forms:
         latency, (low, high) = taken[form.name], taken[form.name].interval

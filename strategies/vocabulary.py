@@ -25,14 +25,16 @@ class Vocabulary:
     ``texts`` names more texts to count on, without labels: a CSV, JSONL or Parquet file and its
     ``column``, or a ``.txt`` file with a text on each line. What stays in any case: special and added
     tokens, single characters or bytes, so that every text can still be spelled, and what the
-    tokenizer makes on the way to a token that stays. A word whose token went is read as shorter
-    pieces. How many of a new text's tokens that will be is estimated (Good-Turing) and what it does
+    tokenizer makes on the way to a token that stays; and with ``keep``, where fewer rows than that would stay, as
+    many of the tokenizer's first as it takes: it numbers common pieces before rare ones. A word whose token went
+    is read as shorter pieces. How many of a new text's tokens that will be is estimated (Good-Turing) and what it does
     rehearsed on calibration with the tokens that are used ``least`` times as if they had gone too.
 
     The order of the plan is that in which tokens are least likely to be met.
     """
 
     least: int = 1
+    keep: int = 0
     texts: str | None = None
     column: str = "text"
 
@@ -47,6 +49,8 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 1:
             raise InputError("strategies: vocabulary.least", self.least, "not a whole number of 1 or more", "try 1")
+        if isinstance(self.keep, bool) or not isinstance(self.keep, int) or self.keep < 0:
+            raise InputError("strategies: vocabulary.keep", self.keep, "not a whole number of rows", "try 20000")
         path = None if self.texts is None else Path(self.texts)
         if path is not None and path.suffix in (".txt", *SUFFIXES) and not path.exists():
             remedy = f"check the path (from {Path.cwd()})"
@@ -61,7 +65,7 @@ class Vocabulary:
         lexicon = situation.lexicon
         if lexicon is None:
             raise InputError("strategies: vocabulary", None, "nothing is known of the tokens here", "run a whole job")
-        choice = lexicon.choose(lexicon.usage(self.texts, self.column), self.least)
+        choice = lexicon.choose(lexicon.usage(self.texts, self.column), self.least, self.keep)
         going = lexicon.going(choice)
         if not len(going):
             return ()

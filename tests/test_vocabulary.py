@@ -183,6 +183,33 @@ def test_asking_for_more_use_keeps_less(family):
     assert sizes[0] < sizes[2]
 
 
+@pytest.mark.parametrize("family", KINDS)
+def test_the_first_pieces_stay_until_as_many_stay_as_are_to_be_kept(family):
+    lexicon = lexicon_of(family)
+    alone, usage = lexicon.choose(lexicon.usage(), 1), lexicon.usage()
+    wanted = int(alone.stay.sum()) + 9
+    choice = lexicon.choose(usage, 1, wanted)
+    assert wanted <= choice.stay.sum() < wanted + 6  # a piece brings what is made on the way to it
+    assert choice.stay[alone.stay].all()
+    more = choice.stay & ~alone.stay
+    left = lexicon.pieces.met & ~choice.stay
+    assert np.flatnonzero(left).min() >= choice.first
+    assert choice.unseen_share <= alone.unseen_share
+    assert len(plan_of(lexicon, keep=wanted)) == len(lexicon.going(alone)) - more.sum()
+    assert plan_of(lexicon, keep=10**6) == ()
+    assert lexicon.choose(usage, 1, 3).stay.tolist() == alone.stay.tolist()
+
+
+def test_a_piece_that_no_text_has_is_not_kept_for_standing_first():
+    pieces = lexicon_of("bert").pieces
+    names = {name: row for row, name in enumerate(pieces.names)}
+    model = replace(
+        pieces.model, document={**pieces.model.document, "vocab": {**pieces.model.ids, "[unused1]": pieces.rows}}
+    )
+    assert not replace(pieces, model=model, rows=pieces.rows + 1).met[pieces.rows]
+    assert pieces.met[names["a"]]
+
+
 def test_more_texts_keep_more_and_those_that_judge_are_not_counted(tmp_path):
     (tmp_path / "more.txt").write_text("\n".join(UNSEEN))
     pd.DataFrame({"line": UNSEEN}).to_csv(tmp_path / "more.csv", index=False)
@@ -381,7 +408,13 @@ def test_models_with_other_dependants_are_refused():
 
 @pytest.mark.parametrize(
     ("options", "culprit"),
-    [({"least": 0}, "least"), ({"least": True}, "least"), ({"texts": "none.csv"}, "texts")],
+    [
+        ({"least": 0}, "least"),
+        ({"least": True}, "least"),
+        ({"keep": -1}, "keep"),
+        ({"keep": True}, "keep"),
+        ({"texts": "none.csv"}, "texts"),
+    ],
 )
 def test_bad_values_are_refused_when_the_strategy_is_made(options, culprit):
     with pytest.raises(InputError, match=rf"strategies: vocabulary\.{culprit}"):

@@ -40,8 +40,12 @@ def _left(counts: dict[str, int], facts: dict[str, Any]) -> str:
         f"Of {count(total)} tokens {count(counts['removed'])} are removed with their rows of the embedding.{restored} In "
         f"{count(facts['texts'])} texts of {count(facts['tokens_counted'])} tokens {count(facts['used'])} of those that stayed "
         f"are used; {count(facts['fixed'])} stay in any case: special ones, and single characters, with which every text can "
-        "still be spelled."
+        f"still be spelled.{_first(facts['first'])}"
     )
+
+
+def _first(first: int) -> str:
+    return f" So do common ones, the tokenizer's first {count(first)}, whether used or not." if first else ""
 
 
 def _expected(facts: dict[str, Any]) -> str:

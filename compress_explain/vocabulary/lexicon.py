@@ -95,9 +95,9 @@ class Lexicon:
             counts += np.bincount([number for row in rows for number in row], minlength=len(counts))
         return Usage(counts=counts, texts=len(counted), barred=len(texts) - len(counted))
 
-    def choose(self, usage: Usage, least: int) -> Choice:
-        """Which tokens stay when they must be used ``least`` times."""
-        return choose(self.pieces, usage, least, self.needed)
+    def choose(self, usage: Usage, least: int, keep: int = 0) -> Choice:
+        """Which tokens stay when they must be used ``least`` times, and at least ``keep`` are to."""
+        return choose(self.pieces, usage, least, self.needed, keep)
 
     def going(self, choice: Choice) -> Int[np.ndarray, " going"]:
         """Rows that go, those first that are least likely to be met: rows that no piece has, then the least used.
@@ -144,6 +144,7 @@ class Lexicon:
             "rows": self.pieces.rows,
             "removed_by_use": _by_use(usage.counts[self.going(choice)]),
             "left": int((choice.stay & ~self.gone).sum()),
+            "first": choice.first,
             "fixed": int((self.pieces.fixed | self.needed).sum()),
             "used": int((choice.stay & (usage.counts > 0)).sum()),
             "unseen_share": choice.unseen_share,

@@ -90,6 +90,16 @@ class Pieces:
             flags[number] |= is_byte(piece) or len(spelling) < 2 or not all(each in ids for each in spelling)
         return flags
 
+    @cached_property
+    def met(self) -> Flags:
+        """Pieces that some text has: not what the tokenizer cuts apart before it looks pieces up, as it does ``[unused1]``."""
+        flags = np.array([name is not None for name in self.names])
+        before = self.tokenizer.backend_tokenizer.pre_tokenizer
+        if isinstance(self.model, WordPiece) and before is not None:
+            for piece, number in self.model.ids.items():
+                flags[number] = len(before.pre_tokenize_str(self.model.letters(piece))) == 1
+        return flags
+
     def whole(self, wanted: Flags) -> Flags:
         """The ``wanted`` pieces, those that are :attr:`fixed`, and every piece that is made on the way to one of them."""
         flags = wanted | self.fixed

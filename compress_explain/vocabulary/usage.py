@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,8 @@ class Usage:
 class Choice:
     """Which rows stay when tokens must be used ``least`` times, and what of a new text that will touch.
 
+    Rows before ``first`` stay in any case.
+
     What a sample never shows is still met: the types that it shows once make up as large a share of
     it as those that it does not show will of the next text (Good 1953, Biometrika 40). So with the
     types that would go as well were one use more asked for (``stricter`` is what would then stay)
@@ -39,6 +42,7 @@ class Choice:
     usage: Usage
     stay: Flags = field(repr=False)
     stricter: Flags = field(repr=False)
+    first: int = 0
 
     @property
     def unseen_share(self) -> float:
@@ -54,7 +58,17 @@ class Choice:
         return expected / expected.sum() if expected.sum() > 0 else np.full(len(going), 1 / max(1, len(going)))
 
 
-def choose(pieces: Pieces, usage: Usage, least: int, needed: Flags) -> Choice:
-    """What stays of ``pieces`` when a token must be used ``least`` times; ``needed`` rows stay in any case."""
-    stay, stricter = (pieces.whole(needed | (usage.counts >= least + more)) | needed for more in (0, 1))
-    return Choice(usage=usage, stay=stay, stricter=stricter)
+def choose(pieces: Pieces, usage: Usage, least: int, needed: Flags, keep: int = 0) -> Choice:
+    """What stays of ``pieces`` when a token must be used ``least`` times; ``needed`` rows stay in any case.
+
+    Where fewer than ``keep`` would, the first pieces of the tokenizer stay too, as many as that takes:
+    tokenizers number common pieces before rare ones, and so know more of the language than the texts counted do.
+    """
+
+    def staying(uses: int, first: int) -> Flags:
+        early = pieces.met & (np.arange(pieces.rows) < first)
+        return pieces.whole(needed | (usage.counts >= uses) | early) | needed
+
+    first = bisect_left(range(pieces.rows), keep, key=lambda rows: int(staying(least, rows).sum()))
+    stay, stricter = (staying(least + more, first) for more in (0, 1))
+    return Choice(usage=usage, stay=stay, stricter=stricter, first=first)

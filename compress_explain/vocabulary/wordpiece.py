@@ -21,12 +21,16 @@ class WordPiece:
     def unknown(self) -> int | None:
         return self.ids.get(self.document["unk_token"])
 
+    def letters(self, piece: str) -> str:
+        """What of a text ``piece`` stands for: ``ing`` for ``##ing``."""
+        inner = self.document["continuing_subword_prefix"]
+        return piece[len(inner) :] if piece.startswith(inner) and piece != inner else piece
+
     def spelling(self, piece: str) -> list[str]:
         """The single characters that can stand for ``piece``: ``##ing`` is ``##i ##n ##g``."""
-        inner = self.document["continuing_subword_prefix"]
-        if piece.startswith(inner) and piece != inner:
-            return [inner + character for character in piece[len(inner) :]]
-        return [piece[:1], *(inner + character for character in piece[1:])]
+        inner, letters = self.document["continuing_subword_prefix"], self.letters(piece)
+        first = letters[:1] if letters == piece else inner + letters[:1]
+        return [first, *(inner + character for character in letters[1:])]
 
     def parts(self, piece: str) -> list[str]:
         return []
