@@ -35,21 +35,21 @@ from options import names
 from subjects import CASES, Case, Places, columns, texts
 from transformers import PreTrainedModel
 
-from compress_explain.anatomy import read_anatomy
+from compress_explain.comparison.decided import Decided, decide_all
+from compress_explain.comparison.predictions import Pairs, logits_of, paired
+from compress_explain.comparison.scores import METRICS, score
 from compress_explain.compensation import Compensation, Compensator
-from compress_explain.decided import Decided, decide_all
+from compress_explain.data.examples import ALL, Examples
+from compress_explain.data.perturbed import perturbed
 from compress_explain.deployment import TorchRunner, measure
-from compress_explain.examples import ALL, Examples
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import materialize
 from compress_explain.inquiry import tokens_of
-from compress_explain.masks import Masks
-from compress_explain.models import load_subject
-from compress_explain.perturbed import perturbed
-from compress_explain.predictions import Pairs, logits_of, paired
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import load_subject
+from compress_explain.plugins.strategy import Situation
 from compress_explain.pricing import MOVES, observed_joint, price
-from compress_explain.scores import METRICS, score
 from compress_explain.strategies import Structured
-from compress_explain.strategy import Situation
-from compress_explain.surgery import materialize
 
 METHODS = ("compensated", "bare", "textpruner", "taylor", "hessian", "magnitude", "random")
 ITERATIONS = 16  # of TextPruner, as in its own best results

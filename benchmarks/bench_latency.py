@@ -30,9 +30,8 @@ import torch
 from figures import Row, begin
 from transformers import AutoTokenizer, PreTrainedModel
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.checkpoint import load_compressed
-from compress_explain.data import load_examples
+from compress_explain.data.examples import Examples
+from compress_explain.data.loading import load_examples
 from compress_explain.deployment import (
     CompiledRunner,
     Int8Dynamic,
@@ -49,8 +48,9 @@ from compress_explain.deployment import (
     run_examples,
     text_inputs,
 )
-from compress_explain.examples import Examples
-from compress_explain.models import load_subject
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import load_subject
+from compress_explain.record.checkpoint import load_compressed
 from compress_explain.vocabulary import read_by
 
 TASK = "text-classification"

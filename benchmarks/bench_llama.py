@@ -22,14 +22,14 @@ from figures import Row, begin
 from fresh import in_fresh_process, peak
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from compress_explain.anatomy import read_anatomy
 from compress_explain.compensation import Compensation, Compensator
-from compress_explain.examples import ALL, Examples
-from compress_explain.masks import Masks
+from compress_explain.data.examples import ALL, Examples
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import expected_parameters, materialize
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.plugins.strategy import Situation, menu_of
 from compress_explain.pricing import MOVES, price
 from compress_explain.strategies import Structured
-from compress_explain.strategy import Situation, menu_of
-from compress_explain.surgery import expected_parameters, materialize
 
 _VOCABULARY, _BATCH, _NEW = 32_000, 4, 64
 

@@ -18,20 +18,20 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 
-from compress_explain.anatomy import read_anatomy
+from compress_explain.choosing.spectra import find_spectra, menu_now
+from compress_explain.comparison.predictions import predict
 from compress_explain.compensation import Compensation, Compensator
-from compress_explain.data import DataSpec, Splits, load_splits
-from compress_explain.edits import Edit
-from compress_explain.examples import Examples
+from compress_explain.data.examples import Examples
+from compress_explain.data.loading import DataSpec, Splits, load_splits
+from compress_explain.data.perturbed import perturbed
+from compress_explain.editing.edits import Edit
+from compress_explain.editing.masks import Masks
 from compress_explain.inquiry import tokens_of
-from compress_explain.masks import Masks
-from compress_explain.models import load_subject
-from compress_explain.perturbed import perturbed
-from compress_explain.predictions import predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import load_subject
+from compress_explain.plugins.strategy import Situation
 from compress_explain.pricing import MOVES, price
-from compress_explain.spectra import find_spectra, menu_now
 from compress_explain.strategies import LowRank
-from compress_explain.strategy import Situation
 
 Logits = Mapping[str, np.ndarray]  # by split
 

@@ -25,13 +25,13 @@ import yaml
 from outliers import with_outliers
 
 from compress_explain import Gate, Reinstatement, compress
-from compress_explain.anatomy import read_anatomy
-from compress_explain.data import DataSpec, Splits, load_splits
+from compress_explain.comparison.predictions import Pairs, predict
+from compress_explain.data.examples import Examples
+from compress_explain.data.loading import DataSpec, Splits, load_splits
 from compress_explain.deployment import export_onnx
 from compress_explain.evaluators import Quality
-from compress_explain.examples import Examples
-from compress_explain.models import Subject, load_subject
-from compress_explain.predictions import Pairs, predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import Subject, load_subject
 from compress_explain.pricing import AuditPlan
 from compress_explain.strategies import Int8Dynamic, MixedPrecision
 

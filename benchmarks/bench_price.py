@@ -26,8 +26,8 @@ from price_joint import joint
 from price_quality import audited, margins, rankings, removals
 from subjects import CASES, Case, Places
 
-from compress_explain.examples import ALL
-from compress_explain.predictions import predict
+from compress_explain.comparison.predictions import predict
+from compress_explain.data.examples import ALL
 
 PARTS = ("cost", "quality", "joint", "classes")
 

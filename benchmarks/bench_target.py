@@ -19,13 +19,13 @@ import torch
 from figures import Row, begin
 from options import names
 
-from compress_explain.anatomy import Anatomy, Removed, read_anatomy
-from compress_explain.data import load_examples
+from compress_explain.data.loading import load_examples
 from compress_explain.deployment import Int8Dynamic, OnnxRunner, Runner, TorchRunner
 from compress_explain.deployment.deploy import FILE, deploy
 from compress_explain.deployment.stopwatch import Stopwatch
-from compress_explain.models import load_subject
-from compress_explain.surgery import materialize
+from compress_explain.editing.surgery import materialize
+from compress_explain.model.anatomy import Anatomy, Removed, read_anatomy
+from compress_explain.model.loading import load_subject
 
 RUNTIMES = ("torch", "onnx", "int8")
 

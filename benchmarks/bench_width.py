@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.channel_worth import importance
-from compress_explain.data import DataSpec, load_splits
-from compress_explain.depgraph import find_stream
-from compress_explain.examples import Examples
+from compress_explain.choosing.channel_worth import importance
+from compress_explain.comparison.predictions import predict
+from compress_explain.data.examples import Examples
+from compress_explain.data.loading import DataSpec, load_splits
+from compress_explain.editing.depgraph import find_stream
+from compress_explain.editing.masks import Masks
 from compress_explain.inquiry import tokens_of
-from compress_explain.masks import Masks
-from compress_explain.models import load_subject
-from compress_explain.predictions import predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import load_subject
 from compress_explain.pricing.channels import channels_move
 
 POINTS = {"at the start": 0.0, "half-way": 0.5, "at three points": None}

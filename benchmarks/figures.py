@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from compress_explain.models import quieten
+from compress_explain.model.loading import quieten
 
 Row = dict[str, Any]
 

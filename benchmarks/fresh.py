@@ -32,7 +32,7 @@ def main() -> None:
 
     import torch
 
-    from compress_explain.models import quieten
+    from compress_explain.model.loading import quieten
 
     quieten()
     torch.set_num_threads(1)

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import Group
-from compress_explain.examples import ALL, Batch, Examples
-from compress_explain.masks import Masks
+from compress_explain.data.examples import ALL, Batch, Examples
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import Group
 
 Loss = Callable[[PreTrainedModel, dict[str, Tensor], Tensor], Tensor]  # the loss of each example, nats
 

@@ -11,8 +11,8 @@ from clock import Action, Timing, interleaved
 from figures import Bar, Row, beside
 from subjects import Case
 
-from compress_explain.examples import ALL, Examples
-from compress_explain.predictions import predict
+from compress_explain.comparison.predictions import predict
+from compress_explain.data.examples import ALL, Examples
 from compress_explain.pricing import Prices, Refinement, price, read_menu
 
 _LINEARS, _HEADS, _WHOLES = "price heads + neurons + int8 + int4", "price heads, two-phase", "price sublayers + layers"

@@ -7,7 +7,7 @@ from figures import Row, beside
 from price_quality import MEMBERS, agreement, bar_of, first_order
 from subjects import Case
 
-from compress_explain.examples import ALL
+from compress_explain.data.examples import ALL
 from compress_explain.pricing.audit import Audit
 
 

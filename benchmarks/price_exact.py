@@ -10,7 +10,7 @@ from figures import Bar, Row, beside
 from price_cost import evaluate, pricing
 from subjects import SEED, Case
 
-from compress_explain.examples import Examples
+from compress_explain.data.examples import Examples
 from compress_explain.pricing.audit import Sample, audit
 from compress_explain.pricing.plain import plain_loss_change
 

@@ -7,8 +7,8 @@ from figures import Row
 from scipy.special import log_softmax
 from subjects import Case
 
-from compress_explain.examples import ALL
-from compress_explain.predictions import pair, predict
+from compress_explain.comparison.predictions import pair, predict
+from compress_explain.data.examples import ALL
 from compress_explain.pricing import Joint, Prices, expected_joint, observed_joint, price
 
 SHARES = (0.1, 0.2, 0.3)  # of the layers' FLOPs

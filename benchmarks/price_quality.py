@@ -11,7 +11,7 @@ from figures import Bar, Row, beside
 from scipy.stats import spearmanr
 from subjects import Case
 
-from compress_explain.examples import ALL
+from compress_explain.data.examples import ALL
 from compress_explain.pricing import Refinement, price, read_menu
 from compress_explain.pricing.audit import Audit, Sample, audit
 

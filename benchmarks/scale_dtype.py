@@ -10,10 +10,10 @@ from figures import Row
 from fresh import in_fresh_process, peak
 from scipy.stats import spearmanr
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.data import load_examples
-from compress_explain.masks import Masks
-from compress_explain.models import load_subject
+from compress_explain.data.loading import load_examples
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import load_subject
 from compress_explain.pricing import Prices, price
 
 DTYPES = ("float32", "bfloat16")

@@ -13,14 +13,14 @@ from figures import Bar, Row
 from fresh import in_fresh_process, peak
 from transformers import BertConfig, BertForSequenceClassification
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.data import load_examples
-from compress_explain.examples import ALL, Examples
-from compress_explain.masks import Masks
-from compress_explain.models import load_subject
+from compress_explain.data.examples import ALL, Examples
+from compress_explain.data.loading import load_examples
+from compress_explain.data.slices import SliceRule
+from compress_explain.data.sources import read_rows
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import load_subject
 from compress_explain.pricing import price
-from compress_explain.slices import SliceRule
-from compress_explain.sources import read_rows
 
 COPIES = (1, 4, 16)
 COMPONENTS = (1_000, 10_000, 100_000, 1_000_000)

@@ -12,14 +12,14 @@ from pathlib import Path
 import pandas as pd
 from figures import Bar, Row, beside
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.data import load_examples
-from compress_explain.examples import Examples
-from compress_explain.masks import Masks
-from compress_explain.models import Subject, load_subject
+from compress_explain.data.examples import Examples
+from compress_explain.data.loading import load_examples
+from compress_explain.data.slices import SliceRule
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import Subject, load_subject
 from compress_explain.pricing import Engine, Local, RayWorkers, price, read_menu
 from compress_explain.pricing.audit import Sample, audit
-from compress_explain.slices import SliceRule
 
 AUDITED_ROWS = 400
 PRICED_ROWS = 2048  # four shards

@@ -19,15 +19,15 @@ from docstrings import docstrings_model
 from transformers import PreTrainedModel
 from trec import trec_model
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.data import load_examples
-from compress_explain.examples import Examples
+from compress_explain.data.examples import Examples
+from compress_explain.data.loading import load_examples
+from compress_explain.data.slices import SliceRule
+from compress_explain.editing.masks import Masks
 from compress_explain.inquiry import tokens_of, usual_batch
-from compress_explain.masks import Masks
-from compress_explain.models import Subject, load_subject
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import Subject, load_subject
 from compress_explain.progress import Progress
 from compress_explain.quickstart import digits_frames, digits_model, digits_splits
-from compress_explain.slices import SliceRule
 
 SEED = 0
 CALIBRATION_ROWS = 1024

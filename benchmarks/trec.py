@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from compress_explain.data.sources import read_rows
 from compress_explain.progress import Progress
-from compress_explain.sources import read_rows
 
 EPOCHS, BATCH, RATE = 3, 32, 1e-4
 SEED = 0

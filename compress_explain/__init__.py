@@ -1,28 +1,28 @@
 """Makes transformers smaller and says what was taken out, what that did, to whom, and what was put back."""
 
-from compress_explain.anatomy import Anatomy, read_anatomy
 from compress_explain.api import compress
-from compress_explain.checkpoint import load_compressed
+from compress_explain.choosing.target import Target
+from compress_explain.comparison.gates import Gate, Verdict, judge
+from compress_explain.comparison.predictions import Pairs
+from compress_explain.comparison.scores import Score
 from compress_explain.compensation import Compensation
-from compress_explain.data import DataSpec, Splits, load_splits
-from compress_explain.edits import Edit, Plan
+from compress_explain.data.examples import Examples
+from compress_explain.data.loading import DataSpec, Splits, load_splits
+from compress_explain.data.slices import SliceRule
+from compress_explain.editing.edits import Edit, Plan
+from compress_explain.editing.masks import Masks
 from compress_explain.errors import EditError, Exit, InputError, LedgerError, RunInterrupted
-from compress_explain.evaluator import Evaluator, check_evaluator
-from compress_explain.examples import Examples
-from compress_explain.gates import Gate, Verdict, judge
-from compress_explain.ledger import Ledger
-from compress_explain.masks import Masks
-from compress_explain.models import Subject, load_subject
-from compress_explain.opening import load_deployed
-from compress_explain.outcome import Run
-from compress_explain.predictions import Pairs
+from compress_explain.model.anatomy import Anatomy, read_anatomy
+from compress_explain.model.loading import Subject, load_subject
+from compress_explain.plugins.evaluator import Evaluator, check_evaluator
+from compress_explain.plugins.strategy import Situation, Strategy, check_strategy
 from compress_explain.pricing import Prices, price
-from compress_explain.reinstate import Reinstatement
-from compress_explain.replay import replay
-from compress_explain.scores import Score
-from compress_explain.slices import SliceRule
-from compress_explain.strategy import Situation, Strategy, check_strategy
-from compress_explain.target import Target
+from compress_explain.record.checkpoint import load_compressed
+from compress_explain.record.ledger import Ledger
+from compress_explain.record.outcome import Run
+from compress_explain.record.replay import replay
+from compress_explain.running.opening import load_deployed
+from compress_explain.running.reinstate import Reinstatement
 
 __all__ = [
     "Anatomy",

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from compress_explain.choosing.target import Target
+from compress_explain.comparison.gates import Gate
 from compress_explain.compensation import Compensation
-from compress_explain.data import DataSpec, Splits, load_splits
-from compress_explain.evaluator import Evaluator
-from compress_explain.forms import Artifact, Choice
-from compress_explain.gates import Gate
-from compress_explain.job import Job
-from compress_explain.models import Subject, load_subject
-from compress_explain.outcome import Run
+from compress_explain.data.loading import DataSpec, Splits, load_splits
+from compress_explain.data.slices import SliceRule
+from compress_explain.deployment.forms import Artifact, Choice
+from compress_explain.model.loading import Subject, load_subject
+from compress_explain.plugins.evaluator import Evaluator
+from compress_explain.plugins.registry import Registry, Searching
+from compress_explain.plugins.strategy import Strategy
 from compress_explain.pricing import AuditPlan
 from compress_explain.progress import Progress
-from compress_explain.registry_protocol import Registry, Searching
-from compress_explain.reinstate import Reinstatement
+from compress_explain.record.outcome import Run
 from compress_explain.run import execute
+from compress_explain.running.job import Job
+from compress_explain.running.reinstate import Reinstatement
 from compress_explain.search import Found
-from compress_explain.slices import SliceRule
-from compress_explain.strategy import Strategy
-from compress_explain.target import Target
 
 COMPENSATION = Compensation()
 

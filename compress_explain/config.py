@@ -10,24 +10,24 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from compress_explain.catalog import EVALUATORS, REGISTRIES, STRATEGIES
+from compress_explain.choosing.target import Target, check_open
+from compress_explain.comparison.gates import Gate, check_gates
+from compress_explain.comparison.scores import told_of
 from compress_explain.compensation import Compensation
-from compress_explain.data import DataSpec
+from compress_explain.data.loading import DataSpec
+from compress_explain.data.slices import SliceRule, SliceSection
+from compress_explain.deployment.forms import Artifact, Choice, check_forms
 from compress_explain.documents import Location, Section, explain, read_yaml, together
 from compress_explain.errors import InputError, InputErrors
-from compress_explain.evaluator import Evaluator
-from compress_explain.forms import Artifact, Choice, check_forms
-from compress_explain.gates import Gate, check_gates
+from compress_explain.model.tasks import task_named
+from compress_explain.plugins.catalog import EVALUATORS, REGISTRIES, STRATEGIES
+from compress_explain.plugins.evaluator import Evaluator
+from compress_explain.plugins.registry import Registry
+from compress_explain.plugins.strategy import Quantizing, Strategy, check_order
 from compress_explain.pricing import AuditPlan
-from compress_explain.registry_protocol import Registry
-from compress_explain.reinstate import Reinstatement
-from compress_explain.scores import told_of
+from compress_explain.running.reinstate import Reinstatement
 from compress_explain.search.options import By, Search
 from compress_explain.search.space import space
-from compress_explain.slices import SliceRule, SliceSection
-from compress_explain.strategy import Quantizing, Strategy, check_order
-from compress_explain.target import Target, check_open
-from compress_explain.tasks import task_named
 
 AUTO = "auto"  # in the place of strategies: let them be chosen
 

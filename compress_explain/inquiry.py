@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.data import load_examples
+from compress_explain.data.examples import Examples
+from compress_explain.data.loading import load_examples
+from compress_explain.data.slices import SliceRule
+from compress_explain.editing.masks import Masks
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
-from compress_explain.masks import Masks
-from compress_explain.models import Subject, infer_task, load_subject
-from compress_explain.slices import SliceRule
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import Subject, infer_task, load_subject
 
 _LANGUAGE_BATCH, _BATCH, _LARGE_BATCH = 8, 32, 96
 _SHORT = 21  # tokens a row, up to which the large batch holds no more tokens than are usual

@@ -17,16 +17,16 @@ from sklearn.datasets import load_digits
 from transformers import ViTConfig, ViTForImageClassification
 
 from compress_explain.api import compress, publish
-from compress_explain.catalog import EVALUATORS, REGISTRIES, STRATEGIES
-from compress_explain.data import DataSpec, Splits, encode_splits
+from compress_explain.comparison.gates import Gate
+from compress_explain.data.loading import DataSpec, Splits, encode_splits
+from compress_explain.data.slices import SliceRule
 from compress_explain.errors import Exit
-from compress_explain.folder import free_folder
-from compress_explain.gates import Gate
-from compress_explain.models import Subject, load_subject, quieten
-from compress_explain.outcome import Run
+from compress_explain.model.loading import Subject, load_subject, quieten
+from compress_explain.plugins.catalog import EVALUATORS, REGISTRIES, STRATEGIES
 from compress_explain.progress import Progress
-from compress_explain.reinstate import Reinstatement
-from compress_explain.slices import SliceRule
+from compress_explain.record.folder import free_folder
+from compress_explain.record.outcome import Run
+from compress_explain.running.reinstate import Reinstatement
 
 EPOCHS = 40
 SEED = 7

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from compress_explain.edits import Edit, counted, undone
+from compress_explain.comparison.gates import State, Verdict, overall
+from compress_explain.comparison.predictions import Pairs
+from compress_explain.editing.edits import Edit, counted, undone
 from compress_explain.errors import RunInterrupted
-from compress_explain.gates import State, Verdict, overall
-from compress_explain.job import Job
-from compress_explain.outcome import Run, finish
-from compress_explain.predictions import Pairs
+from compress_explain.plugins.strategy import Tuning, ranges_of, rounds_of, wants_prices
 from compress_explain.progress import Progress
-from compress_explain.reinstate import Reinstatement, can_be_helped, noise
-from compress_explain.session import Session, open_session
-from compress_explain.strategy import Tuning, ranges_of, rounds_of, wants_prices
+from compress_explain.record.outcome import Run, finish
+from compress_explain.running.job import Job
+from compress_explain.running.reinstate import Reinstatement, can_be_helped, noise
+from compress_explain.running.session import Session, open_session
 
 
 def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False, on_test: bool = True) -> Run:

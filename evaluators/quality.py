@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compress_explain.examples import ALL
-from compress_explain.predictions import Pairs
-from compress_explain.scores import METRIC_NAMES, Score, metrics_told, score
+from compress_explain.comparison.predictions import Pairs
+from compress_explain.comparison.scores import METRIC_NAMES, Score, metrics_told, score
+from compress_explain.data.examples import ALL
 
 
 @dataclass(frozen=True, kw_only=True)

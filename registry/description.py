@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from compress_explain.edits import counted
-from compress_explain.outcome import Run
+from compress_explain.editing.edits import counted
+from compress_explain.record.outcome import Run
 
 from .names import LONGEST_VALUE
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from compress_explain.outcome import Run
+from compress_explain.record.outcome import Run
 
 from .names import Point, points, slug
 from .steps import Step, gate_counts

@@ -15,7 +15,7 @@ from mlflow.entities import Run as Tracked
 from mlflow.tracking.context.registry import resolve_tags
 
 from compress_explain.errors import InputError
-from compress_explain.outcome import Run
+from compress_explain.record.outcome import Run
 
 from .addresses import artifact_location, redacted, run_page
 from .description import describe, model_name

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.entities import Run as Tracked
 
-from compress_explain.outcome import Run
+from compress_explain.record.outcome import Run
 
 from .names import Point, flattened
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as Tracked
 from mlflow.tracking.context.registry import resolve_tags
 
-from compress_explain.outcome import Run
+from compress_explain.record.outcome import Run
 from compress_explain.search import Found
 from compress_explain.search.trials import TRIALS
 

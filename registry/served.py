@@ -20,14 +20,14 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from transformers import AutoTokenizer, PreTrainedModel
 
-from compress_explain.answering import answered, embedded, found_in, loss_of, of_words
-from compress_explain.checkpoint import load_compressed, read_manifest
 from compress_explain.deployment import Runner, TorchRunner
+from compress_explain.deployment.answering import answered, embedded, found_in, loss_of, of_words
 from compress_explain.errors import InputError
-from compress_explain.opening import load_deployed
-from compress_explain.outcome import Run
-from compress_explain.pooling import Pooling
-from compress_explain.tasks import TEXT_TO_TEXT, task_of
+from compress_explain.model.pooling import Pooling
+from compress_explain.model.tasks import TEXT_TO_TEXT, task_of
+from compress_explain.record.checkpoint import load_compressed, read_manifest
+from compress_explain.record.outcome import Run
+from compress_explain.running.opening import load_deployed
 
 from .description import model_name
 from .names import slug, tag

@@ -15,10 +15,10 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from transformers import AutoConfig, AutoTokenizer
 
 from compress_explain import load_deployed
-from compress_explain.answering import answered, continued, embedded, found_in, loss_of, of_words
-from compress_explain.checkpoint import read_manifest
-from compress_explain.pooling import Pooling
-from compress_explain.tasks import TEXT_TO_TEXT, task_of
+from compress_explain.deployment.answering import answered, continued, embedded, found_in, loss_of, of_words
+from compress_explain.model.pooling import Pooling
+from compress_explain.model.tasks import TEXT_TO_TEXT, task_of
+from compress_explain.record.checkpoint import read_manifest
 
 BATCH = 32
 NEW_TOKENS = 20

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from compress_explain.edits import counted
-from compress_explain.ledger import Record
-from compress_explain.outcome import Run
+from compress_explain.editing.edits import counted
+from compress_explain.record.ledger import Record
+from compress_explain.record.outcome import Run
 
 from .names import Point, points, slug, slugs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress_explain.outcome import Run
+from compress_explain.record.outcome import Run
 from compress_explain.search import Found
 
 from .addresses import resolve_tracking_uri

@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from compress_explain.outcome import Run
+from compress_explain.record.outcome import Run
 
 from .names import tag
 

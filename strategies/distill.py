@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from compress_explain.edits import Edit
+from compress_explain.data.sources import SUFFIXES
+from compress_explain.editing.edits import Edit
 from compress_explain.errors import InputError
-from compress_explain.sources import SUFFIXES
-from compress_explain.strategy import Situation
+from compress_explain.plugins.strategy import Situation
 from compress_explain.tuning import Recipe
 
 _ABOVE = {"epochs": (0, 10_000), "learning_rate": (0, 1), "temperature": (0, 100), "again": (0, 1)}

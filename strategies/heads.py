@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compress_explain.budget import Budget
-from compress_explain.edits import Edit
-from compress_explain.ranking import cheapest
-from compress_explain.strategy import Situation
+from compress_explain.choosing.budget import Budget
+from compress_explain.choosing.ranking import cheapest
+from compress_explain.editing.edits import Edit
+from compress_explain.plugins.strategy import Situation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compress_explain.activations import Ranges
-from compress_explain.edits import Edit
+from compress_explain.choosing.activations import Ranges
+from compress_explain.choosing.quantizing import all_but, check_options
+from compress_explain.editing.edits import Edit
 from compress_explain.errors import InputError
-from compress_explain.quantizing import all_but, check_options
-from compress_explain.strategy import Situation
+from compress_explain.plugins.strategy import Situation
 
 if TYPE_CHECKING:
     from compress_explain.deployment.static import Int8Static as Scheme

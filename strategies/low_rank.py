@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from compress_explain.budget import Budget
-from compress_explain.edits import Edit
+from compress_explain.choosing.budget import Budget
+from compress_explain.choosing.factoring import factored
+from compress_explain.choosing.spectra import check_shares
+from compress_explain.editing.edits import Edit
 from compress_explain.errors import InputError
-from compress_explain.factoring import factored
-from compress_explain.spectra import check_shares
-from compress_explain.strategy import Situation
+from compress_explain.plugins.strategy import Situation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from compress_explain.activations import Ranges
-from compress_explain.catalog import STRATEGIES
-from compress_explain.edits import Edit
+from compress_explain.choosing.activations import Ranges
+from compress_explain.choosing.quantizing import Offer, joint_kl, offers, quantize
+from compress_explain.choosing.ranking import ordinal
+from compress_explain.editing.edits import Edit
 from compress_explain.errors import InputError
+from compress_explain.plugins.catalog import STRATEGIES
+from compress_explain.plugins.strategy import Quantizing, Situation
 from compress_explain.pricing import Prices
 from compress_explain.pricing.menu import FLOAT_BYTES
-from compress_explain.quantizing import Offer, joint_kl, offers, quantize
-from compress_explain.ranking import ordinal
-from compress_explain.strategy import Quantizing, Situation
 
 from .weight_only import WeightOnly
 

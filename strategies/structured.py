@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from compress_explain.budget import Budget
-from compress_explain.edits import Edit
+from compress_explain.choosing.budget import Budget
+from compress_explain.choosing.ranking import cheapest, rounds_to_go
+from compress_explain.editing.edits import Edit
 from compress_explain.errors import InputError
-from compress_explain.ranking import cheapest, rounds_to_go
-from compress_explain.strategy import Situation
+from compress_explain.plugins.strategy import Situation
 
 
 @dataclass(frozen=True, kw_only=True)

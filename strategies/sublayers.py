@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compress_explain.anatomy import Anatomy
-from compress_explain.edits import Edit
-from compress_explain.ranking_units import Extent, cheapest_units
-from compress_explain.strategy import Situation
+from compress_explain.choosing.ranking_units import Extent, cheapest_units
+from compress_explain.editing.edits import Edit
+from compress_explain.model.anatomy import Anatomy
+from compress_explain.plugins.strategy import Situation
 
 
 @dataclass(frozen=True, kw_only=True)

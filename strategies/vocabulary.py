@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from compress_explain.edits import Edit
-from compress_explain.embedding import TOKEN, TOKENS
+from compress_explain.data.examples import ALL
+from compress_explain.data.sources import SUFFIXES
+from compress_explain.editing.edits import Edit
 from compress_explain.errors import InputError
-from compress_explain.examples import ALL
-from compress_explain.sources import SUFFIXES
-from compress_explain.strategy import Situation
+from compress_explain.model.embedding import TOKEN, TOKENS
+from compress_explain.plugins.strategy import Situation
 from compress_explain.vocabulary import Choice, Lexicon
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from compress_explain.anatomy import Anatomy
-from compress_explain.channel_worth import IMPORTANCES
-from compress_explain.edits import Edit
+from compress_explain.choosing.channel_worth import IMPORTANCES
+from compress_explain.choosing.ranking import ordinal
+from compress_explain.editing.edits import Edit
 from compress_explain.errors import InputError, did_you_mean
-from compress_explain.ranking import ordinal
-from compress_explain.strategy import Situation
-from compress_explain.stream import CHANNEL, CHANNELS, Stream, channels_gone
+from compress_explain.model.anatomy import Anatomy
+from compress_explain.model.stream import CHANNEL, CHANNELS, Stream, channels_gone
+from compress_explain.plugins.strategy import Situation
 
 
 @dataclass(frozen=True, kw_only=True)

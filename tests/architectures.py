@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from compress_explain.anatomy import read_anatomy
 from compress_explain.families import families, refused
+from compress_explain.model.anatomy import read_anatomy
 from tests.every import ELSEWHERE, SMALL, artifacts
 from tests.tiny import (
     CLASSIFIERS,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.dense import refuse_norms_after
+from compress_explain.editing.dense import refuse_norms_after
 from compress_explain.errors import InputError
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.plugins.strategy import Quantizing, Strategy
 from compress_explain.strategies import (
     Distill,
     Half,
@@ -18,7 +19,6 @@ from compress_explain.strategies import (
     Sublayers,
     WeightOnly,
 )
-from compress_explain.strategy import Quantizing, Strategy
 from tests.tiny import CLASSIFIERS, EXPORTED, EXPORTED_LIKE, MODELS, NOT_EXPORTED, tiny_model, tiny_tokens
 from tests.words import KINDS
 

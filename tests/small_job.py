@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from compress_explain.config import Config, load_config
-from compress_explain.data import Splits, load_splits
-from compress_explain.models import Subject, load_subject
+from compress_explain.data.loading import Splits, load_splits
+from compress_explain.model.loading import Subject, load_subject
 
 GOOD = ["good", "great", "fine", "lovely", "bright"]
 BAD = ["bad", "poor", "dull", "dreary", "grim"]

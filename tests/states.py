@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.examples import ALL, Examples
-from compress_explain.masks import Masks
+from compress_explain.data.examples import ALL, Examples
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import read_anatomy
 from tests.tiny import EOS, PAD, VOCABULARY, flagged, tiny_examples, tiny_model, tiny_tokens, uneven_removal
 
 CAUSAL = ("gpt2", "llama", "qwen3", "opt", "gpt_neox", "phi3")

@@ -17,16 +17,16 @@ from mlflow.models import Model
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from compress_explain import Gate, InputError, Reinstatement, compress, delivery, load_compressed, load_deployed
-from compress_explain.checkpoint import WEIGHTS
+from compress_explain import Gate, InputError, Reinstatement, compress, load_compressed, load_deployed
+from compress_explain.comparison.predictions import Pairs, predict
 from compress_explain.deployment import CompiledRunner, OnnxRunner, TorchRunner, run_examples
 from compress_explain.deployment import processor as machine
+from compress_explain.deployment.forms import COMPILED, ONNX, TORCH, Form, check_forms, forms_for
+from compress_explain.deployment.manifest import MANIFEST, read_manifest, write_manifest
 from compress_explain.evaluators import Quality
-from compress_explain.forms import COMPILED, ONNX, TORCH, Form, check_forms, forms_for
-from compress_explain.ledger import Ledger, file_digest
-from compress_explain.manifest import MANIFEST, read_manifest, write_manifest
-from compress_explain.predictions import Pairs, predict
 from compress_explain.pricing import AuditPlan
+from compress_explain.record.checkpoint import WEIGHTS
+from compress_explain.record.ledger import Ledger, file_digest
 from compress_explain.registry import served
 from compress_explain.strategies import Heads, Neurons
 from compress_explain.terminal.reading import print_ledger
@@ -61,7 +61,7 @@ def run(inputs, out, *, resume=False, **options):
 
 
 def without_compiler(patch):
-    patch.setattr("compress_explain.forms.shutil.which", lambda name: None)
+    patch.setattr("compress_explain.deployment.forms.shutil.which", lambda name: None)
 
 
 ALL = {"runtime": "auto", "artifacts": ("checkpoint", "onnx", "dense", "program")}
@@ -191,7 +191,7 @@ def test_a_run_that_was_stopped_after_measuring_does_not_measure_again(finished,
     def refuse(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(delivery, "measure", refuse)
+    monkeypatch.setattr("compress_explain.running.delivery.measure", refuse)
     again = run(inputs, folder, resume=True, **ALL)
     chosen = [done.ledger.find("measured", "runtime").body["chosen"] for done in (finished, again)]
     assert chosen[0] == chosen[1] and again.passed
@@ -321,9 +321,9 @@ def test_a_compiled_run_judges_and_serves_the_package(inputs, tmp_path):
 
 
 def test_a_package_that_computes_something_else_is_found_out(tmp_path, monkeypatch):
-    from compress_explain.anatomy import read_anatomy
     from compress_explain.deployment import deploy
     from compress_explain.errors import ArtifactError
+    from compress_explain.model.anatomy import read_anatomy
 
     model, other, examples = tiny_model("bert"), tiny_model("bert", seed=1), tiny_examples("bert")
     monkeypatch.setattr(deploy, "compile_package", lambda model, examples, path: path.write_bytes(b"code"))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.masks import Masks
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import read_anatomy
 from tests.tiny import tiny_examples, tiny_model, tiny_tokens
 
 pytest.importorskip("captum")

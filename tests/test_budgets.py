@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.embedding import TOKENS
+from compress_explain.choosing.meters import Bytes, Flops, Parameters, Storage, taken
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
-from compress_explain.masks import Masks
-from compress_explain.meters import Bytes, Flops, Parameters, Storage, taken
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.embedding import TOKENS
+from compress_explain.plugins.strategy import Paced, Situation, rounds_of
 from compress_explain.pricing import price
 from compress_explain.strategies import Heads, Neurons, Structured
-from compress_explain.strategy import Paced, Situation, rounds_of
-from compress_explain.surgery import materialize
 from compress_explain.weight_edits import weight_edit
 from tests.tiny import tiny_examples, tiny_model, uneven_removal
 

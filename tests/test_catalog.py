@@ -10,22 +10,30 @@ from importlib.metadata import EntryPoint
 import numpy as np
 import pytest
 
-import compress_explain.catalog as catalog_module
-from compress_explain.activations import find_activations
-from compress_explain.anatomy import read_anatomy
-from compress_explain.catalog import EVALUATORS, STRATEGIES, Catalog
-from compress_explain.channel_worth import worth_of
-from compress_explain.depgraph import find_stream
-from compress_explain.edits import Edit
+import compress_explain.plugins.catalog as catalog_module
+from compress_explain.choosing.activations import find_activations
+from compress_explain.choosing.channel_worth import worth_of
+from compress_explain.choosing.spectra import find_spectra, menu_now
+from compress_explain.comparison.predictions import Pairs
+from compress_explain.comparison.scores import Score
+from compress_explain.editing.depgraph import find_stream
+from compress_explain.editing.edits import Edit
+from compress_explain.editing.masks import Masks
 from compress_explain.errors import InputError
-from compress_explain.evaluator import check_evaluator
-from compress_explain.masks import Masks
-from compress_explain.predictions import Pairs
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.stream import CHANNEL
+from compress_explain.plugins.catalog import EVALUATORS, STRATEGIES, Catalog
+from compress_explain.plugins.evaluator import check_evaluator
+from compress_explain.plugins.strategy import (
+    Factorizing,
+    Narrowing,
+    Quantizing,
+    Situation,
+    Tuning,
+    check_strategy,
+    ranges_of,
+)
 from compress_explain.pricing import price
-from compress_explain.scores import Score
-from compress_explain.spectra import find_spectra, menu_now
-from compress_explain.strategy import Factorizing, Narrowing, Quantizing, Situation, Tuning, check_strategy, ranges_of
-from compress_explain.stream import CHANNEL
 from compress_explain.vocabulary import Lexicon
 from tests.tiny import flagged, tiny_examples, tiny_model, uneven_removal
 from tests.words import TEXTS, read_examples, reading_model, trained_tokenizer

@@ -10,10 +10,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, pipeline
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.checkpoint import MANIFEST, WEIGHTS, load_compressed, read_manifest, save_compressed
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
-from compress_explain.surgery import materialize
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.record.checkpoint import MANIFEST, WEIGHTS, load_compressed, read_manifest, save_compressed
 from tests.tiny import FAMILIES, GENERATORS, logits_of, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 
 

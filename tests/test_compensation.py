@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
 from compress_explain.compensation import Compensation, Compensator
 from compress_explain.compensation.ridge import Moments
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.refits import load_refits, save_refits
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
-from compress_explain.masks import Masks
-from compress_explain.refits import load_refits, save_refits
-from compress_explain.surgery import materialize
+from compress_explain.model.anatomy import read_anatomy
 from tests.tiny import FAMILIES, flagged, logits_of, tiny_examples, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 
 TOLERANCE = 1e-5  # of logits of order 1 to 5

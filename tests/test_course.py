@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from compress_explain.course import TINY, Stage, trust
+from compress_explain.record.course import TINY, Stage, trust
 from compress_explain.report.steps import _trust
 
 

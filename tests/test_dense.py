@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from compress_explain.anatomy import read_anatomy
 from compress_explain.compensation import Compensation, Compensator
-from compress_explain.dense import dense_twin
-from compress_explain.embedding import TOKENS
-from compress_explain.masks import Masks
-from compress_explain.surgery import materialize
+from compress_explain.editing.dense import dense_twin
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import materialize
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.embedding import TOKENS
 from tests.tiny import (
     WITH_AND_WITHOUT_GENERATION,
     flagged,

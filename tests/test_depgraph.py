@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import read_anatomy
+from compress_explain.model.anatomy import read_anatomy
 from tests.tiny import FAMILIES, answer, tiny_inputs, tiny_model, tiny_tokens
 
 tp = pytest.importorskip("torch_pruning")

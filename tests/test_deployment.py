@@ -11,12 +11,12 @@ import onnx
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
+from compress_explain.comparison.predictions import predict
 from compress_explain.deployment import OnnxRunner, Runner, TorchRunner, check, export_onnx, run_examples
 from compress_explain.deployment.names import embedding_nodes, linear_nodes, name_linears, weights_of
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import ArtifactError, InputError
-from compress_explain.predictions import predict
-from compress_explain.surgery import materialize
+from compress_explain.model.anatomy import read_anatomy
 from tests.tiny import EXPORTED, NOT_EXPORTED, tiny_examples, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 
 FAST = ("bert", "vit")

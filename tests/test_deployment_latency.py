@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
+from compress_explain.comparison.predictions import predict
 from compress_explain.deployment import (
     CompiledRunner,
     Latency,
@@ -21,9 +21,9 @@ from compress_explain.deployment import (
     run_examples,
     text_inputs,
 )
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
-from compress_explain.predictions import predict
-from compress_explain.surgery import materialize
+from compress_explain.model.anatomy import read_anatomy
 from tests.tiny import tiny_examples, tiny_inputs, tiny_model, uneven_removal
 
 

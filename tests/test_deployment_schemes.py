@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from compress_explain.conformance import is_frozen_dataclass
+from compress_explain.comparison.predictions import predict
 from compress_explain.deployment import (
     BFloat16,
     Float16,
@@ -24,8 +24,8 @@ from compress_explain.deployment import (
 from compress_explain.deployment.facts import sqnr
 from compress_explain.deployment.names import WEIGHT, weights_of
 from compress_explain.errors import ArtifactError, InputError
-from compress_explain.ledger import file_digest
-from compress_explain.predictions import predict
+from compress_explain.plugins.conformance import is_frozen_dataclass
+from compress_explain.record.ledger import file_digest
 from compress_explain.weight_edits import Blocks, Int8
 from tests.test_deployment import exported
 from tests.tiny import tiny_examples, tiny_model

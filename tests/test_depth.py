@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.checkpoint import load_compressed, save_compressed
+from compress_explain.choosing.ranking_units import Extent
+from compress_explain.comparison.predictions import predict
 from compress_explain.compensation import Compensation, Compensator
-from compress_explain.depth import shortened
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import expected_parameters, materialize
 from compress_explain.errors import EditError, InputError
-from compress_explain.masks import Masks
-from compress_explain.predictions import predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.depth import shortened
+from compress_explain.plugins.strategy import Situation, menu_of
 from compress_explain.pricing import expected_joint, price
 from compress_explain.pricing.exact import Trials, exact_sums
 from compress_explain.pricing.menu import Candidate, menu_of_kinds
-from compress_explain.ranking_units import Extent
+from compress_explain.record.checkpoint import load_compressed, save_compressed
 from compress_explain.strategies import Heads, Layers, Sublayers
-from compress_explain.strategy import Situation, menu_of
-from compress_explain.surgery import expected_parameters, materialize
 from tests.tiny import (
     CLASSIFIERS,
     FAMILIES,

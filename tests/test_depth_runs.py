@@ -16,21 +16,21 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
 from compress_explain import Compensation, Gate, Reinstatement, Run, compress, replay
-from compress_explain.anatomy import read_anatomy
-from compress_explain.checkpoint import read_manifest
 from compress_explain.cli import app
-from compress_explain.data import DataSpec, load_splits
+from compress_explain.comparison.predictions import Pairs, predict
+from compress_explain.data.loading import DataSpec, load_splits
 from compress_explain.deployment.deploy import deploy
 from compress_explain.deployment.runtime import OnnxRunner, run_examples
-from compress_explain.depth import shortened
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import materialize
 from compress_explain.evaluators import Quality
-from compress_explain.masks import Masks
-from compress_explain.models import load_subject
-from compress_explain.predictions import Pairs, predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.depth import shortened
+from compress_explain.model.loading import load_subject
 from compress_explain.pricing import AuditPlan
-from compress_explain.replay import applied_plans
+from compress_explain.record.checkpoint import read_manifest
+from compress_explain.record.replay import applied_plans
 from compress_explain.strategies import Heads, Int8Dynamic, Layers, Neurons, Sublayers, Vocabulary
-from compress_explain.surgery import materialize
 from compress_explain.terminal.reading import print_component, print_ledger
 from compress_explain.terminal.summary import print_run
 from compress_explain.vocabulary import read_by

@@ -13,17 +13,17 @@ from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
 
 from compress_explain import Compensation, Gate, InputError, Reinstatement, RunInterrupted, compress, replay
-from compress_explain.anatomy import read_anatomy
-from compress_explain.checkpoint import load_compressed
-from compress_explain.embedding import TOKENS
+from compress_explain.comparison.predictions import Pairs, pair, predict
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.refits import load_refits, tunable
+from compress_explain.editing.surgery import materialize
 from compress_explain.evaluators import Quality, Slices
-from compress_explain.masks import Masks
-from compress_explain.predictions import Pairs, pair, predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.embedding import TOKENS
 from compress_explain.pricing import AuditPlan
-from compress_explain.refits import load_refits, tunable
-from compress_explain.replay import standing_refits
+from compress_explain.record.checkpoint import load_compressed
+from compress_explain.record.replay import standing_refits
 from compress_explain.strategies import Distill, Heads, Neurons
-from compress_explain.surgery import materialize
 from compress_explain.terminal.reading import print_ledger
 from compress_explain.terminal.summary import print_run
 from compress_explain.tuning import Tuner, lessons_for

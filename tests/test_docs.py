@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 import compress_explain
-from compress_explain.catalog import EVALUATORS, STRATEGIES
 from compress_explain.cli import app
+from compress_explain.comparison.scores import METRICS
 from compress_explain.config import Config, load_config
 from compress_explain.families import families
-from compress_explain.scores import METRICS
-from compress_explain.strategy import check_strategy
+from compress_explain.plugins.catalog import EVALUATORS, STRATEGIES
+from compress_explain.plugins.strategy import check_strategy
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("ci/*.md")])

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from compress_explain.outcome import Run
+from compress_explain.record.outcome import Run
+from compress_explain.record.replay import removed_components
 from compress_explain.registry.figures import layer_rows
-from compress_explain.reinstate import Reinstatement
-from compress_explain.replay import removed_components
+from compress_explain.running.reinstate import Reinstatement
 from tests.test_report import MIDDLE, finished_run
 
 LIMITS = {"max_rounds": 8, "step": 0.3, "max_share": 1.0, "reserve": 0.3}

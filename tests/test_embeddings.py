@@ -19,27 +19,27 @@ import yaml
 from mlflow.models import Model
 from scipy.stats import spearmanr
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.checkpoint import load_compressed
 from compress_explain.cli import _guarded, app
+from compress_explain.comparison.decided import decide_all
+from compress_explain.comparison.predictions import Pairs, logits_of, paired
+from compress_explain.comparison.scores import metrics_told, score
 from compress_explain.config import load_config
-from compress_explain.data import load_examples
-from compress_explain.decided import decide_all
+from compress_explain.data.loading import load_examples
+from compress_explain.data.neighbours import SHARPNESS, nearest_of
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
-from compress_explain.masks import Masks
-from compress_explain.models import infer_task, load_subject
-from compress_explain.neighbours import SHARPNESS, nearest_of
-from compress_explain.outcome import Run
-from compress_explain.pooling import Pooling, read_pooling
-from compress_explain.predictions import Pairs, logits_of, paired
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import infer_task, load_subject
+from compress_explain.model.pooling import Pooling, read_pooling
 from compress_explain.pricing import price
 from compress_explain.pricing.joint import expected_joint, observed_joint
 from compress_explain.progress import Progress
+from compress_explain.record.checkpoint import load_compressed
+from compress_explain.record.outcome import Run
+from compress_explain.record.replay import replay
 from compress_explain.registry import served
-from compress_explain.replay import replay
-from compress_explain.scores import metrics_told, score
 from compress_explain.strategies import Distill, Vocabulary
-from compress_explain.surgery import materialize
 from compress_explain.terminal.commands import build_job, load_inputs
 from tests.small_job import sentences, tiny_tokenizer
 from tests.tiny import MODELS, uneven_removal
@@ -204,7 +204,7 @@ def test_what_people_said_is_compared_pair_by_pair(subject, tmp_path):
     frame = pairs_of_texts(30, seed=3)
     frame.to_csv(tmp_path / "rows.csv", index=False)
     config = {"input": "sentence1", "label": "score"}
-    from compress_explain.data import DataSpec, encode_splits
+    from compress_explain.data.loading import DataSpec, encode_splits
 
     spec = DataSpec(calibration="c", validation="v", test="t", pair="sentence2", **config)
     frames = {"calibration": pairs_of_texts(6, 1), "validation": pairs_of_texts(6, 2), "test": frame}

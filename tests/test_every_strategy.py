@@ -9,23 +9,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compress_explain.activations import find_activations
-from compress_explain.anatomy import read_anatomy
-from compress_explain.catalog import STRATEGIES
-from compress_explain.checkpoint import load_compressed, save_compressed
+from compress_explain.choosing.activations import find_activations
+from compress_explain.comparison.predictions import pair, predict
 from compress_explain.compensation import Compensation, Compensator
-from compress_explain.dense import dense_twin
 from compress_explain.deployment import OnnxRunner, export_onnx, run_examples
 from compress_explain.deployment.deploy import deploy
-from compress_explain.depth import shortened
-from compress_explain.edits import Plan
+from compress_explain.editing.dense import dense_twin
+from compress_explain.editing.edits import Plan
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.refits import load_refits, save_refits
+from compress_explain.editing.surgery import expected_parameters, materialize
 from compress_explain.errors import InputError
-from compress_explain.masks import Masks
-from compress_explain.predictions import pair, predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.depth import shortened
+from compress_explain.plugins.catalog import STRATEGIES
+from compress_explain.plugins.strategy import Situation, menu_of, ranges_of
 from compress_explain.pricing import MOVES, price
-from compress_explain.refits import load_refits, save_refits
-from compress_explain.strategy import Situation, menu_of, ranges_of
-from compress_explain.surgery import expected_parameters, materialize
+from compress_explain.record.checkpoint import load_compressed, save_compressed
 from compress_explain.tuning import Tuner
 from compress_explain.tuning.lessons import lessons_for
 from compress_explain.vocabulary import Lexicon

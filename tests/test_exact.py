@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.examples import Batch
-from compress_explain.masks import Masks
+from compress_explain.data.examples import Batch
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import read_anatomy
 from compress_explain.pricing import Candidate, exact, read_menu
 from compress_explain.pricing.exact import Trials, exact_of_pairs, exact_sums, masked
 from compress_explain.pricing.impact import IMPACTS

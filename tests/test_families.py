@@ -8,13 +8,13 @@ import transformers as hf
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress_explain import families
-from compress_explain.anatomy import linear_shape, read_anatomy
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import expected_parameters, materialize
 from compress_explain.errors import InputError
 from compress_explain.families import AttentionParts, Family, FeedForwardParts, Stack
 from compress_explain.inquiry import tokens_of
-from compress_explain.masks import Masks
-from compress_explain.models import Subject
-from compress_explain.surgery import expected_parameters, materialize
+from compress_explain.model.anatomy import linear_shape, read_anatomy
+from compress_explain.model.loading import Subject
 from tests.tiny import (
     CLASSIFIERS,
     FAMILIES,

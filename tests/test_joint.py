@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.masks import Masks
-from compress_explain.predictions import Pairs
+from compress_explain.comparison.predictions import Pairs
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import read_anatomy
 from compress_explain.pricing import expected_joint, observed_joint
 from compress_explain.pricing.exact import masked
 from compress_explain.pricing.joint import Joint

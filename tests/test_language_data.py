@@ -14,12 +14,12 @@ import yaml
 from transformers import BertForMaskedLM
 
 from compress_explain.config import load_config
-from compress_explain.data import SPLITS, DataSpec, encode_splits, load_examples
+from compress_explain.data.loading import SPLITS, DataSpec, encode_splits, load_examples
+from compress_explain.data.slices import SliceRule, load_rules
+from compress_explain.data.tokens import token_slices
 from compress_explain.errors import InputError, InputErrors
-from compress_explain.models import infer_task, load_subject, model_digest
-from compress_explain.slices import SliceRule, load_rules
-from compress_explain.tasks import TASKS
-from compress_explain.tokens import token_slices
+from compress_explain.model.loading import infer_task, load_subject, model_digest
+from compress_explain.model.tasks import TASKS
 from tests.small_job import sentences, small_job_files, tiny_tokenizer
 from tests.tiny import MODELS, tiny_model
 

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from compress_explain.errors import LedgerError
-from compress_explain.ledger import GENESIS, Ledger, file_digest
+from compress_explain.record.ledger import GENESIS, Ledger, file_digest
 
 
 @pytest.fixture

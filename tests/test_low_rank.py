@@ -14,32 +14,32 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress_explain import Gate, Reinstatement, compress
-from compress_explain.activations import Ranges, find_activations
-from compress_explain.anatomy import read_anatomy
-from compress_explain.checkpoint import MANIFEST, load_compressed, save_compressed
+from compress_explain.choosing.activations import Ranges, find_activations
+from compress_explain.choosing.meters import Bytes, Flops, Parameters, Storage, taken
+from compress_explain.choosing.spectra import find_spectra, menu_now
+from compress_explain.choosing.target import Target
+from compress_explain.comparison.predictions import predict
 from compress_explain.compensation import Compensation, Compensator
-from compress_explain.dense import dense_twin
 from compress_explain.deployment.deploy import deploy
 from compress_explain.deployment.int8 import Int8Dynamic as Int8DynamicScheme
 from compress_explain.deployment.runtime import OnnxRunner, run_examples
 from compress_explain.deployment.static import Int8Static as Int8StaticScheme
+from compress_explain.editing.dense import dense_twin
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.refits import load_factors, save_factors
+from compress_explain.editing.surgery import expected_parameters, materialize
 from compress_explain.errors import EditError, InputError, LedgerError
 from compress_explain.evaluators import Quality
-from compress_explain.factored import FactoredLinear
-from compress_explain.job import Job
-from compress_explain.masks import Masks
-from compress_explain.meters import Bytes, Flops, Parameters, Storage, taken
-from compress_explain.predictions import predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.factored import FactoredLinear
+from compress_explain.plugins.strategy import Situation, check_order
 from compress_explain.pricing import MOVES, AuditPlan, price
 from compress_explain.pricing.exact import masked
 from compress_explain.progress import Progress
-from compress_explain.refits import load_factors, save_factors
-from compress_explain.replay import applied_plans, replay
-from compress_explain.spectra import find_spectra, menu_now
+from compress_explain.record.checkpoint import MANIFEST, load_compressed, save_compressed
+from compress_explain.record.replay import applied_plans, replay
+from compress_explain.running.job import Job
 from compress_explain.strategies import Distill, Heads, Int8Dynamic, Int8Static, LowRank, Neurons, Structured
-from compress_explain.strategy import Situation, check_order
-from compress_explain.surgery import expected_parameters, materialize
-from compress_explain.target import Target
 from compress_explain.terminal.rehearsal import rehearse
 from compress_explain.weight_edits import Factors, weight_edit, weights_saved
 from compress_explain.weight_edits.low_rank import LowRank as LowRankEdit

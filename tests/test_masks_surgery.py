@@ -7,11 +7,11 @@ import copy
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.checkpoint import load_compressed, save_compressed
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import expected_parameters, materialize
 from compress_explain.errors import EditError, InputError
-from compress_explain.masks import Masks
-from compress_explain.surgery import expected_parameters, materialize
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.record.checkpoint import load_compressed, save_compressed
 from tests.tiny import (
     FAMILIES,
     GENERATOR_KERNELS,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
+from compress_explain.model.anatomy import read_anatomy
 from compress_explain.pricing import read_menu
 from compress_explain.pricing.menu import menu_of_kinds
-from compress_explain.surgery import materialize
 from tests.tiny import FAMILIES, tiny_model, tiny_tokens
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from compress_explain.perturbed import perturbed
+from compress_explain.data.perturbed import perturbed
 from tests.tiny import tiny_examples
 
 START, END = 1, 2

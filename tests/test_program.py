@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
 from compress_explain.deployment import ProgramRunner, Runner, export_program
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import ArtifactError, InputError
-from compress_explain.surgery import materialize
+from compress_explain.model.anatomy import read_anatomy
 from tests.tiny import EXPORTED, tiny_examples, tiny_inputs, tiny_model, tiny_tokens, uneven_removal
 
 FAST = ("bert", "vit")

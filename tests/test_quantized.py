@@ -15,22 +15,22 @@ from mlflow.models import Model
 from rich.console import Console
 
 from compress_explain import Gate, Reinstatement, compress, load_compressed
-from compress_explain.anatomy import read_anatomy
+from compress_explain.comparison.predictions import Pairs, predict
 from compress_explain.compensation import Compensation, Compensator
 from compress_explain.deployment.deploy import deploy
 from compress_explain.deployment.int8 import Int8Dynamic as Int8DynamicScheme
 from compress_explain.deployment.runtime import OnnxRunner, run_examples
-from compress_explain.edits import Plan
+from compress_explain.editing.edits import Plan
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import EditError, InputError
 from compress_explain.evaluators import Quality
-from compress_explain.masks import Masks
-from compress_explain.predictions import Pairs, predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.plugins.strategy import Situation, menu_of
 from compress_explain.pricing import AuditPlan, expected_joint, price
+from compress_explain.record.replay import applied_plans
 from compress_explain.registry import served
-from compress_explain.replay import applied_plans
 from compress_explain.strategies import Heads, Int8Dynamic, Neurons
-from compress_explain.strategy import Situation, menu_of
-from compress_explain.surgery import materialize
 from compress_explain.terminal.reading import print_component
 from compress_explain.terminal.summary import print_run
 from compress_explain.weight_edits import weight_edit

@@ -17,28 +17,28 @@ import torch
 import yaml
 from mlflow.models import Model
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.checkpoint import load_compressed
 from compress_explain.cli import _guarded, app
+from compress_explain.comparison.decided import decide_all, right_answers
+from compress_explain.comparison.predictions import Pairs, logits_of, paired
+from compress_explain.comparison.scores import metrics_of, score, told_of
 from compress_explain.config import load_config
-from compress_explain.data import DataSpec, encode_splits, load_examples
-from compress_explain.decided import decide_all, right_answers
+from compress_explain.data.loading import DataSpec, encode_splits, load_examples
+from compress_explain.data.questions import asked, exact_match, flattened, normalised, token_f1
+from compress_explain.data.slices import SliceRule
+from compress_explain.data.spans import ELSEWHERE, locate
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
-from compress_explain.masks import Masks
-from compress_explain.models import infer_task, load_subject
-from compress_explain.outcome import Run
-from compress_explain.predictions import Pairs, logits_of, paired
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import infer_task, load_subject
 from compress_explain.pricing import price
 from compress_explain.pricing.joint import expected_joint, observed_joint
 from compress_explain.progress import Progress
-from compress_explain.questions import asked, exact_match, flattened, normalised, token_f1
+from compress_explain.record.checkpoint import load_compressed
+from compress_explain.record.outcome import Run
+from compress_explain.record.replay import replay
 from compress_explain.registry import served
-from compress_explain.replay import replay
-from compress_explain.scores import metrics_of, score, told_of
-from compress_explain.slices import SliceRule
-from compress_explain.spans import ELSEWHERE, locate
 from compress_explain.strategies import Distill, Vocabulary
-from compress_explain.surgery import materialize
 from compress_explain.terminal.commands import build_job, load_inputs
 from tests.asked import HEADS, LIMIT, as_json, asked_rows, asking_job, asking_tokenizer, finder, flat, nested
 from tests.tiny import MODELS, uneven_removal

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from compress_explain import Masks, Run, load_compressed, read_anatomy, replay
-from compress_explain.checkpoint import read_manifest, removed_flags
 from compress_explain.cli import _guarded, app
-from compress_explain.surgery import expected_parameters
+from compress_explain.editing.surgery import expected_parameters
+from compress_explain.record.checkpoint import read_manifest, removed_flags
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -23,17 +23,17 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from transformers import AutoTokenizer, ViTConfig, ViTForImageClassification
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.catalog import REGISTRIES
-from compress_explain.checkpoint import load_compressed, save_compressed
-from compress_explain.edits import Action
+from compress_explain.editing.edits import Action
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
-from compress_explain.ledger import Record
-from compress_explain.outcome import Run
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.plugins.catalog import REGISTRIES
+from compress_explain.record.checkpoint import load_compressed, save_compressed
+from compress_explain.record.ledger import Record
+from compress_explain.record.outcome import Run
 from compress_explain.registry import MlflowRegistry, resolve_tracking_uri, served, steps
 from compress_explain.registry.names import Point, points, slugs
 from compress_explain.registry.reach import quiet
-from compress_explain.surgery import materialize
 from compress_explain.terminal.commands import run_config
 
 from .small_job import small_job_files

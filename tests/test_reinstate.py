@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
+from compress_explain.comparison.gates import Gate, Verdict, judge
+from compress_explain.comparison.predictions import pair, predict
+from compress_explain.comparison.scores import Score
+from compress_explain.editing.masks import Masks
 from compress_explain.errors import InputError
 from compress_explain.evaluators import Quality, Slices
-from compress_explain.gates import Gate, Verdict, judge
-from compress_explain.masks import Masks
-from compress_explain.predictions import pair, predict
-from compress_explain.reinstate import Reinstatement, can_be_helped, choose_restorations, noise
-from compress_explain.scores import Score
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.running.reinstate import Reinstatement, can_be_helped, choose_restorations, noise
 from tests.trained import reviews, trained_model
 
 CALIBRATION, VALIDATION = reviews(400, seed=4), reviews(600, seed=2, name="validation")

@@ -11,20 +11,20 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from compress_explain.comparison.gates import Gate
 from compress_explain.compensation import Compensation
-from compress_explain.data import Splits
+from compress_explain.data.examples import Examples
+from compress_explain.data.loading import Splits
 from compress_explain.evaluators import Quality, Slices
-from compress_explain.examples import Examples
-from compress_explain.gates import Gate
-from compress_explain.job import Job
-from compress_explain.models import Subject
-from compress_explain.outcome import Run
+from compress_explain.model.loading import Subject
 from compress_explain.progress import Progress
-from compress_explain.reinstate import Reinstatement
+from compress_explain.record.outcome import Run
 from compress_explain.report import render_report
 from compress_explain.report.flips import REDACTED
 from compress_explain.report.judgement import final_judgement
 from compress_explain.run import execute
+from compress_explain.running.job import Job
+from compress_explain.running.reinstate import Reinstatement
 from compress_explain.strategies import Heads, Neurons
 
 HOSTILE = "<script>alert('x')</script>"

@@ -32,7 +32,7 @@ from compress_explain import (
 from compress_explain.cli import _guarded, app
 from compress_explain.config import Config
 from compress_explain.evaluators import Quality, Slices
-from compress_explain.replay import read_ledger, removed_components
+from compress_explain.record.replay import read_ledger, removed_components
 from compress_explain.strategies import Heads, Neurons
 from compress_explain.terminal.reading import print_component, print_ledger
 from compress_explain.terminal.summary import print_run

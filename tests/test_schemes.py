@@ -11,28 +11,28 @@ import pytest
 import torch
 
 from compress_explain import Gate, Reinstatement, compress
-from compress_explain.activations import (
+from compress_explain.choosing.activations import (
     Ranges,
     find_activations,
     load_activations,
     passes_of,
     save_activations,
 )
-from compress_explain.anatomy import read_anatomy
-from compress_explain.catalog import STRATEGIES
+from compress_explain.choosing.quantizing import joint_kl
+from compress_explain.comparison.predictions import Pairs, predict
 from compress_explain.deployment import OnnxRunner, run_examples
 from compress_explain.deployment.deploy import deploy
-from compress_explain.edits import Plan
+from compress_explain.editing.edits import Plan
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
 from compress_explain.evaluators import Quality
-from compress_explain.masks import Masks
-from compress_explain.predictions import Pairs, predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.plugins.catalog import STRATEGIES
+from compress_explain.plugins.strategy import Quantizing, Situation, menu_of, ranges_of
 from compress_explain.pricing import MOVES, AuditPlan, price
-from compress_explain.quantizing import joint_kl
-from compress_explain.replay import applied_plans
+from compress_explain.record.replay import applied_plans
 from compress_explain.strategies import Half, Heads, Int8Dynamic, Int8Static, MixedPrecision, Neurons, WeightOnly
-from compress_explain.strategy import Quantizing, Situation, menu_of, ranges_of
-from compress_explain.surgery import materialize
 from tests.small_job import loaded_small_job
 from tests.tiny import flagged, tiny_examples, tiny_model, uneven_removal
 

@@ -10,11 +10,11 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
+from compress_explain.comparison.gates import Gate, check_gates, judge, overall
+from compress_explain.comparison.predictions import Pairs
+from compress_explain.comparison.scores import METRICS, Score, score
 from compress_explain.errors import InputError
 from compress_explain.evaluators import Quality, Slices
-from compress_explain.gates import Gate, check_gates, judge, overall
-from compress_explain.predictions import Pairs
-from compress_explain.scores import METRICS, Score, score
 from compress_explain.stats import paired_accuracy_interval, rate_interval
 
 

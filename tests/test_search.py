@@ -23,19 +23,20 @@ from rich.console import Console
 import compress_explain.search.expected as expected_module
 import compress_explain.search.seeking as seeking_module
 from compress_explain import Gate, InputError, LedgerError, Target
-from compress_explain.anatomy import read_anatomy
-from compress_explain.catalog import STRATEGIES
 from compress_explain.cli import _guarded, app
 from compress_explain.config import load_config
-from compress_explain.edits import Edit
+from compress_explain.editing.edits import Edit
+from compress_explain.editing.masks import Masks
 from compress_explain.evaluators import Quality
-from compress_explain.job import Job
-from compress_explain.masks import Masks
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.plugins.catalog import STRATEGIES
+from compress_explain.plugins.registry import Searching
+from compress_explain.plugins.strategy import Quantizing
 from compress_explain.pricing import RayWorkers
 from compress_explain.progress import Progress
+from compress_explain.record.replay import read_ledger
 from compress_explain.registry import MlflowRegistry
-from compress_explain.registry_protocol import Searching
-from compress_explain.replay import read_ledger
+from compress_explain.running.job import Job
 from compress_explain.search import Found, Search, search
 from compress_explain.search.costs import Cost
 from compress_explain.search.expected import open_pricebook
@@ -43,7 +44,6 @@ from compress_explain.search.fronts import dominated, fronts, kept
 from compress_explain.search.naming import name_one
 from compress_explain.search.space import Pipeline, Variant, space
 from compress_explain.strategies import Heads, Int8Dynamic, Layers, LowRank, Neurons, Structured
-from compress_explain.strategy import Quantizing
 from compress_explain.terminal.reading import print_ledger
 from compress_explain.terminal.search import print_search
 from tests.small_job import CONFIG, loaded_small_job, small_job_files
@@ -440,7 +440,7 @@ def test_a_killed_process_is_continued_where_it_was(inputs, tmp_path):
     program = (
         "import os, signal, sys\n"
         "import torch; torch.set_num_threads(1)\n"
-        "import compress_explain.session as session\n"
+        "import compress_explain.running.session as session\n"
         "whole = session.Session.compensate\n"
         "def killed(self, *given, **options):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from compress_explain.data.slices import MAX_VALUES, SliceRule
+from compress_explain.data.sources import read_rows
 from compress_explain.errors import InputError
-from compress_explain.slices import MAX_VALUES, SliceRule
-from compress_explain.sources import read_rows
 
 FRAME = pd.DataFrame(
     {

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
+from compress_explain.comparison.predictions import predict
+from compress_explain.editing.masks import Masks
 from compress_explain.errors import InputError
-from compress_explain.masks import Masks
-from compress_explain.predictions import predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.plugins.strategy import Situation
 from compress_explain.pricing import price
 from compress_explain.strategies import Heads, Neurons
-from compress_explain.strategy import Situation
 from tests.tiny import tiny_examples, tiny_model
 from tests.trained import reviews, trained_model
 

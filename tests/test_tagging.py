@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 import torch
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.data import DataSpec, encode_splits, load_examples
-from compress_explain.decided import decide_all, places, right_answers
-from compress_explain.entities import entities
+from compress_explain.comparison.decided import decide_all, places, right_answers
+from compress_explain.comparison.predictions import Pairs, logits_of, paired
+from compress_explain.comparison.scores import METRIC_NAMES, metrics_of, score, told_of
+from compress_explain.data.entities import entities
+from compress_explain.data.examples import Tags
+from compress_explain.data.loading import DataSpec, encode_splits, load_examples
+from compress_explain.data.slices import SliceRule
+from compress_explain.editing.masks import Masks
 from compress_explain.errors import InputError
-from compress_explain.examples import Tags
-from compress_explain.masks import Masks
-from compress_explain.models import infer_task, load_subject
-from compress_explain.predictions import Pairs, logits_of, paired
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import infer_task, load_subject
 from compress_explain.pricing.joint import expected_joint, observed_joint
-from compress_explain.scores import METRIC_NAMES, metrics_of, score, told_of
-from compress_explain.slices import SliceRule
 from tests.small_job import tiny_tokenizer
 from tests.tagged import TAGS, tagged
 from tests.tiny import VOCABULARY, tiny_examples, tiny_model

@@ -12,27 +12,27 @@ from rich.console import Console
 from transformers import BertConfig, BertForSequenceClassification
 
 import compress_explain.deployment.stopwatch
-import compress_explain.session
+import compress_explain.running.session
 from compress_explain import Gate, Target, compress
-from compress_explain.anatomy import read_anatomy
+from compress_explain.choosing.latency_table import Curve, LatencyTable, Timed
+from compress_explain.choosing.target import outcome, told
 from compress_explain.config import load_config
 from compress_explain.deployment import Int8Dynamic, OnnxRunner, TorchRunner
 from compress_explain.deployment.deploy import deploy
 from compress_explain.deployment.latency import sized_inputs
 from compress_explain.deployment.stopwatch import Stopwatch, cache_folder, forms_to_measure
 from compress_explain.deployment.sublayers import LayerBench, groups_of, layer_shapes
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
 from compress_explain.evaluators import Quality
-from compress_explain.job import Job
-from compress_explain.latency_table import Curve, LatencyTable, Timed
-from compress_explain.masks import Masks
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.plugins.strategy import Situation, rounds_of
 from compress_explain.pricing import price
 from compress_explain.progress import Progress
-from compress_explain.replay import replay
+from compress_explain.record.replay import replay
+from compress_explain.running.job import Job
 from compress_explain.strategies import Int8Static, MixedPrecision, Structured
-from compress_explain.strategy import Situation, rounds_of
-from compress_explain.surgery import materialize
-from compress_explain.target import outcome, told
 from compress_explain.terminal import rehearsal
 from compress_explain.terminal.reading import print_ledger
 from compress_explain.terminal.summary import print_run
@@ -343,7 +343,7 @@ def test_a_run_buys_measures_and_tells_its_target(inputs, tmp_path, monkeypatch)
         tables.append(made_table(anatomy))
         return tables[-1]
 
-    monkeypatch.setattr(compress_explain.session, "latency_of", made_up)
+    monkeypatch.setattr(compress_explain.running.session, "latency_of", made_up)
 
     def run(**options):
         return compress(

@@ -14,18 +14,18 @@ import pytest
 import torch
 from mlflow.models import Model
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.checkpoint import load_compressed
+from compress_explain.comparison.predictions import Pairs
 from compress_explain.config import load_config
-from compress_explain.data import load_examples
+from compress_explain.data.loading import load_examples
+from compress_explain.data.slices import SliceRule
 from compress_explain.errors import InputError
-from compress_explain.outcome import Run
-from compress_explain.predictions import Pairs
+from compress_explain.model.anatomy import read_anatomy
 from compress_explain.progress import Progress
+from compress_explain.record.checkpoint import load_compressed
+from compress_explain.record.outcome import Run
+from compress_explain.record.replay import applied_plans, replay
 from compress_explain.registry import served
-from compress_explain.replay import applied_plans, replay
 from compress_explain.run import execute
-from compress_explain.slices import SliceRule
 from compress_explain.strategies import Distill, Vocabulary
 from compress_explain.terminal.commands import build_job, load_inputs
 from tests.small_job import tiny_tokenizer

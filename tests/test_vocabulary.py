@@ -15,20 +15,20 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from typer.testing import CliRunner
 
 from compress_explain import Gate, InputError, Masks, Reinstatement, compress, load_compressed, read_anatomy, replay
-from compress_explain.checkpoint import read_manifest, save_compressed
 from compress_explain.cli import app
-from compress_explain.data import DataSpec, load_splits
-from compress_explain.embedding import TOKENS, check_rows, needed_rows
+from compress_explain.comparison.predictions import Pairs, predict
+from compress_explain.data.examples import ALL
+from compress_explain.data.loading import DataSpec, load_splits
+from compress_explain.editing.surgery import expected_parameters, materialize
 from compress_explain.errors import EditError
 from compress_explain.evaluators import Quality, Slices
-from compress_explain.examples import ALL
-from compress_explain.models import load_subject
-from compress_explain.predictions import Pairs, predict
+from compress_explain.model.embedding import TOKENS, check_rows, needed_rows
+from compress_explain.model.loading import load_subject
+from compress_explain.plugins.strategy import Situation
 from compress_explain.pricing import AuditPlan, price
-from compress_explain.replay import applied_plans, read_ledger, removed_components
+from compress_explain.record.checkpoint import read_manifest, save_compressed
+from compress_explain.record.replay import applied_plans, read_ledger, removed_components
 from compress_explain.strategies import Heads, Vocabulary
-from compress_explain.strategy import Situation
-from compress_explain.surgery import expected_parameters, materialize
 from compress_explain.terminal.reading import print_component, print_ledger
 from compress_explain.terminal.summary import print_run
 from compress_explain.vocabulary import Lexicon, read_by, read_pieces

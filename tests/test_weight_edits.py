@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from compress_explain.conformance import is_frozen_dataclass
 from compress_explain.errors import InputError
+from compress_explain.plugins.conformance import is_frozen_dataclass
 from compress_explain.weight_edits import (
     WEIGHT_EDITS,
     Activations,

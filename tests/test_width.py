@@ -16,33 +16,37 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification
 
 from compress_explain import Compensation, Gate, InputError, Reinstatement, compress, replay
-from compress_explain.activations import find_activations
-from compress_explain.anatomy import read_anatomy
-from compress_explain.channel_worth import IMPORTANCES, importance, worth_of
-from compress_explain.channels_back import blocks_gone, channels_back
-from compress_explain.checkpoint import MANIFEST, load_compressed, save_compressed
+from compress_explain.choosing.activations import find_activations
+from compress_explain.choosing.channel_worth import IMPORTANCES, importance, worth_of
+from compress_explain.choosing.meters import Bytes, Flops, Parameters, Storage, taken
+from compress_explain.choosing.target import Target
+from compress_explain.comparison.gates import Verdict
+from compress_explain.comparison.predictions import pair, predict
 from compress_explain.compensation import Compensator
-from compress_explain.course import course
-from compress_explain.data import DataSpec, load_splits
-from compress_explain.dense import dense_twin
-from compress_explain.depgraph import _refuse_unlike, find_stream
+from compress_explain.data.loading import DataSpec, load_splits
 from compress_explain.deployment import OnnxRunner, export_onnx, run_examples
 from compress_explain.deployment.deploy import deploy
-from compress_explain.edits import Edit, Plan
+from compress_explain.editing.dense import dense_twin
+from compress_explain.editing.depgraph import _refuse_unlike, find_stream
+from compress_explain.editing.edits import Edit, Plan
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.narrowed_stream import silent_channels
+from compress_explain.editing.refits import load_refits, save_refits
+from compress_explain.editing.surgery import expected_parameters, materialize
 from compress_explain.evaluators import Quality
-from compress_explain.gates import Verdict
-from compress_explain.job import Job
-from compress_explain.masks import Masks
-from compress_explain.meters import Bytes, Flops, Parameters, Storage, taken
-from compress_explain.models import load_subject
-from compress_explain.narrowed_stream import silent_channels
-from compress_explain.predictions import pair, predict
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import load_subject
+from compress_explain.model.stream import CHANNELS
+from compress_explain.plugins.strategy import Situation, ranges_of
 from compress_explain.pricing import AuditPlan, price
 from compress_explain.pricing.channels import channels_move, loss_without_each
 from compress_explain.progress import Progress
-from compress_explain.refits import load_refits, save_refits
-from compress_explain.reinstate import choose_restorations
-from compress_explain.replay import Applied, applied_plans
+from compress_explain.record.checkpoint import MANIFEST, load_compressed, save_compressed
+from compress_explain.record.course import course
+from compress_explain.record.replay import Applied, applied_plans
+from compress_explain.running.channels_back import blocks_gone, channels_back
+from compress_explain.running.job import Job
+from compress_explain.running.reinstate import choose_restorations
 from compress_explain.search import Search
 from compress_explain.search.space import space
 from compress_explain.strategies import (
@@ -58,10 +62,6 @@ from compress_explain.strategies import (
     Vocabulary,
     Width,
 )
-from compress_explain.strategy import Situation, ranges_of
-from compress_explain.stream import CHANNELS
-from compress_explain.surgery import expected_parameters, materialize
-from compress_explain.target import Target
 from compress_explain.terminal.reading import print_component
 from compress_explain.terminal.rehearsal import rehearse
 from compress_explain.terminal.summary import print_run

@@ -11,8 +11,8 @@ import torch
 import transformers as hf
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy
-from compress_explain.examples import ALL, Examples
+from compress_explain.data.examples import ALL, Examples
+from compress_explain.model.anatomy import Anatomy
 
 VOCABULARY = 60
 PAD, EOS = 0, 1

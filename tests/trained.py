@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers as hf
 
-from compress_explain.examples import ALL, Examples
+from compress_explain.data.examples import ALL, Examples
 
 POSITIVE, NEGATIVE, NOT = range(4, 10), range(10, 16), 3
 FILLERS = range(16, 40)

@@ -11,8 +11,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from compress_explain.encoding import cut
-from compress_explain.examples import ALL, Examples
+from compress_explain.data.encoding import cut
+from compress_explain.data.examples import ALL, Examples
 from tests.small_job import sentences
 from tests.tiny import MODELS
 

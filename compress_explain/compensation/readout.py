@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress_explain.anatomy import Anatomy
+from compress_explain.model.anatomy import Anatomy
 
 
 def readout(model: PreTrainedModel, anatomy: Anatomy, inputs: dict[str, Tensor]) -> list[str]:

@@ -24,18 +24,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy, Group, Layer, Producer, Ranks, Removed
 from compress_explain.compensation.readout import readout
 from compress_explain.compensation.ridge import Moments
 from compress_explain.compensation.walk import Visit, Walk
+from compress_explain.data.examples import Examples
+from compress_explain.data.perturbed import perturbed
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.refits import Refit
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
-from compress_explain.masks import Masks
-from compress_explain.perturbed import perturbed
+from compress_explain.model.anatomy import Anatomy, Group, Layer, Producer, Ranks, Removed
+from compress_explain.model.stream import CHANNELS
 from compress_explain.pricing.exact import masked
 from compress_explain.pricing.slopes import wide
-from compress_explain.refits import Refit
-from compress_explain.stream import CHANNELS
 from compress_explain.weight_edits import Factors
 
 _MEMORY = 2**32  # bytes of what is kept while a layer is at hand; beyond it examples are drawn from

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress_explain.anatomy import Layer
+from compress_explain.model.anatomy import Layer
 from compress_explain.pricing.prefix import always, answering
 from compress_explain.pricing.rows import by_row
 

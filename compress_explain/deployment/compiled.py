@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_unflatten, treespec_loads
 from transformers import PreTrainedModel
 
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.export import ready, sample, shapes
+from compress_explain.deployment.forms import refuse_without_compiler
 from compress_explain.errors import ArtifactError, InputError
-from compress_explain.examples import Examples
-from compress_explain.forms import refuse_without_compiler
-from compress_explain.heads import logits_in
+from compress_explain.model.heads import logits_in
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 Dtype = Literal["bfloat16", "float32"]

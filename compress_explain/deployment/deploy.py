@@ -12,17 +12,17 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from compress_explain.anatomy import Anatomy
-from compress_explain.checkpoint import WEIGHTS
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.compiled import CompiledRunner, TorchRunner, compile_package
 from compress_explain.deployment.export import check, export_onnx, furthest, linears_left
 from compress_explain.deployment.facts import LinearFacts, sqnr
 from compress_explain.deployment.float32 import Float32
+from compress_explain.deployment.forms import COMPILED, TORCH, Form
 from compress_explain.deployment.processor import capabilities
 from compress_explain.deployment.scheme import Following, Scheme
 from compress_explain.errors import ArtifactError
-from compress_explain.examples import Examples
-from compress_explain.forms import COMPILED, TORCH, Form
+from compress_explain.model.anatomy import Anatomy
+from compress_explain.record.checkpoint import WEIGHTS
 from compress_explain.weight_edits import Found, whole_name
 
 FILE = "model.onnx"

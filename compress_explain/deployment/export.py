@@ -17,14 +17,14 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from compress_explain.anatomy import Anatomy, read_anatomy
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.names import name_embeddings, name_linears
 from compress_explain.deployment.runtime import OnnxRunner, Runner
 from compress_explain.errors import ArtifactError, InputError
-from compress_explain.examples import Examples
-from compress_explain.factored import FactoredLinear
-from compress_explain.heads import logits_in, outputs_of
-from compress_explain.ledger import file_digest
+from compress_explain.model.anatomy import Anatomy, read_anatomy
+from compress_explain.model.factored import FactoredLinear
+from compress_explain.model.heads import logits_in, outputs_of
+from compress_explain.record.ledger import file_digest
 from compress_explain.weight_edits import FIRST_AND_SECOND
 
 OPSET = 21

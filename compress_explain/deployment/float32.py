@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.embeddings import EmbeddingBits
 from compress_explain.deployment.facts import LinearFacts
 from compress_explain.deployment.scheme import finish, open_source
-from compress_explain.examples import Examples
 
 
 @dataclass(frozen=True, kw_only=True)

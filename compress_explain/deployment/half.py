@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.facts import LinearFacts
 from compress_explain.deployment.names import WEIGHT, embedding_nodes
 from compress_explain.deployment.scheme import finish, open_source
 from compress_explain.errors import ArtifactError
-from compress_explain.examples import Examples
 
 
 @dataclass(frozen=True, kw_only=True)

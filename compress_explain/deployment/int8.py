@@ -9,12 +9,12 @@ from pathlib import Path
 from onnx import TensorProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.drafts import drafted
 from compress_explain.deployment.embeddings import EmbeddingBits
 from compress_explain.deployment.facts import LinearFacts
 from compress_explain.deployment.processor import saturates
 from compress_explain.deployment.scheme import Source, finish, open_source
-from compress_explain.examples import Examples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import binom
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy
+from compress_explain.choosing.latency_table import Timed
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.compiled import threads as torch_threads
 from compress_explain.deployment.runtime import OnnxRunner, Runner
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
-from compress_explain.latency_table import Timed
+from compress_explain.model.anatomy import Anatomy
 
 _FORMATS = ("float32", "bfloat16", "int8")
 _OPERATORS: dict[type[np.generic], tuple[str, type[np.generic], int]] = {  # and the types of its input and output

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.export import check_runner, ready, refuse_generating, sample, shapes
 from compress_explain.errors import ArtifactError, InputError
-from compress_explain.examples import Examples
-from compress_explain.heads import logits_in
+from compress_explain.model.heads import logits_in
 
 
 def export_program(model: PreTrainedModel, examples: Examples, path: Path) -> float:

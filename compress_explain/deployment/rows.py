@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnxruntime.quantization import CalibrationDataReader
 
-from compress_explain.examples import Examples
+from compress_explain.data.examples import Examples
 
 Feed = dict[str, np.ndarray]
 

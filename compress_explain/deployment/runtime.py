@@ -1,4 +1,4 @@
-"""Runs a deployed file on examples, as :func:`compress_explain.predictions.predict` runs a torch model."""
+"""Runs a deployed file on examples, as :func:`compress_explain.comparison.predictions.predict` runs a torch model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import onnxruntime
 from jaxtyping import Float
 from torch import Tensor
 
-from compress_explain.decided import decide_all
+from compress_explain.comparison.decided import decide_all
+from compress_explain.data.examples import Examples
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
-from compress_explain.heads import BOUNDS
+from compress_explain.model.heads import BOUNDS
 
 # The fused kernel takes several times as long as the addition and the norm that it replaces.
 _SLOW_FUSIONS = ["SkipLayerNormFusion"]

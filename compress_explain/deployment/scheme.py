@@ -10,12 +10,12 @@ from typing import Protocol, runtime_checkable
 import onnx
 from onnx import ModelProto
 
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.embeddings import EmbeddingBits, quantize_embeddings
 from compress_explain.deployment.export import save
 from compress_explain.deployment.facts import LinearFacts, read_facts
 from compress_explain.deployment.names import linear_nodes
 from compress_explain.errors import InputError, did_you_mean
-from compress_explain.examples import Examples
 from compress_explain.weight_edits import Found
 
 

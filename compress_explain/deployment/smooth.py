@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import read_anatomy
+from compress_explain.data.examples import Examples
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
+from compress_explain.model.anatomy import read_anatomy
 
 
 @dataclass(frozen=True)

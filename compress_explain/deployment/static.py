@@ -14,6 +14,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.drafts import drafted
 from compress_explain.deployment.embeddings import EmbeddingBits
 from compress_explain.deployment.facts import LinearFacts
@@ -22,7 +23,6 @@ from compress_explain.deployment.processor import saturates
 from compress_explain.deployment.rows import Rows
 from compress_explain.deployment.scheme import Source, finish, open_source
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
 from compress_explain.weight_edits import Activations, Found
 
 _METHODS = {

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress_explain.anatomy import Anatomy, Group, Layer
+from compress_explain.choosing.latency_table import Curve, LatencyTable, Timed, counts_to_measure
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.compiled import TorchRunner
 from compress_explain.deployment.export import export_onnx
 from compress_explain.deployment.latency import Latency, measure, sized_inputs
 from compress_explain.deployment.runtime import OnnxRunner, Runner
 from compress_explain.deployment.scheme import Scheme
 from compress_explain.deployment.sublayers import Always, LayerBench, groups_of, layer_shapes
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
-from compress_explain.latency_table import Curve, LatencyTable, Timed, counts_to_measure
+from compress_explain.model.anatomy import Anatomy, Group, Layer
 from compress_explain.progress import Advance
-from compress_explain.provenance import processor_name, version_of
-from compress_explain.surgery import materialize
+from compress_explain.record.provenance import processor_name, version_of
 
 _FORMAT = 3  # of what is cached
 _PACKAGES = ("torch", "transformers", "onnx", "onnxruntime")

@@ -13,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress_explain.anatomy import Anatomy, Group, Layer
 from compress_explain.deployment.compiled import threads as torch_threads
 from compress_explain.deployment.export import OPSET, ready, save, tidy
 from compress_explain.deployment.names import name_linears
 from compress_explain.deployment.runtime import OnnxRunner, Runner
 from compress_explain.deployment.scheme import Scheme
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import ArtifactError
-from compress_explain.surgery import materialize
+from compress_explain.model.anatomy import Anatomy, Group, Layer
 
 HIDDEN = "hidden_states"
 _FIXED_SIZE_FUSIONS = ("MatMulAddFusion",)  # which a file for batches of any size does not get

@@ -18,6 +18,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import (
 )
 from torch import Tensor
 
+from compress_explain.data.examples import Examples
 from compress_explain.deployment.drafts import drafted
 from compress_explain.deployment.embeddings import EmbeddingBits
 from compress_explain.deployment.facts import LinearFacts
@@ -27,7 +28,6 @@ from compress_explain.deployment.nibbles import put_levels
 from compress_explain.deployment.rows import Rows
 from compress_explain.deployment.scheme import Source, finish, open_source
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
 from compress_explain.weight_edits import Found
 from compress_explain.weight_edits.gptq import fed_back
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 from scipy.stats import pearsonr, spearmanr
 
+from compress_explain.data.examples import ALL, Examples
+from compress_explain.editing.masks import Masks
 from compress_explain.errors import InputError
-from compress_explain.examples import ALL, Examples
-from compress_explain.masks import Masks
 from compress_explain.pricing.engine import Engine, Local, carry_out
 from compress_explain.pricing.impact import IMPACTS
 from compress_explain.pricing.menu import Candidate

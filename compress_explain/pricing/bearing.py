@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from compress_explain.data.examples import ALL
 from compress_explain.errors import InputError, did_you_mean
-from compress_explain.examples import ALL
 from compress_explain.pricing.prices import Prices
 
 

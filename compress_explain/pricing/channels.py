@@ -1,6 +1,6 @@
 """What taking channels out of the residual stream would do: of each to first order, of many together along the way.
 
-How far a channel is there is a number between 0 and 1 (:mod:`compress_explain.narrowed_stream`). One
+How far a channel is there is a number between 0 and 1 (:mod:`compress_explain.editing.narrowed_stream`). One
 backward pass gives the slope of the loss along all of them. Of a whole plan the slope is taken
 forwards, which moves all logits of a batch in one pass, and at three points of the way (Gauss-Legendre):
 norms bend it so much that the one half-way is not enough (measured: docs/measurements.md).
@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from compress_explain.examples import Batch, Examples
-from compress_explain.heads import logits_in
-from compress_explain.masks import Masks
+from compress_explain.data.examples import Batch, Examples
+from compress_explain.editing.masks import Masks
+from compress_explain.model.heads import logits_in
+from compress_explain.model.stream import CHANNELS
 from compress_explain.pricing.exact import masked
 from compress_explain.pricing.slopes import frozen, wide
-from compress_explain.stream import CHANNELS
 
 _GAUSS = ((0.5 - 0.15**0.5, 5 / 18), (0.5, 8 / 18), (0.5 + 0.15**0.5, 5 / 18))  # points of the way, weights
 

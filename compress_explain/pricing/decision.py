@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compress_explain.decided import gathered
+from compress_explain.comparison.decided import gathered
 
 MOST = 16
 

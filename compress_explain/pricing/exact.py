@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from compress_explain.anatomy import Group
-from compress_explain.examples import Batch, Examples
-from compress_explain.heads import logits_in
-from compress_explain.masks import Masks
+from compress_explain.data.examples import Batch, Examples
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import Group
+from compress_explain.model.heads import logits_in
 from compress_explain.pricing.decision import Decision
 from compress_explain.pricing.impact import Impact, TokenImpact, impact_of
 from compress_explain.pricing.menu import Candidate

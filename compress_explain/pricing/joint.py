@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Float
 from scipy.special import log_softmax
 
-from compress_explain.examples import Examples
-from compress_explain.masks import Masks
-from compress_explain.predictions import Pairs
+from compress_explain.comparison.predictions import Pairs
+from compress_explain.data.examples import Examples
+from compress_explain.editing.masks import Masks
 from compress_explain.pricing.channels import channels_move, of_channels
 from compress_explain.pricing.decision import Decision, decide
 from compress_explain.pricing.exact import logits_tried

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from compress_explain.anatomy import Group
-from compress_explain.examples import Batch, Examples
-from compress_explain.heads import logits_in
-from compress_explain.masks import Masks
+from compress_explain.data.examples import Batch, Examples
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import Group
+from compress_explain.model.heads import logits_in
 from compress_explain.pricing.channels import channels_move, of_channels
 from compress_explain.pricing.exact import logits_tried, masked
 from compress_explain.pricing.impact import TokenImpact

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compress_explain.examples import Batch, Examples
+from compress_explain.data.examples import Batch, Examples
 from compress_explain.pricing.decision import Decision, decide
 from compress_explain.pricing.impact import Impact, impact_of_change, softened, with_first
 from compress_explain.pricing.slopes import Slopes, frozen

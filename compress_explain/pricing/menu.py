@@ -10,8 +10,8 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from compress_explain.anatomy import Anatomy, Group, Layer, Linear, Ranks, Removed, Sublayer
 from compress_explain.errors import InputError, did_you_mean
+from compress_explain.model.anatomy import Anatomy, Group, Layer, Linear, Ranks, Removed, Sublayer
 from compress_explain.weight_edits import WeightEdit, weight_edit
 
 FLOAT_BYTES = 4  # weights of the original, in float32

@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy
-from compress_explain.examples import Examples
-from compress_explain.masks import Masks
+from compress_explain.data.examples import Examples
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import Anatomy
 from compress_explain.pricing.linear import Linearised, linearised
 from compress_explain.pricing.menu import Candidate
 from compress_explain.pricing.slopes import Slopes

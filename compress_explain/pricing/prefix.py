@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput
 
-from compress_explain.heads import logits_in
-from compress_explain.masks import Masks
+from compress_explain.editing.masks import Masks
+from compress_explain.model.heads import logits_in
 
 
 class Prefix:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress_explain.examples import Examples
-from compress_explain.masks import Masks
+from compress_explain.data.examples import Examples
+from compress_explain.editing.masks import Masks
 from compress_explain.pricing.engine import Engine, Local, carry_out
 from compress_explain.pricing.menu import Menu, menu_of_kinds
 from compress_explain.pricing.prices import Prices

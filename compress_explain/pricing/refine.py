@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from compress_explain.anatomy import Anatomy, Linear
+from compress_explain.data.examples import Examples
+from compress_explain.editing.masks import Masks
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
-from compress_explain.masks import Masks
+from compress_explain.model.anatomy import Anatomy, Linear
 from compress_explain.pricing.curvature import bent
 from compress_explain.pricing.decision import Decision
 from compress_explain.pricing.exact import exact_of_edits, exact_of_pairs, masked

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.anatomy import Group
-from compress_explain.heads import logits_in
-from compress_explain.masks import Masks
+from compress_explain.editing.masks import Masks
+from compress_explain.model.anatomy import Group
+from compress_explain.model.heads import logits_in
 from compress_explain.pricing.rows import by_row
 from compress_explain.weight_edits import Prepared, WeightEdit
 

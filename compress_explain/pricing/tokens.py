@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compress_explain.examples import Batch, Examples
+from compress_explain.data.examples import Batch, Examples
 from compress_explain.pricing.impact import Impact
 from compress_explain.pricing.slopes import Slopes, frozen
 from compress_explain.pricing.sums import Sums

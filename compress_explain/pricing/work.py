@@ -17,8 +17,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from compress_explain.examples import Batch, Examples
-from compress_explain.masks import Masks
+from compress_explain.data.examples import Batch, Examples
+from compress_explain.editing.masks import Masks
 from compress_explain.pricing.exact import Trials, exact_sums
 from compress_explain.pricing.linear import linearised
 from compress_explain.pricing.menu import Candidate, Menu

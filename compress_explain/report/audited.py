@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from compress_explain.examples import ALL
+from compress_explain.data.examples import ALL
 from compress_explain.pricing import Audit
 from compress_explain.report.labels import plural
 from compress_explain.report.numbers import correlation, count, plain, share, small
@@ -19,7 +19,7 @@ from compress_explain.report.scatter import Points, Scatter, scatter
 from compress_explain.stats import bootstrap_rows
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 _WORST = 5
 _RESAMPLES = 2000

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compress_explain.model.stream import CHANNEL
+from compress_explain.record.traced import TRACED
 from compress_explain.report.numbers import count
-from compress_explain.stream import CHANNEL
-from compress_explain.traced import TRACED
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 
 @dataclass(frozen=True, kw_only=True)

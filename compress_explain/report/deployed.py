@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from compress_explain.manifest import MANIFEST, File, read_manifest
-from compress_explain.replay import applied_plans
+from compress_explain.deployment.manifest import MANIFEST, File, read_manifest
+from compress_explain.record.replay import applied_plans
 from compress_explain.report.labels import answers
 from compress_explain.report.numbers import count, share, signed, small
 from compress_explain.weight_edits import whole_name
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 _RUNS = {
     "torch": "a torch checkpoint in float32, as transformers computes it",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress_explain.predictions import Pairs
+from compress_explain.comparison.predictions import Pairs
+from compress_explain.model.tasks import FEATURE_EXTRACTION
 from compress_explain.report.charts import shortened
 from compress_explain.report.judgement import Judgement
-from compress_explain.tasks import FEATURE_EXTRACTION
 
 REDACTED = "redacted"
 _LOST, _WON, _LETTERS = 20, 10, 400

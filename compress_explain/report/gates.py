@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress_explain.gates import Gate
+from compress_explain.comparison.gates import Gate
 from compress_explain.report.charts import Scale, Whisker, scale_over, whisker
 from compress_explain.report.judgement import Judgement
 from compress_explain.report.numbers import plain, signed
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 _WIDTH = 200  # of a whisker, in px
 

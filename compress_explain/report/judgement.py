@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from compress_explain.ledger import Ledger, Record
-from compress_explain.predictions import Pairs
+from compress_explain.comparison.predictions import Pairs
+from compress_explain.record.ledger import Ledger, Record
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 Scores = dict[tuple[str, str], dict[str, Any]]
 

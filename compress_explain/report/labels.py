@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from compress_explain.model.tasks import TASKS
 from compress_explain.report.numbers import kinds
-from compress_explain.tasks import TASKS
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 
 def answers(run: Run) -> str:

@@ -31,7 +31,7 @@ from compress_explain.report.units import units
 from compress_explain.report.verdict import opening
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

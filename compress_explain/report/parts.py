@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from compress_explain.dossier import shares
+from compress_explain.data.examples import ALL
 from compress_explain.errors import InputError
-from compress_explain.examples import ALL
 from compress_explain.pricing import Prices
 from compress_explain.pricing.bearing import bearing
+from compress_explain.record.dossier import shares
 from compress_explain.report.heatmap import LARGE, SMALL, HeatMap, Line, colour_end, heat_map, key
 from compress_explain.report.labels import group_labels, plural
 from compress_explain.report.numbers import count, share, small
 from compress_explain.report.spread import Layer, Spread, spread
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 _SEEN_ONE_BY_ONE = 64  # components a group; more are drawn as a spread
 _TOLD_CELLS = 2500  # cells of small maps that carry a text, at most; single cells of the large one always do

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from compress_explain.report.numbers import count
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 Facts = list[tuple[str, str]]
 

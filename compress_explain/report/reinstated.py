@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from compress_explain.ledger import Record
+from compress_explain.record.ledger import Record
 from compress_explain.report.numbers import kinds, share
 from compress_explain.report.steps import step_title
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 _REASONS = 5  # restorations shown with their reason in each round
 _CAUSES = 4  # gates shown as the cause of a round

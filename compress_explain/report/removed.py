@@ -14,7 +14,7 @@ from compress_explain.report.labels import group_labels, plural
 from compress_explain.report.numbers import count, signed
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 STATUSES = ("kept", "restored", "removed")
 _GRID_COLUMNS = 64  # a group with more components is drawn as a bar

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from compress_explain.outcome import REPORT
+from compress_explain.record.outcome import REPORT
 from compress_explain.report.front import Dot, Front, Point, front
 from compress_explain.report.numbers import count, plain, share, signed, small
 from compress_explain.report.page import environment

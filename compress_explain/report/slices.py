@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress_explain.gates import Gate
+from compress_explain.comparison.gates import Gate
 from compress_explain.report.charts import DotPlot, Line, dot_plot
 from compress_explain.report.gates import declared_gates, judged_text
 from compress_explain.report.judgement import Judgement
 from compress_explain.report.numbers import signed
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 _SHOWN = ("accuracy", "nll")
 _DRAWN = 40  # slices in the figure; the table holds all of them

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import log_softmax
 
-from compress_explain.course import TINY, TOLERANCE, Stage, trust
-from compress_explain.edits import VERBS
-from compress_explain.predictions import Pairs
+from compress_explain.comparison.predictions import Pairs
+from compress_explain.editing.edits import VERBS
+from compress_explain.record.course import TINY, TOLERANCE, Stage, trust
 from compress_explain.report.charts import DotPlot, Line, dot_plot
 from compress_explain.report.forecast import Forecast, Point, forecast
 from compress_explain.report.judgement import Judgement, headline
@@ -19,7 +19,7 @@ from compress_explain.report.numbers import kinds, plain, share, signed
 from compress_explain.stats import mean_interval, mean_interval_of_rows
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 Values = dict[str, Any]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress_explain.embedding import TOKEN
+from compress_explain.model.embedding import TOKEN
 from compress_explain.report.numbers import count, share
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 
 @dataclass(frozen=True, kw_only=True)

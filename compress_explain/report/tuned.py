@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from compress_explain.report.numbers import count, plain, share
 
 if TYPE_CHECKING:
-    from compress_explain.ledger import Record
-    from compress_explain.outcome import Run
+    from compress_explain.record.ledger import Record
+    from compress_explain.record.outcome import Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compress_explain.anatomy import Layer, Sublayer
+from compress_explain.model.anatomy import Layer, Sublayer
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 
 @dataclass(frozen=True, kw_only=True)

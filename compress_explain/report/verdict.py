@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from compress_explain.choosing.target import told
 from compress_explain.report.judgement import Judgement, headline
 from compress_explain.report.labels import answers, plural
 from compress_explain.report.numbers import count, kinds, magnitude, plain, share
-from compress_explain.target import told
 
 if TYPE_CHECKING:
-    from compress_explain.outcome import Run
+    from compress_explain.record.outcome import Run
 
 _WORDS = {
     "pass": ("PASSED", "may be released"),

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from compress_explain.gates import judge, overall
-from compress_explain.job import Job
-from compress_explain.predictions import Pairs
+from compress_explain.comparison.gates import judge, overall
+from compress_explain.comparison.predictions import Pairs
 from compress_explain.pricing import observed_joint
+from compress_explain.running.job import Job
 from compress_explain.search.costs import Cost
 from compress_explain.search.expected import Harm
 from compress_explain.search.options import By

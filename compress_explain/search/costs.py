@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from compress_explain.anatomy import Anatomy, Removed
-from compress_explain.embedding import TOKENS
-from compress_explain.latency_table import LatencyTable
-from compress_explain.meters import FLOAT_BYTES, Storage
+from compress_explain.choosing.latency_table import LatencyTable
+from compress_explain.choosing.meters import FLOAT_BYTES, Storage
+from compress_explain.choosing.target import Target
+from compress_explain.model.anatomy import Anatomy, Removed
+from compress_explain.model.embedding import TOKENS
 from compress_explain.search.options import AIMS, By
-from compress_explain.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)

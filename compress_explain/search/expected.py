@@ -16,22 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress_explain.activations import Ranges, find_activations
-from compress_explain.anatomy import Anatomy
-from compress_explain.edits import Edit
-from compress_explain.embedding import TOKEN
+from compress_explain.choosing.activations import Ranges, find_activations
+from compress_explain.choosing.latency_table import LatencyTable
+from compress_explain.data.examples import ALL, Examples
+from compress_explain.data.perturbed import perturbed
+from compress_explain.editing.edits import Edit
+from compress_explain.editing.masks import Masks
 from compress_explain.errors import InputError
-from compress_explain.examples import ALL, Examples
-from compress_explain.job import Job
-from compress_explain.latency_table import LatencyTable
-from compress_explain.masks import Masks
-from compress_explain.perturbed import perturbed
+from compress_explain.model.anatomy import Anatomy
+from compress_explain.model.embedding import TOKEN
+from compress_explain.plugins.strategy import Quantizing, Situation, Tuning, check_fit, menu_of, ranges_of, rounds_of
 from compress_explain.pricing import MOVES, Menu, Prices, price
 from compress_explain.progress import Progress
+from compress_explain.running.job import Job
+from compress_explain.running.timing import latency_of
 from compress_explain.search.costs import Cost, cost_of
 from compress_explain.search.space import Pipeline, Variant
-from compress_explain.strategy import Quantizing, Situation, Tuning, check_fit, menu_of, ranges_of, rounds_of
-from compress_explain.timing import latency_of
 from compress_explain.vocabulary import Lexicon
 
 _ROUNDS = 3  # at most, of a strategy whose budget can be spread over any number of them

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from compress_explain.errors import RunInterrupted
-from compress_explain.job import Job
 from compress_explain.pricing import Engine
 from compress_explain.progress import Progress
+from compress_explain.running.job import Job
 from compress_explain.search.found import Found, finish
 from compress_explain.search.hands import HERE, ready
 from compress_explain.search.options import Search

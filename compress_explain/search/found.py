@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from compress_explain.comparison.gates import State
 from compress_explain.errors import Exit, InputError, LedgerError
-from compress_explain.folder import write_json, write_text
-from compress_explain.gates import State
-from compress_explain.ledger import Ledger
-from compress_explain.outcome import EXITS, REPORT, Run
-from compress_explain.replay import read_ledger
+from compress_explain.record.folder import write_json, write_text
+from compress_explain.record.ledger import Ledger
+from compress_explain.record.outcome import EXITS, REPORT, Run
+from compress_explain.record.replay import read_ledger
 from compress_explain.search.fronts import fronts
 from compress_explain.search.naming import Named, cost, missed
 from compress_explain.search.trials import Trial

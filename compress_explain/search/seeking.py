@@ -14,21 +14,22 @@ from typing import Any
 
 import pandas as pd
 
-from compress_explain.anatomy import Anatomy, read_anatomy
-from compress_explain.decided import decide_all
-from compress_explain.edits import Plan
-from compress_explain.examples import Examples
-from compress_explain.folder import open_folder
+from compress_explain.comparison.decided import decide_all
+from compress_explain.comparison.predictions import Pairs, logits_of, paired
+from compress_explain.data.examples import Examples
+from compress_explain.editing.edits import Plan
+from compress_explain.editing.masks import Masks
 from compress_explain.inquiry import tokens_of
-from compress_explain.job import Job
-from compress_explain.ledger import Ledger
-from compress_explain.masks import Masks
-from compress_explain.outcome import Run
-from compress_explain.predictions import Pairs, logits_of, paired
+from compress_explain.model.anatomy import Anatomy, read_anatomy
+from compress_explain.plugins.strategy import ranges_of
 from compress_explain.pricing import Engine, RayWorkers
 from compress_explain.progress import Progress
-from compress_explain.provenance import environment
+from compress_explain.record.folder import open_folder
+from compress_explain.record.ledger import Ledger
+from compress_explain.record.outcome import Run
+from compress_explain.record.provenance import environment
 from compress_explain.run import execute
+from compress_explain.running.job import Job
 from compress_explain.search.candidates import Candidate, Seen, agreement, seen
 from compress_explain.search.costs import Cost
 from compress_explain.search.expected import Expected, Harm, open_pricebook
@@ -39,7 +40,6 @@ from compress_explain.search.rungs import Rung, axes_of, keep, priced_rung, prom
 from compress_explain.search.space import Pipeline, Space, space
 from compress_explain.search.trials import TRIALS, Outcome, Trial, carried_out, figures, folder_name, on_validation
 from compress_explain.search.tries import Try, tried
-from compress_explain.strategy import ranges_of
 
 _SPLIT = 3  # times fewer go on to each next rung
 

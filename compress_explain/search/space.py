@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, fields
 from itertools import product
 from typing import Any
 
-from compress_explain.catalog import STRATEGIES
-from compress_explain.embedding import TOKEN
+from compress_explain.choosing.target import Target, check_open
 from compress_explain.errors import InputError
+from compress_explain.model.embedding import TOKEN
+from compress_explain.plugins.catalog import STRATEGIES
+from compress_explain.plugins.strategy import Factorizing, Narrowing, Quantizing, Strategy, Tuning
 from compress_explain.search.options import Search
-from compress_explain.strategy import Factorizing, Narrowing, Quantizing, Strategy, Tuning
-from compress_explain.target import Target, check_open
 
 _FACTORING = "its factors follow from what was removed before, which a search does not price yet"
 _NARROWING = "what its channels are worth is found on the model as it is then, which a search does not price yet"

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from compress_explain.comparison.scores import metrics_of, score
+from compress_explain.data.examples import ALL
 from compress_explain.errors import ArtifactError, EditError, InputError
-from compress_explain.examples import ALL
-from compress_explain.folder import LEDGER
-from compress_explain.job import Job
-from compress_explain.outcome import Run
 from compress_explain.pricing import AuditPlan, observed_joint
 from compress_explain.progress import Progress
-from compress_explain.replay import applied_plans
+from compress_explain.record.folder import LEDGER
+from compress_explain.record.outcome import Run
+from compress_explain.record.replay import applied_plans
 from compress_explain.report.judgement import final_judgement
 from compress_explain.run import execute
-from compress_explain.scores import metrics_of, score
+from compress_explain.running.job import Job
 from compress_explain.search.reserve import finite, reserve
 from compress_explain.search.space import Pipeline
 

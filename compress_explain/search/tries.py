@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from compress_explain.activations import Ranges, find_activations
-from compress_explain.anatomy import read_anatomy
+from compress_explain.choosing.activations import Ranges, find_activations
+from compress_explain.comparison.decided import Decided, decide_all
+from compress_explain.comparison.predictions import logits_of
 from compress_explain.compensation import Compensator
-from compress_explain.decided import Decided, decide_all
-from compress_explain.edits import Edit
-from compress_explain.examples import Examples
+from compress_explain.data.examples import Examples
+from compress_explain.editing.edits import Edit
+from compress_explain.editing.masks import Masks
 from compress_explain.inquiry import tokens_of
-from compress_explain.job import Job
-from compress_explain.masks import Masks
-from compress_explain.predictions import logits_of
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.running.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from compress_explain.anatomy import read_anatomy
-from compress_explain.data import DataSpec, load_splits
+from compress_explain.data.loading import DataSpec, load_splits
+from compress_explain.data.slices import SliceRule
+from compress_explain.editing.masks import Masks
 from compress_explain.errors import InputError
 from compress_explain.inquiry import Inquiry, Subjects, tokens_of
-from compress_explain.masks import Masks
-from compress_explain.models import load_subject, quieten
-from compress_explain.outcome import REPORT, SUMMARY, Run, write_report
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import load_subject, quieten
 from compress_explain.pricing import Prices, Refinement, Sample, audit, price, read_menu
 from compress_explain.progress import Progress
-from compress_explain.slices import SliceRule
+from compress_explain.record.outcome import REPORT, SUMMARY, Run, write_report
 from compress_explain.terminal.price_tables import print_audit
 from compress_explain.terminal.pricing import Workers, check_out, shards
 

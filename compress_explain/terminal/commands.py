@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 
 from compress_explain.api import publish, publish_search
-from compress_explain.catalog import REGISTRIES
 from compress_explain.config import Config, load_config
-from compress_explain.data import Splits, load_splits
+from compress_explain.data.loading import Splits, load_splits
 from compress_explain.errors import Exit, InputError
-from compress_explain.folder import write_text
-from compress_explain.job import Job
-from compress_explain.models import Subject, load_any, load_subject, quieten
-from compress_explain.outcome import Run
+from compress_explain.model.loading import Subject, load_any, load_subject, quieten
+from compress_explain.plugins.catalog import REGISTRIES
 from compress_explain.progress import Progress
+from compress_explain.record.folder import write_text
+from compress_explain.record.outcome import Run
 from compress_explain.run import execute
+from compress_explain.running.job import Job
 from compress_explain.terminal.pricing import Workers
 
 
@@ -114,7 +114,7 @@ def show_plan(path: Path, overrides: list[str]) -> None:
 
 def show_anatomy(source: str, tokens: int) -> None:
     """Print a model's components as a tree."""
-    from compress_explain.anatomy import read_anatomy
+    from compress_explain.model.anatomy import read_anatomy
     from compress_explain.terminal.tree import print_anatomy
 
     quieten()

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from compress_explain.data.slices import load_rules
 from compress_explain.errors import InputError
 from compress_explain.inquiry import Inquiry, Subjects
-from compress_explain.models import quieten
+from compress_explain.model.loading import quieten
 from compress_explain.pricing import (
     Engine,
     Local,
@@ -21,7 +22,6 @@ from compress_explain.pricing import (
     read_menu,
 )
 from compress_explain.progress import Progress
-from compress_explain.slices import load_rules
 
 
 @dataclass(frozen=True, kw_only=True)

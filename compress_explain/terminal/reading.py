@@ -9,14 +9,14 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from compress_explain.edits import VERBS, counted
-from compress_explain.embedding import TOKENS
+from compress_explain.choosing.target import told
+from compress_explain.deployment.forms import spoken
+from compress_explain.editing.edits import VERBS, counted
 from compress_explain.errors import InputError, did_you_mean
-from compress_explain.forms import spoken
-from compress_explain.ledger import Ledger, Record
-from compress_explain.replay import applied_plans, read_ledger
-from compress_explain.stream import CHANNELS
-from compress_explain.target import told
+from compress_explain.model.embedding import TOKENS
+from compress_explain.model.stream import CHANNELS
+from compress_explain.record.ledger import Ledger, Record
+from compress_explain.record.replay import applied_plans, read_ledger
 from compress_explain.terminal.console import output
 
 

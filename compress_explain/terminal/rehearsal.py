@@ -8,23 +8,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compress_explain.activations import Ranges, find_activations
-from compress_explain.anatomy import read_anatomy
-from compress_explain.channel_worth import worth_of
+from compress_explain.choosing.activations import Ranges, find_activations
+from compress_explain.choosing.channel_worth import worth_of
+from compress_explain.choosing.latency_table import LatencyTable
+from compress_explain.choosing.spectra import find_spectra, menu_now
+from compress_explain.choosing.target import Target, threads_in_words
+from compress_explain.comparison.predictions import predict
 from compress_explain.compensation import Compensator
-from compress_explain.depgraph import find_stream
-from compress_explain.edits import Edit, Plan, counted
-from compress_explain.examples import ALL, Examples
+from compress_explain.data.examples import ALL, Examples
+from compress_explain.editing.depgraph import find_stream
+from compress_explain.editing.edits import Edit, Plan, counted
+from compress_explain.editing.masks import Masks
 from compress_explain.inquiry import tokens_of
-from compress_explain.job import Job
-from compress_explain.latency_table import LatencyTable
-from compress_explain.masks import Masks
-from compress_explain.predictions import predict
-from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, expected_joint, price
-from compress_explain.pricing.exact import masked
-from compress_explain.progress import Progress
-from compress_explain.spectra import find_spectra, menu_now
-from compress_explain.strategy import (
+from compress_explain.model.anatomy import read_anatomy
+from compress_explain.plugins.strategy import (
     Factorizing,
     Narrowing,
     Situation,
@@ -35,9 +32,12 @@ from compress_explain.strategy import (
     rounds_of,
     wants_prices,
 )
-from compress_explain.target import Target, threads_in_words
+from compress_explain.pricing import MOVES, Joint, Menu, Prices, Refinement, expected_joint, price
+from compress_explain.pricing.exact import masked
+from compress_explain.progress import Progress
+from compress_explain.running.job import Job
+from compress_explain.running.timing import latency_of
 from compress_explain.terminal.console import output
-from compress_explain.timing import latency_of
 from compress_explain.vocabulary import Lexicon
 from compress_explain.weight_edits import Activations, Spectrum
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compress_explain.outcome import REPORT
+from compress_explain.record.outcome import REPORT
 from compress_explain.search import Found
 from compress_explain.terminal.console import output
 from compress_explain.terminal.summary import STATES

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
+from compress_explain.data.sources import read_rows
 from compress_explain.errors import InputError
-from compress_explain.models import read_config
-from compress_explain.sources import read_rows
-from compress_explain.tasks import TASKS, task_of
+from compress_explain.model.loading import read_config
+from compress_explain.model.tasks import TASKS, task_of
 
 _INPUTS = ("text", "sentence", "sentence1", "content", "review", "image", "path")
 _COLUMNS = {

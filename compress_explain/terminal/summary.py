@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from compress_explain.forms import spoken
-from compress_explain.outcome import REPORT, Run
-from compress_explain.replay import applied_plans
-from compress_explain.target import told
+from compress_explain.choosing.target import told
+from compress_explain.deployment.forms import spoken
+from compress_explain.record.outcome import REPORT, Run
+from compress_explain.record.replay import applied_plans
 from compress_explain.terminal.console import output
 from compress_explain.terminal.reading import describe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.tree import Tree
 
-from compress_explain.anatomy import Anatomy
+from compress_explain.model.anatomy import Anatomy
 from compress_explain.terminal.console import output
 
 

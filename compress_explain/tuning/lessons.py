@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from compress_explain.encoding import cut
+from compress_explain.data.encoding import cut
+from compress_explain.data.examples import Examples
+from compress_explain.data.sources import read_texts
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
-from compress_explain.sources import read_texts
 from compress_explain.tuning.recipe import Recipe
 from compress_explain.tuning.words import made_of
 from compress_explain.vocabulary import Lexicon

@@ -23,13 +23,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compress_explain.embedding import TOKENS
+from compress_explain.comparison.predictions import Pairs, predict
+from compress_explain.data.examples import Examples
+from compress_explain.editing.masks import Masks
+from compress_explain.editing.refits import tunable
+from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
-from compress_explain.examples import Examples
-from compress_explain.masks import Masks
-from compress_explain.predictions import Pairs, predict
-from compress_explain.refits import tunable
-from compress_explain.surgery import materialize
+from compress_explain.model.embedding import TOKENS
 from compress_explain.tuning.lessons import Lesson, Lessons
 from compress_explain.tuning.recipe import Recipe
 from compress_explain.tuning.signals import Signal, chosen, missed, transfer, watching

@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerFast
 
-from compress_explain.embedding import check_rows, needed_rows
-from compress_explain.examples import ALL, Examples
-from compress_explain.masks import Masks
-from compress_explain.predictions import Pairs, pair
+from compress_explain.comparison.predictions import Pairs, pair
+from compress_explain.data.examples import ALL, Examples
+from compress_explain.data.sources import read_texts
+from compress_explain.editing.masks import Masks
+from compress_explain.model.embedding import check_rows, needed_rows
 from compress_explain.pricing.exact import masked
 from compress_explain.pricing.joint import Joint, observed_joint
-from compress_explain.sources import read_texts
 from compress_explain.vocabulary.pieces import Flags, Pieces, read_pieces
 from compress_explain.vocabulary.reading import Reread, reread
 from compress_explain.vocabulary.usage import Choice, Usage, choose

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from compress_explain.encoding import cut
-from compress_explain.examples import Examples
+from compress_explain.data.encoding import cut
+from compress_explain.data.examples import Examples
 
 
 @dataclass(frozen=True, kw_only=True)

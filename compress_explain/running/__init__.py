@@ -1,0 +1,1 @@
+"""The steps of a run, what is checked before the first, and undoing edits when a gate fails."""
