@@ -14,8 +14,20 @@ from compress_explain.plugins.strategy import Tuning, ranges_of, rounds_of, want
 from compress_explain.progress import Progress
 from compress_explain.record.outcome import Run, finish
 from compress_explain.running.job import Job
+from compress_explain.running.outlook import (
+    audit_price,
+    price_edits,
+    prices_for,
+    range_activations,
+    situation,
+    take_spectra,
+    weigh_channels,
+)
+from compress_explain.running.plans import apply, at_whole_block, propose, restorations, revert
+from compress_explain.running.recovery import compensate, refit, tune
 from compress_explain.running.reinstate import Reinstatement, can_be_helped, noise
 from compress_explain.running.session import Session, open_session
+from compress_explain.running.shipping import deploy, materialize, observe_artifact, time_artifact
 
 
 def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False, on_test: bool = True) -> Run:
@@ -33,10 +45,10 @@ def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False,
             compressed = compress(session)
             state, masked = reinstate(session, compressed)
             if state != "fail":
-                artifact = session.materialize()
-                session.deploy(artifact, masked)
-                session.time(artifact)
-                verdicts = session.judge(*session.observe_artifact(artifact, on_test=on_test))
+                artifact = materialize(session)
+                deploy(session, artifact, masked)
+                time_artifact(session, artifact)
+                verdicts = session.judge(*observe_artifact(session, artifact, on_test=on_test))
                 state = overall(verdicts)
             return finish(session, state)
     except KeyboardInterrupt:
@@ -49,30 +61,30 @@ def compress(session: Session) -> Pairs:
     One that tunes edits nothing: what is left learns from the original.
     """
     validation = session.job.splits.validation
-    prices, unfamiliar = session.price("start", session.priced), None
-    session.audit()
+    prices, unfamiliar = price_edits(session, "start", session.priced), None
+    audit_price(session)
     before = session.untouched(validation)
     for position, strategy in enumerate(session.job.strategies, start=1):
         author = type(strategy).__name__.lower()
-        rounds = rounds_of(strategy, session.situation(prices))
+        rounds = rounds_of(strategy, situation(session, prices))
         for round_number in range(rounds):
             step = f"{position}-{author}-{round_number + 1}"
             if isinstance(strategy, Tuning):
-                before = session.tune(step, strategy.recipe, before)
+                before = tune(session, step, strategy.recipe, before)
                 continue
-            session.find_activations(step, ranges_of(strategy))
-            session.find_spectra(step, strategy)
-            session.find_worth(step, strategy)
+            range_activations(session, step, ranges_of(strategy))
+            take_spectra(session, step, strategy)
+            weigh_channels(session, step, strategy)
             if wants_prices(strategy, session.anatomy, changed=bool(session.masks.components)):
-                prices, unfamiliar = session.prices_for(step, strategy)
-            situation = session.situation(prices, unfamiliar, round_number, rounds)
-            plan = session.propose(step, author, partial(strategy.plan, situation))
+                prices, unfamiliar = prices_for(session, step, strategy)
+            now = situation(session, prices, unfamiliar, round_number, rounds)
+            plan = propose(session, step, author, partial(strategy.plan, now))
             if not plan.edits:
                 continue
-            expected = session.apply(plan, before)
+            expected = apply(session, plan, before)
             after = session.observe(step)
             session.record_effect(step, before, after, expected)
-            before = session.compensate(plan, after, passing=round_number + 1 < rounds)
+            before = compensate(session, plan, after, passing=round_number + 1 < rounds)
             session.progress.say(
                 f"{author}, round {round_number + 1}: {plan.verb} {counted(plan.counts())}; loss expected "
                 f"{expected.loss_change:+.4f}, accuracy on {validation.name} now {before.compressed_right.mean():.4f}"
@@ -95,16 +107,16 @@ def reinstate(session: Session, pairs: Pairs) -> tuple[State, Pairs]:
         most = limits.max_share * saved - spent
         allowance = min(limits.step * saved, most)
         step = f"reinstate-{round_number}"
-        plan = session.propose(step, "reinstatement", partial(session.restorations, step, verdicts, allowance, most))
+        plan = propose(session, step, "reinstatement", partial(restorations, session, step, verdicts, allowance, most))
         if not plan.edits:
             break
-        expected = session.apply(plan, pairs)
+        expected = apply(session, plan, pairs)
         after = session.observe(step)
         session.record_effect(step, pairs, after, expected)
-        after = session.compensate(plan, after)
+        after = compensate(session, plan, after)
         judged = session.judge(step, after)
         if overall(verdicts) == "pass" and overall(judged) != "pass":
-            session.revert(plan)  # it was for the reserve, and cost more than it gave
+            revert(session, plan)  # it was for the reserve, and cost more than it gave
             break
         pairs, verdicts = after, judged
         returned += plan.edits
@@ -125,16 +137,16 @@ def _drop_unneeded(session: Session, returned: list[Edit], pairs: Pairs) -> Pair
     limits = session.job.reinstatement
     needed, kept = 0, len(returned)  # the first ``needed`` must stay, the first ``kept`` are back now
     for trial in range(1, limits.trims + 1):
-        middle = session.at_whole_block(returned, (needed + kept) // 2)
+        middle = at_whole_block(session, returned, (needed + kept) // 2)
         if not needed < middle < kept:
             break
         step = f"trim-{trial}"
-        plan = session.propose(step, "reinstatement", partial(_without, returned[middle:kept]))
-        session.apply(plan, pairs)
-        session.refit(plan)
+        plan = propose(session, step, "reinstatement", partial(_without, returned[middle:kept]))
+        apply(session, plan, pairs)
+        refit(session, plan)
         after = session.observe(step)
         if _wanting(session.judge(step, after), limits, started=True):
-            session.revert(plan)
+            revert(session, plan)
             needed = middle
         else:
             kept, pairs = middle, after

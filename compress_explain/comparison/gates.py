@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from compress_explain.comparison.scores import Score
 from compress_explain.data.examples import ALL
@@ -96,6 +96,18 @@ class Verdict:
     n: int
     n_needed: int | None
     message: str
+
+    def row(self) -> dict[str, Any]:
+        """As plain values; what is not a finite number is None."""
+        row = {
+            "metric": self.gate.metric, "slice": self.slice, "gate": self.gate.rule_text, "rule": self.gate.rule,
+            "limit": self.gate.limit, "state": self.state, "estimate": self.estimate, "low": self.low,
+            "high": self.high, "slack": self.slack, "n": self.n, "n_needed": self.n_needed,
+            "message": self.message,
+        }  # fmt: skip
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+        }
 
 
 def judge(gates: Sequence[Gate], scores: Iterable[Score]) -> list[Verdict]:
