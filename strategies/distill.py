@@ -27,8 +27,9 @@ class Distill:
 
     The loss is the KL of predictions softened by ``temperature`` plus ``hidden`` times the share of the
     original's token states that is missed, after the last layer and the others of ``layers`` in which
-    most of them is lost. The weights that are kept are those closest to the original on validation (KL); after
-    ``patience`` checks without a better one it ends. When components are put back, or more are taken
+    most of them is lost. The weights that are kept are running averages, of which a share ``average`` stays at every
+    step, from where those are closest to the original on validation (KL); after ``patience`` checks without a
+    better one it ends. When components are put back, or more are taken
     out, a share ``again`` of the rows is read once more.
     """
 
@@ -44,6 +45,7 @@ class Distill:
     augment: float = 0.75
     patience: int = 40
     again: float = 0.1
+    average: float = 0.99
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -63,7 +65,7 @@ class Distill:
             self._need(
                 name, isinstance(value, int | float) and above < value <= most, f"lies outside ({above}, {most}]"
             )
-        for name, most in (("augment", 1), ("hidden", 1000)):
+        for name, most in (("augment", 1), ("hidden", 1000), ("average", 1)):
             value = getattr(self, name)
             self._need(name, isinstance(value, int | float) and 0 <= value <= most, f"lies outside [0, {most}]")
         for name in ("batch_size", "layers", "patience"):

@@ -299,6 +299,24 @@ def test_a_model_misses_nothing_of_itself_and_more_the_more_is_gone(tmp_path):
     assert max(transfer(masks.model, whole, layers, lessons).values()) < 0.05 < min(missing.values())
 
 
+def test_what_is_kept_is_a_running_average_and_the_weights_of_now_come_back():
+    weight = torch.nn.Parameter(torch.zeros(3))
+    state = State(digest="", parameters={"w": weight}, optimizer=torch.optim.AdamW([weight]), best={})
+    expected = torch.zeros(3)
+    for steps in range(1, 40):
+        with torch.no_grad():
+            weight.copy_(torch.randn(3, generator=torch.Generator().manual_seed(steps)))
+        state.average(steps, 0.7)
+        stays = min(0.7, steps / (steps + 10))
+        expected = stays * expected + (1 - stays) * weight.detach()
+    now = weight.detach().clone()
+    with state.averaged():
+        assert torch.allclose(weight, expected, atol=1e-6) and not torch.allclose(weight, now, atol=0.1)
+    assert torch.equal(weight, now)
+    state.average(40, 0.0)
+    assert torch.equal(state.averages["w"], now)
+
+
 def test_altered_texts_are_made_of_the_words_of_texts():
     texts = ["a very long text of many words", "a short one"]
     words = {word for text in texts for word in text.split()}
@@ -324,6 +342,7 @@ def test_altered_texts_are_made_of_the_words_of_texts():
         ({"batch_size": 0}, "batch_size"),
         ({"patience": True}, "patience"),
         ({"again": 0}, "again"),
+        ({"average": 1.1}, "average"),
         ({"texts": "missing.csv"}, "texts"),
     ],
 )

@@ -12,6 +12,7 @@ from jaxtyping import Float, Float64
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from compress_explain.choosing.moments import Moments
 from compress_explain.data.examples import Examples
 from compress_explain.editing.masks import Masks
 from compress_explain.editing.refits import weights_of
@@ -66,7 +67,10 @@ def find_activations(
     """
     places = dict(_places(masks))
     modules = {name: place.module for name, place in places.items()}
-    seen = {name: _Seen(products=_Products() if ranges.products else None) for name in places}
+    seen = {
+        name: _Seen(moments=Moments(place.weight.shape[1]) if ranges.products else None)
+        for name, place in places.items()
+    }
     watch(masks, examples, modules, batch_size, advance, lambda name, values: seen[name].add(places[name].of(values)))
     found = {name: each.activations(places[name].weight, ranges) for name, each in seen.items()}
     if ranges.method == "minmax":
@@ -125,39 +129,22 @@ def load_activations(path: Path) -> dict[str, Activations]:
 
 
 @dataclass
-class _Products:
-    """Sums of the products of a linear's inputs with one another."""
-
-    count: int = 0
-    total: Float64[Tensor, "inputs inputs"] | None = None
-
-    def add(self, values: Float[Tensor, "tokens inputs"]) -> None:
-        products = (values.T @ values).double()
-        self.total = products if self.total is None else self.total.add_(products)
-        self.count += len(values)
-
-    def mean(self, inputs: int) -> Tensor:
-        """In float32; nothing of a linear that the model never ran."""
-        return torch.zeros(inputs, inputs) if self.total is None else (self.total / self.count).float()
-
-
-@dataclass
 class _Seen:
     """The smallest and the largest value of each input so far, and what their products are where that is asked for."""
 
-    products: _Products | None = None
+    moments: Moments | None = None
     low: Tensor | None = None
     high: Tensor | None = None
 
     def add(self, values: Float[Tensor, "tokens inputs"]) -> None:
-        if self.products is not None:
-            self.products.add(values)
+        if self.moments is not None:
+            self.moments.add(values)
         low, high = values.amin(0), values.amax(0)
         self.low = low if self.low is None else torch.minimum(self.low, low)
         self.high = high if self.high is None else torch.maximum(self.high, high)
 
     def activations(self, weight: Tensor, ranges: Ranges) -> Activations:
-        products = None if self.products is None else self.products.mean(weight.shape[1])
+        products = None if self.moments is None else self.moments.second.float()
         if self.low is None or self.high is None:
             return Activations(low=0.0, high=0.0, products=products)  # the model never ran it on these rows
         divisor, low, high = None, self.low, self.high

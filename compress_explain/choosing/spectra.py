@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64
-from torch import Tensor
 
 from compress_explain.choosing.activations import watch
+from compress_explain.choosing.moments import Moments
 from compress_explain.data.examples import Examples
 from compress_explain.editing.masks import Masks
 from compress_explain.editing.refits import weights_of
@@ -94,35 +92,16 @@ def find_spectra(
         name: max(edit.rank for edit in edits if isinstance(edit, LowRank)) for name, edits in menu.own_edits.items()
     }
     first = {name: _first_reader(masks.anatomy, linears[name]) for name in ranks}
-    moments = {name: _Moments() for name in dict.fromkeys(first.values())}
+    moments = {name: Moments(linears[name].inputs) for name in dict.fromkeys(first.values())}
     modules = {name: linears[name].module for name in moments}
     watch(masks, examples, modules, batch_size, advance, lambda name, values: moments[name].add(values))
     return {name: _spectrum(masks, linears[name], moments[first[name]], ranks[name]) for name in ranks}
 
 
-@dataclass
-class _Moments:
-    """Sums of the inputs of a linear and of their products."""
-
-    count: int = 0
-    total: Float64[Tensor, " inputs"] | None = None
-    products: Float64[Tensor, "inputs inputs"] | None = None
-
-    def add(self, values: Float[Tensor, "tokens inputs"]) -> None:
-        total, products = values.double().sum(0), (values.T @ values).double()
-        self.total = total if self.total is None else self.total + total
-        self.products = products if self.products is None else self.products.add_(products)
-        self.count += len(values)
-
-
-def _spectrum(masks: Masks, linear: Linear, moments: _Moments, most: int) -> Spectrum:
+def _spectrum(masks: Masks, linear: Linear, moments: Moments, most: int) -> Spectrum:
     values = weights_of(masks.model, linear.module)
-    if moments.total is None or moments.products is None:  # the model never ran it on these rows
-        second, mean = torch.zeros(linear.inputs, linear.inputs, dtype=torch.float64), None
-    else:
-        second = moments.products / moments.count
-        mean = None if values.bias is None else moments.total / moments.count
-        second = second if mean is None else second - torch.outer(mean, mean)
+    mean = None if values.bias is None or not moments.count else moments.mean
+    second = moments.second if mean is None else moments.second - torch.outer(mean, mean)
     rows, columns = masks.anatomy.coordinates_left(linear.name, masks.removed)
     return spectrum_of(values.weight.detach(), second, mean, rows=rows, columns=columns, most=most)
 

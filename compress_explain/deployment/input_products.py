@@ -1,4 +1,4 @@
-"""What enters the linears of a file: the products of their inputs with one another, summed over some rows."""
+"""What enters the linears of a file: the products of their inputs with one another, on average over some rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from onnxruntime import InferenceSession, SessionOptions
 from torch import Tensor
 
+from compress_explain.choosing.moments import Moments
 from compress_explain.deployment.rows import Rows
 from compress_explain.deployment.scheme import Source
 
@@ -21,9 +22,8 @@ def input_products(source: Source, rows: Rows) -> dict[str, Tensor]:
     outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names]
     model.graph.output.extend(each for each in outputs if each.name not in {own.name for own in model.graph.output})
     session = InferenceSession(model.SerializeToString(), SessionOptions(), providers=["CPUExecutionProvider"])
-    sums: dict[str, Tensor] = {}
+    moments: dict[str, Moments] = {}
     for feed in rows.feeds:
         for name, values in zip(names, session.run(names, feed), strict=True):
-            tokens = torch.from_numpy(values).flatten(0, -2)
-            sums[name] = sums.get(name, torch.zeros(())) + (tokens.T @ tokens).double()
-    return {linear: sums[name].float() for linear, name in read.items()}
+            moments.setdefault(name, Moments(values.shape[-1])).add(torch.from_numpy(values).flatten(0, -2))
+    return {linear: moments[name].second.float() for linear, name in read.items()}

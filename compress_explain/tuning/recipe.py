@@ -14,7 +14,8 @@ class Recipe:
     of what is read, in [0, 1], are texts made of them. As many rows are read as there are in ``epochs`` times the
     texts. The loss is the KL of predictions at ``temperature`` plus ``hidden`` times the share of the
     original's token states that is missed after ``layers`` layers. Tuning stops when validation has
-    not improved ``patience`` times in a row. A brief tuning reads a share ``again`` of the rows.
+    not improved ``patience`` times in a row. What is kept are running averages of the weights, of which a share
+    ``average`` stays at every step. A brief tuning reads a share ``again`` of the rows.
     """
 
     texts: str | None
@@ -29,3 +30,4 @@ class Recipe:
     augment: float
     patience: int
     again: float
+    average: float

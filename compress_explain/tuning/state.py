@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Checkup:
 
 @dataclass
 class State:
-    """The weights of now and the best so far, what the optimizer remembers of each, and every checkup.
+    """The weights of now, their running averages and the best of these so far, what the optimizer remembers, and every checkup.
 
     ``digest`` is that of the rows that are learned from.
     """
@@ -45,6 +46,7 @@ class State:
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
     best: Named
+    averages: Named = field(default_factory=dict)
     checkups: list[Checkup] = field(default_factory=list)
 
     @property
@@ -56,16 +58,40 @@ class State:
         """Checkups since the best one."""
         return len(self.checkups) - 1 - self.checkups.index(self.best_checkup)
 
+    def __post_init__(self) -> None:
+        self.averages = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def average(self, steps: int, share: float) -> None:
+        """After so many ``steps``, move the averages towards the weights of now; a ``share`` of them stays (less of the first).
+
+        What single steps do by chance goes out of them (Polyak and Juditsky 1992).
+        """
+        stays = min(share, steps / (steps + 10))
+        weights = [parameter.detach() for parameter in self.parameters.values()]
+        torch._foreach_lerp_([self.averages[name] for name in self.parameters], weights, 1 - stays)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Compute with the averages instead of the weights of now."""
+        now = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self._put(self.averages)
+        try:
+            yield
+        finally:
+            self._put(now)
+
     def note(self, checkup: Checkup) -> None:
-        """Add a checkup and keep the weights if they are the best so far."""
+        """Add a checkup, and keep the averages if they are the best so far."""
         self.checkups.append(checkup)
         if self.best_checkup is checkup:
-            self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+            self.best = {name: values.clone() for name, values in self.averages.items()}
 
     def save(self, path: Path) -> None:
         """Replace the file in one step."""
         tensors = {f"now:{name}": parameter.detach() for name, parameter in self.parameters.items()}
-        tensors |= {f"best:{name}": values for name, values in self.best.items()}
+        for key, named in (("best", self.best), ("average", self.averages)):
+            tensors |= {f"{key}:{name}": values for name, values in named.items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"{key}:{name}": values for key, values in self.optimizer.state[parameter].items()}
         facts = json.dumps([asdict(checkup) for checkup in self.checkups])
@@ -93,14 +119,17 @@ class State:
                 )
             self.checkups = [Checkup(**facts) for facts in json.loads(file.metadata()["checkups"])]
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        self.best = _under("best", stored)
-        with torch.no_grad():
-            for name, values in _under("now", stored).items():
-                self.parameters[name].copy_(values)
+        self.best, self.averages = _under("best", stored), _under("average", stored)
+        self._put(_under("now", stored))
         kept = {key: _under(key, stored) for key in ("step", "exp_avg", "exp_avg_sq")}
         for name, parameter in self.parameters.items():
             if name in kept["step"]:
                 self.optimizer.state[parameter] = {key: values[name] for key, values in kept.items()}
+
+    @torch.no_grad()
+    def _put(self, weights: Named) -> None:
+        for name, values in weights.items():
+            self.parameters[name].copy_(values)
 
 
 def _under(prefix: str, stored: Mapping[str, Tensor]) -> Named:

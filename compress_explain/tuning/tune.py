@@ -164,6 +164,7 @@ class Tuner:
             for group in state.optimizer.param_groups:
                 group["lr"] = self.recipe.learning_rate * _height(rows / self.rows)
             losses.append(teach.step(lesson, state) * len(lesson))
+            state.average(last.steps + len(losses), self.recipe.average)
             rows += len(lesson)
             advance(len(lesson))
         steps = last.steps + len(losses)
@@ -175,7 +176,8 @@ class Tuner:
         self, student: PreTrainedModel, state: State, *, rows: int, steps: int, loss: float | None, seconds: float
     ) -> Checkup:
         began = time.monotonic()
-        ours = log_softmax(predict(student, self.validation).astype(np.float64), axis=1)
+        with state.averaged():
+            ours = log_softmax(predict(student, self.validation).astype(np.float64), axis=1)
         theirs = log_softmax(self.original.original.astype(np.float64), axis=1)
         return Checkup(
             rows=rows, steps=steps, loss=loss,
