@@ -25,21 +25,21 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import peers
 from figures import Row, begin
+from judged import judged, ours_better
 from options import names
 from subjects import CASES, Case, Places, columns, texts
 from transformers import PreTrainedModel
 
 from compress_explain.comparison.decided import Decided, decide_all
 from compress_explain.comparison.predictions import Pairs, logits_of, paired
-from compress_explain.comparison.scores import METRICS, score
 from compress_explain.compensation import Compensation, Compensator
-from compress_explain.data.examples import ALL, Examples
+from compress_explain.data.examples import Examples
 from compress_explain.data.perturbed import perturbed
 from compress_explain.deployment import TorchRunner, measure
 from compress_explain.editing.masks import Masks
@@ -48,14 +48,13 @@ from compress_explain.inquiry import tokens_of
 from compress_explain.model.anatomy import read_anatomy
 from compress_explain.model.loading import load_subject
 from compress_explain.plugins.strategy import Situation
-from compress_explain.pricing import MOVES, observed_joint, price
+from compress_explain.pricing import MOVES, price
 from compress_explain.strategies import Structured
 
 METHODS = ("compensated", "bare", "textpruner", "taylor", "hessian", "magnitude", "random")
 ITERATIONS = 16  # of TextPruner, as in its own best results
 BATCH = 64
 CALLS = 15  # of the original and of what is left of it, in turn
-FEWEST = 40  # rows of a slice that is looked at
 ROWS = 4096  # for the last refit; prices and the refits of rounds see fewer
 
 
@@ -122,8 +121,8 @@ class Trials:
                     "parameters": f"{1 - parameters / masks.anatomy.parameters:.3f}",
                     "as fast": f"{faster:.2f} ×",
                     "split": split,
-                    **_judged(paired(rows, self.originals[split], decided)),
-                    **self._ours_better(rows, kept, split, decided),
+                    **judged(paired(rows, self.originals[split], decided)),
+                    **ours_better(self._beside_ours(rows, kept, split, decided)),
                     "seconds": f"{seconds:.0f}",
                 }
 
@@ -141,17 +140,10 @@ class Trials:
             timed = measure(runners, inputs, rounds=CALLS, warm_up=3)
         return timed["original"].median / timed["left"].median
 
-    def _ours_better(self, rows: Examples, kept: float, split: str, decided: Decided) -> Row:
-        """Ours less the method at hand, on the same rows at the same FLOPs, and where that is least."""
+    def _beside_ours(self, rows: Examples, kept: float, split: str, decided: Decided) -> Pairs | None:
+        """The method at hand and ours, on the same rows at the same FLOPs; None where ours was not made."""
         ours = self.ours.get((kept, split))
-        if ours is None:
-            return {"ours better by, points (95%)": "", "on the slice where least": ""}
-        pairs = paired(rows, decided, ours)
-        name, _ = _worst(pairs)
-        return {
-            "ours better by, points (95%)": _difference(pairs),
-            "on the slice where least": f"{name} {_difference(pairs, name)}",
-        }
+        return None if ours is None else paired(rows, decided, ours)
 
 
 def _trials(name: str, options: argparse.Namespace) -> Trials:
@@ -259,33 +251,6 @@ def _take(masks: Masks, order: Sequence[str], kept: float, among: Collection[str
         if int((~masks.removed[group.name]).sum()) > 1:
             masks.remove([component])
             need -= group.flops
-
-
-def _judged(pairs: Pairs) -> Row:
-    worst, drop = _worst(pairs)
-    return {
-        "n": len(pairs),
-        "original": f"{pairs.original_right.mean():.4f}",
-        "accuracy": f"{pairs.compressed_right.mean():.4f}",
-        "points (95%)": _difference(pairs),
-        "KL": observed_joint(replace(pairs, compressed=pairs.original), pairs).kl,
-        "agreement": f"{(pairs.original.argmax(1) == pairs.compressed.argmax(1)).mean():.4f}",
-        "worst slice, points": f"{worst} {100 * drop:+.1f}",
-    }
-
-
-def _worst(pairs: Pairs) -> tuple[str, float]:
-    """The slice whose accuracy fell most, and by how much."""
-    parts = {name: pairs.only(name) for name, rows in pairs.slices.items() if name != ALL and rows.sum() >= FEWEST}
-    drops = {name: float(part.compressed_right.mean() - part.original_right.mean()) for name, part in parts.items()}
-    worst = min(drops, key=lambda name: drops[name])
-    return worst, drops[worst]
-
-
-def _difference(pairs: Pairs, where: str = ALL) -> str:
-    """Of the accuracies, in points, with its interval."""
-    found = score(pairs, METRICS["accuracy"], where, confidence=0.95)
-    return f"{100 * found.difference:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
 
 
 def _options() -> argparse.Namespace:
