@@ -173,6 +173,15 @@ def test_under_the_point_rule_the_estimate_alone_decides(difference, state):
     assert verdict.slack == pytest.approx(0.02 + difference)
 
 
+@pytest.mark.parametrize("rule", ["non-inferiority", "point"])
+def test_a_drop_of_exactly_what_is_allowed_is_allowed(rule):
+    gate = Gate(metric="accuracy", max_drop=0.01, rule=rule)
+    lost = 0.90 - 0.91
+    assert lost < -0.01  # by rounding alone
+    [verdict] = judge([gate], [figure(lost, low=lost, high=0.0)])
+    assert (verdict.state, verdict.slack) == ("pass", 0.0)
+
+
 @pytest.mark.parametrize("field", ["difference", "low", "high", "compressed", "compressed_low", "compressed_high"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("rule", ["non-inferiority", "point"])

@@ -14,6 +14,7 @@ from compress_explain.errors import InputError, did_you_mean
 State = Literal["pass", "fail", "inconclusive"]
 Rule = Literal["non-inferiority", "point"]
 EVERY = "*"  # every declared slice
+_ROUNDING = 1e-12  # what differences of shares are off by, and more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +177,8 @@ def _judge_one(gate: Gate, slice_name: str, score: Score | None) -> Verdict:
     if not all(math.isfinite(value) for value in (estimate, low, high)):
         return _unjudged(gate, slice_name, "the score is not a finite number", score.n)
     sign = 1.0 if gate.bounded_below else -1.0
-    at_estimate = sign * (estimate - gate.limit)
-    at_worst = sign * ((low if gate.bounded_below else high) - gate.limit)
-    at_best = sign * ((high if gate.bounded_below else low) - gate.limit)
+    worst, best = (low, high) if gate.bounded_below else (high, low)
+    at_estimate, at_worst, at_best = (_room(sign * (value - gate.limit)) for value in (estimate, worst, best))
     state: State
     if gate.rule == "point":
         slack, state = at_estimate, "pass" if at_estimate >= 0 else "fail"
@@ -199,6 +199,11 @@ def _judge_one(gate: Gate, slice_name: str, score: Score | None) -> Verdict:
         n_needed=needed,
         message=_message(gate, score, state, needed, at_estimate),
     )
+
+
+def _room(distance: float) -> float:
+    """The distance from a limit; 0 where it is none but for rounding, as of .90 from .91 at .01."""
+    return 0.0 if abs(distance) < _ROUNDING else distance
 
 
 def _unjudged(gate: Gate, slice_name: str, why: str, n: int = 0) -> Verdict:
