@@ -29,7 +29,7 @@ def compensate(session: Session, plan: Plan, pairs: Pairs, *, passing: bool = Fa
     In ``passing``, with more of the same to come, it is done on fewer rows.
     """
     step = plan.step
-    if not plan.calls_for_refits or (_compensator(session) is None and session.recipe is None):
+    if not plan.calls_for_refits or (session.job.compensation is None and session.recipe is None):
         return pairs
     refit(session, plan, passing=passing)
     after = session.observe(f"{step}-refitted")
@@ -118,5 +118,4 @@ def _compensator(session: Session, *, passing: bool = False) -> Compensator | No
 def _fitted_in_passing(session: Session) -> bool:
     """Whether the weights of now were fitted to fewer rows than there are."""
     fitted = session.ledger.of_kind("refitted")
-    fewer = _compensator(session, passing=True) is not _compensator(session)
-    return bool(fitted) and fewer and fitted[-1].body["passing"]
+    return bool(fitted) and fitted[-1].body["rows"] < len(session.job.splits.calibration)

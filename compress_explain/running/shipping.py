@@ -92,10 +92,10 @@ def _side_by_side(session: Session, masked: Pairs, artifact: Path) -> tuple[Pair
     validation = session.job.splits.validation
     read = _read_by_artifact(session, validation, artifact)
     if read_manifest(artifact).form != TORCH:
-        return masked, session.predictions(DEPLOYED, validation, _deployed(session, artifact), read)
+        return masked, session.predictions(DEPLOYED, validation, _deployed(artifact), read)
     some = replace(read, labels=np.arange(len(read))).draw(_COMPARED, session.job.seed)  # labelled by their row
     simulated, label = masked.of_rows(some.labels), "comparing the checkpoint with the masked model"
-    decided = session.predict(_deployed(session, artifact), some, label, simulated.decided.choices)
+    decided = session.predict(_deployed(artifact), some, label, simulated.decided.choices)
     return simulated, simulated.beside(decided)
 
 
@@ -103,7 +103,7 @@ def observe_artifact(session: Session, artifact: Path, *, on_test: bool = True) 
     """The step's name, and predictions of what will be deployed, loaded from disk, on test or on validation."""
     step, split = ("artifact", session.job.splits.test) if on_test else (DEPLOYED, session.job.splits.validation)
     read = _read_by_artifact(session, split, artifact)
-    return step, session.predictions(step, split, _deployed(session, artifact), read)
+    return step, session.predictions(step, split, _deployed(artifact), read)
 
 
 def time_artifact(session: Session, artifact: Path) -> None:
@@ -117,7 +117,7 @@ def time_artifact(session: Session, artifact: Path) -> None:
     session.ledger.append("timed", "artifact", body | {"predicted": session.latency.predict(session.masks.removed)})
 
 
-def _deployed(session: Session, artifact: Path) -> Forward:
+def _deployed(artifact: Path) -> Forward:
     """What runs, opened when it is first asked."""
     opened = cache(lambda: load_deployed(artifact))
     return lambda inputs: opened()(inputs)

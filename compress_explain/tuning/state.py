@@ -46,7 +46,7 @@ class State:
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
     best: Named
-    averages: Named = field(default_factory=dict)
+    averages: Named = field(init=False)
     checkups: list[Checkup] = field(default_factory=list)
 
     @property

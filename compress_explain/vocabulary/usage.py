@@ -69,6 +69,7 @@ def choose(pieces: Pieces, usage: Usage, least: int, needed: Flags, keep: int = 
         early = pieces.met & (np.arange(pieces.rows) < first)
         return pieces.whole(needed | (usage.counts >= uses) | early) | needed
 
-    first = bisect_left(range(pieces.rows), keep, key=lambda rows: int(staying(least, rows).sum()))
+    rows = range(pieces.rows if keep else 0)
+    first = bisect_left(rows, keep, key=lambda count: int(staying(least, count).sum()))
     stay, stricter = (staying(least + more, first) for more in (0, 1))
     return Choice(usage=usage, stay=stay, stricter=stricter, first=first)
