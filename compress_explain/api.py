@@ -12,7 +12,7 @@ from compress_explain.data.loading import DataSpec, Splits, load_splits
 from compress_explain.data.slices import SliceRule
 from compress_explain.deployment.forms import Artifact, Choice
 from compress_explain.model.loading import Subject, load_subject
-from compress_explain.plugins.evaluator import Evaluator
+from compress_explain.plugins.evaluator import Evaluator, Measuring
 from compress_explain.plugins.registry import Registry, Searching
 from compress_explain.plugins.strategy import Strategy
 from compress_explain.pricing import AuditPlan
@@ -31,7 +31,7 @@ def compress(
     data: Splits | DataSpec,
     *,
     strategies: Sequence[Strategy],
-    evaluators: Sequence[Evaluator],
+    evaluators: Sequence[Evaluator | Measuring],
     gates: Sequence[Gate],
     slices: Sequence[SliceRule] = (),
     task: str = "text-classification",

@@ -21,7 +21,7 @@ from compress_explain.documents import Location, Section, explain, read_yaml, to
 from compress_explain.errors import InputError, InputErrors
 from compress_explain.model.tasks import task_named
 from compress_explain.plugins.catalog import EVALUATORS, REGISTRIES, STRATEGIES
-from compress_explain.plugins.evaluator import Evaluator
+from compress_explain.plugins.evaluator import Evaluator, Measuring
 from compress_explain.plugins.registry import Registry
 from compress_explain.plugins.strategy import Quantizing, Strategy, check_order
 from compress_explain.pricing import AuditPlan
@@ -147,7 +147,7 @@ class Config(Section):
     def build_strategies(self) -> list[Strategy]:
         return [STRATEGIES.build(*_named("strategies", entry)) for entry in self.strategies]
 
-    def build_evaluators(self) -> list[Evaluator]:
+    def build_evaluators(self) -> list[Evaluator | Measuring]:
         return [EVALUATORS.build(*_named("evaluators", entry)) for entry in self.evaluators]
 
     def build_registries(self) -> list[Registry]:

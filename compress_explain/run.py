@@ -14,6 +14,7 @@ from compress_explain.plugins.strategy import Tuning, ranges_of, rounds_of, want
 from compress_explain.progress import Progress
 from compress_explain.record.outcome import Run, finish
 from compress_explain.running.job import Job
+from compress_explain.running.measuring import measure
 from compress_explain.running.outlook import (
     audit_price,
     price_edits,
@@ -48,8 +49,8 @@ def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False,
                 artifact = materialize(session)
                 deploy(session, artifact, masked)
                 time_artifact(session, artifact)
-                verdicts = session.judge(*observe_artifact(session, artifact, on_test=on_test))
-                state = overall(verdicts)
+                step, pairs = observe_artifact(session, artifact, on_test=on_test)
+                state = overall(session.judge(step, pairs, measure(session, artifact, step, pairs)))
             return finish(session, state)
     except KeyboardInterrupt:
         raise RunInterrupted(f"stopped; continue with --resume (everything so far is kept in {folder})") from None

@@ -185,6 +185,8 @@ def _judge_one(gate: Gate, slice_name: str, score: Score | None) -> Verdict:
     else:
         slack = at_worst
         state = "pass" if at_worst >= 0 else "fail" if at_best < 0 else "inconclusive"
+    if score.doubt and state != "inconclusive":
+        return _doubted(gate, score, estimate, low, high)
     width = at_estimate - at_worst if at_estimate > 0 else at_best - at_estimate  # of the side towards the limit
     needed = _examples_needed(at_estimate, width, score.n) if state == "inconclusive" else None
     return Verdict(
@@ -211,6 +213,13 @@ def _unjudged(gate: Gate, slice_name: str, why: str, n: int = 0) -> Verdict:
     return Verdict(
         gate=gate, slice=slice_name, state="fail", estimate=nan, low=nan, high=nan, slack=-math.inf, n=n,
         n_needed=None, message=f"{gate.rule_text}: {why}",
+    )  # fmt: skip
+
+
+def _doubted(gate: Gate, score: Score, estimate: float, low: float, high: float) -> Verdict:
+    return Verdict(
+        gate=gate, slice=score.slice, state="inconclusive", estimate=estimate, low=low, high=high, slack=0.0, n=score.n,
+        n_needed=None, message=f"{gate.rule_text}: no verdict, {score.doubt}",
     )  # fmt: skip
 
 

@@ -49,7 +49,8 @@ class Score:
 
     ``difference`` is compressed minus original; ``low`` and ``high`` bound it, ``compressed_low``
     and ``compressed_high`` bound the compressed model's own value, both at two-sided
-    ``confidence``. ``direction`` says which way is better.
+    ``confidence``. ``direction`` says which way is better. ``doubt`` says why a figure cannot carry a verdict, as that
+    it was modelled or that the machine was too noisy; empty where it can.
     """
 
     metric: str
@@ -65,6 +66,7 @@ class Score:
     unit: str
     direction: Direction
     confidence: float
+    doubt: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

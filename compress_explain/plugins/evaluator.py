@@ -1,17 +1,25 @@
-"""What an evaluator is: a frozen configuration that turns paired predictions into scores."""
+"""What an evaluator is: a frozen configuration that turns paired predictions, or both models at hand, into scores."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
+import pandas as pd
+
+from compress_explain.comparison.contest import Contest
 from compress_explain.comparison.predictions import Pairs
 from compress_explain.comparison.scores import Score
 from compress_explain.plugins.conformance import is_frozen_dataclass
+from compress_explain.progress import Advance
 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """``metrics`` names everything that ``evaluate`` may return, so that gates can be checked early."""
+    """Told of stored predictions alone, at every step and years later.
+
+    ``metrics`` names everything that ``evaluate`` may return, so that gates can be checked early.
+    """
 
     @property
     def metrics(self) -> tuple[str, ...]: ...
@@ -19,8 +27,34 @@ class Evaluator(Protocol):
     def evaluate(self, pairs: Pairs) -> list[Score]: ...
 
 
+@runtime_checkable
+class Measuring(Protocol):
+    """Needs both models at hand, and so looks once, at what will be deployed.
+
+    What ``measure`` returns is stored as a table; ``scores`` are told of that table alone, so that a gate can be
+    judged again without the models.
+    """
+
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+
+    def measure(self, contest: Contest, advance: Advance) -> pd.DataFrame: ...
+
+    def scores(self, measured: pd.DataFrame) -> list[Score]: ...
+
+
+def telling(evaluators: Iterable[Evaluator | Measuring]) -> list[Evaluator]:
+    """Those that are told of predictions."""
+    return [each for each in evaluators if isinstance(each, Evaluator)]
+
+
+def measuring(evaluators: Iterable[Evaluator | Measuring]) -> dict[str, Measuring]:
+    """Those that need both models, by name."""
+    return {type(each).__name__.lower(): each for each in evaluators if isinstance(each, Measuring)}
+
+
 def check_evaluator(evaluator: object) -> None:
-    """Raise if ``evaluator`` is not a frozen dataclass with ``metrics`` and ``evaluate``.
+    """Raise if ``evaluator`` is not a frozen dataclass with ``metrics`` and ``evaluate``, or ``measure`` and ``scores``.
 
     Raises:
         TypeError: what is missing.
@@ -28,7 +62,9 @@ def check_evaluator(evaluator: object) -> None:
     name = type(evaluator).__name__
     if not is_frozen_dataclass(evaluator):
         raise TypeError(f"evaluator {name} must be a frozen dataclass: it is its own configuration")
-    if not isinstance(evaluator, Evaluator):
-        raise TypeError(f"evaluator {name} must have metrics and evaluate(pairs)")
+    if not isinstance(evaluator, Evaluator | Measuring):
+        raise TypeError(
+            f"evaluator {name} must have metrics and evaluate(pairs), or measure(contest, advance) and scores(measured)"
+        )
     if not evaluator.metrics:
         raise TypeError(f"evaluator {name} must name at least one metric")

@@ -20,7 +20,7 @@ from compress_explain.errors import InputError
 from compress_explain.model.embedding import TOKEN
 from compress_explain.model.loading import Subject
 from compress_explain.model.tasks import TEXT_TO_TEXT
-from compress_explain.plugins.evaluator import Evaluator
+from compress_explain.plugins.evaluator import Evaluator, Measuring
 from compress_explain.plugins.registry import Registry
 from compress_explain.plugins.strategy import Quantizing, Strategy, Tuning, check_order
 from compress_explain.pricing import AuditPlan
@@ -42,7 +42,7 @@ class Job:
     subject: Subject
     splits: Splits
     strategies: Sequence[Strategy]
-    evaluators: Sequence[Evaluator]
+    evaluators: Sequence[Evaluator | Measuring]
     gates: Sequence[Gate]
     compensation: Compensation | None = field(default_factory=Compensation)
     reinstatement: Reinstatement = field(default_factory=Reinstatement)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -14,7 +14,7 @@ import pandas as pd
 
 from compress_explain.choosing.latency_table import LatencyTable
 from compress_explain.comparison.decided import Decided, Forward, decide_all
-from compress_explain.comparison.gates import Verdict, judge, overall
+from compress_explain.comparison.gates import Gate, Verdict, judge, overall
 from compress_explain.comparison.predictions import Pairs, logits_of, paired
 from compress_explain.comparison.scores import Score
 from compress_explain.compensation import Compensator
@@ -29,6 +29,7 @@ from compress_explain.errors import InputError
 from compress_explain.inquiry import tokens_of
 from compress_explain.model.anatomy import Anatomy, Layer, read_anatomy
 from compress_explain.model.embedding import TOKEN
+from compress_explain.plugins.evaluator import measuring, telling
 from compress_explain.plugins.strategy import Worth, check_fit
 from compress_explain.pricing import (
     Joint,
@@ -112,10 +113,13 @@ class Session:
         """``examples`` as the model reads them without the tokens that are gone now."""
         return examples if self.masks.removed_tokens is None else self.lexicon.read(examples).examples
 
-    def judge(self, step: str, pairs: Pairs) -> list[Verdict]:
-        """Scores and verdicts from paired predictions."""
-        scores = self.scores(pairs)
-        verdicts = judge(self.job.gates, scores)
+    def judge(self, step: str, pairs: Pairs, measured: Sequence[Score] = ()) -> list[Verdict]:
+        """Scores and verdicts from paired predictions, and from what was ``measured`` of what will be deployed.
+
+        Before anything was, gates on what has to be measured are not judged.
+        """
+        scores = [*self.scores(pairs), *measured]
+        verdicts = judge(self.job.gates if measured else self._gates_on_predictions, scores)
         if not self.ledger.find("judged", step):
             path = self.table(f"scores-{step}")
             pd.DataFrame([asdict(score) for score in scores]).to_parquet(path, index=False)
@@ -127,8 +131,17 @@ class Session:
             self.ledger.append("judged", step, body, (path,))
         return verdicts
 
+    @cached_property
+    def _gates_on_predictions(self) -> list[Gate]:
+        later = {metric for each in measuring(self.job.evaluators).values() for metric in each.metrics}
+        return [gate for gate in self.job.gates if gate.metric not in later]
+
+    def split_of(self, pairs: Pairs) -> Examples:
+        """The rows that ``pairs`` are about."""
+        return next(split for split in self.job.splits if split.name == pairs.split)
+
     def scores(self, pairs: Pairs) -> list[Score]:
-        return [score for evaluator in self.job.evaluators for score in evaluator.evaluate(pairs)]
+        return [score for evaluator in telling(self.job.evaluators) for score in evaluator.evaluate(pairs)]
 
     def record_effect(self, step: str, before: Pairs, after: Pairs, expected: Joint) -> None:
         """Put what a step did beside what it was expected to do."""

@@ -77,7 +77,7 @@ def deploy(session: Session, artifact: Path, masked: Pairs) -> None:
     """Write what will run and what else was asked for, and compare what runs with the ``masked`` model on validation."""
     from compress_explain.running.delivery import deliver  # seconds to import
 
-    deliver(session, artifact, _read_by_artifact(session, session.job.splits.calibration, artifact))
+    deliver(session, artifact, read_by_artifact(session, session.job.splits.calibration, artifact))
     if not session.ledger.find("compared", "deployed"):
         simulated, deployed = _side_by_side(session, masked, artifact)
         same = simulated.compressed_guesses == deployed.compressed_guesses
@@ -90,7 +90,7 @@ def deploy(session: Session, artifact: Path, masked: Pairs) -> None:
 def _side_by_side(session: Session, masked: Pairs, artifact: Path) -> tuple[Pairs, Pairs]:
     """The ``masked`` model and what runs, on validation; a checkpoint, which differs by rounding alone, on some rows."""
     validation = session.job.splits.validation
-    read = _read_by_artifact(session, validation, artifact)
+    read = read_by_artifact(session, validation, artifact)
     if read_manifest(artifact).form != TORCH:
         return masked, session.predictions(DEPLOYED, validation, _deployed(artifact), read)
     some = replace(read, labels=np.arange(len(read))).draw(_COMPARED, session.job.seed)  # labelled by their row
@@ -102,7 +102,7 @@ def _side_by_side(session: Session, masked: Pairs, artifact: Path) -> tuple[Pair
 def observe_artifact(session: Session, artifact: Path, *, on_test: bool = True) -> tuple[str, Pairs]:
     """The step's name, and predictions of what will be deployed, loaded from disk, on test or on validation."""
     step, split = ("artifact", session.job.splits.test) if on_test else (DEPLOYED, session.job.splits.validation)
-    read = _read_by_artifact(session, split, artifact)
+    read = read_by_artifact(session, split, artifact)
     return step, session.predictions(step, split, _deployed(artifact), read)
 
 
@@ -111,7 +111,7 @@ def time_artifact(session: Session, artifact: Path) -> None:
     if session.job.target is None or session.latency is None or session.ledger.find("timed", "artifact"):
         return
     session.progress.say("timing what will be deployed against the original, in turn")
-    read = _read_by_artifact(session, session.job.splits.calibration, artifact)
+    read = read_by_artifact(session, session.job.splits.calibration, artifact)
     with session.masks.untouched():
         body = timed(session.job, session.job.target, session.anatomy, artifact, read)
     session.ledger.append("timed", "artifact", body | {"predicted": session.latency.predict(session.masks.removed)})
@@ -123,7 +123,7 @@ def _deployed(artifact: Path) -> Forward:
     return lambda inputs: opened()(inputs)
 
 
-def _read_by_artifact(session: Session, examples: Examples, artifact: Path) -> Examples:
+def read_by_artifact(session: Session, examples: Examples, artifact: Path) -> Examples:
     """``examples`` as the artifact's own tokenizer cuts them, where tokens went."""
     if session.masks.removed_tokens is None:
         return examples
