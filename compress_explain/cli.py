@@ -193,6 +193,93 @@ def why(
     explain_slice(inquiry, slices, slice_name, edits, chosen, count)
 
 
+Folders = Annotated[list[Path], typer.Argument(help="folders that runs or evaluations wrote to", metavar="RUN_DIR...")]
+GateFile = Annotated[Path | None, typer.Option(help="a YAML file of gates, as in a configuration")]
+ChampionOption = Annotated[
+    str | None,
+    typer.Option(help="what is released now: models:/NAME@champion, or the folder of a run or an evaluation"),
+]
+
+
+@app.command()
+def evaluate(
+    original: Annotated[
+        str, typer.Argument(help="a model folder, a hub id, an ONNX file, or a models:/ URI", metavar="ORIGINAL")
+    ],
+    candidate: Annotated[str, typer.Argument(help="the same, of the model that is judged", metavar="CANDIDATE")],
+    data: Annotated[str, typer.Option(help="a csv, json, jsonl or parquet file, or a hub data set as id:split")],
+    gates: GateFile = None,
+    slices: Slices = None,
+    evaluators: Annotated[
+        str | None, typer.Option(help="names, as quality,latency, or a YAML file with the list of a configuration")
+    ] = None,
+    champion: ChampionOption = None,
+    out: Annotated[Path, typer.Option(help="the folder of the evaluation")] = Path("runs/evaluation"),
+    task: Annotated[
+        str | None, typer.Option(help="what the models are for; else what the original has a head for")
+    ] = None,
+    input_column: Annotated[str | None, typer.Option("--input", help="the column of texts or image files")] = None,
+    label_column: Annotated[str | None, typer.Option("--label", help="the column of labels")] = None,
+    rows: Rows = None,
+    max_length: MaxLength = None,
+    batch_size: Annotated[int, typer.Option(help="rows a pass", min=1)] = 32,
+    threads: Annotated[int | None, typer.Option(help="of this process; the default is torch's", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="of drawn rows")] = 0,
+    redact: Annotated[bool, typer.Option("--redact", help="keep texts out of the report")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an evaluation that was stopped")] = False,
+) -> None:
+    """Compare any two models on the same rows, and judge the second by gates; neither need come from here."""
+    from compress_explain.terminal.evaluating import Wanted, run_evaluation
+
+    wanted = Wanted(
+        original=original, candidate=candidate, data=data, task=task, gates=gates, slices=slices, evaluators=evaluators,
+        champion=champion, input=input_column, label=label_column, rows=rows, max_length=max_length, batch_size=batch_size,
+        threads=threads, seed=seed, redact=redact,
+    )  # fmt: skip
+    raise typer.Exit(run_evaluation(wanted, out, resume=resume))
+
+
+@app.command()
+def judge(
+    folder: RunFolder,
+    gates: GateFile = None,
+    champion: ChampionOption = None,
+) -> None:
+    """Judge again from stored predictions, without a model: by the same gates, which must give the same, or by others."""
+    from compress_explain.terminal.evaluating import judge_folder
+
+    raise typer.Exit(judge_folder(folder, gates, champion))
+
+
+@app.command()
+def compare(
+    folders: Folders,
+    despite: Annotated[
+        list[str], typer.Option(help="a part of the protocol that may differ, e.g. machine", metavar="PART")
+    ] = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="where to write the comparison, as JSON")] = None,
+) -> None:
+    """Put runs or evaluations side by side; refused when they were not made under one protocol."""
+    from compress_explain.terminal.evaluating import compare_folders
+
+    compare_folders(folders, despite, out)
+
+
+@app.command()
+def waive(
+    folder: RunFolder,
+    metric: Annotated[str, typer.Option(help="of the gate that need not hold")],
+    who: Annotated[str, typer.Option(help="who takes that upon himself")],
+    why: Annotated[str, typer.Option(help="for what reason")],
+    until: Annotated[str, typer.Option(help="the last day, as 2027-01-31")],
+    slice_name: Annotated[str, typer.Option("--slice", help="of the gate; * for all slices")] = "all",
+) -> None:
+    """Enter in a run's ledger that a gate need not hold until a day, who says so and why; and judge again."""
+    from compress_explain.terminal.evaluating import waive_gate
+
+    raise typer.Exit(waive_gate(folder, metric, slice_name, who, why, until))
+
+
 @app.command()
 def init(
     model: Annotated[str, typer.Argument(help="a model folder or hub id", metavar="MODEL")],

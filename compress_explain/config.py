@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,10 @@ import yaml
 from pydantic import Field, ValidationError
 
 from compress_explain.choosing.target import Target, check_open
+from compress_explain.comparison.declared import GateSection, WaiverSection
 from compress_explain.comparison.gates import Gate, check_gates
 from compress_explain.comparison.scores import told_of
+from compress_explain.comparison.waivers import Waiver, check_waivers
 from compress_explain.compensation import Compensation
 from compress_explain.data.loading import DataSpec
 from compress_explain.data.slices import SliceRule, SliceSection
@@ -20,7 +23,7 @@ from compress_explain.deployment.forms import Artifact, Choice, check_forms
 from compress_explain.documents import Location, Section, explain, read_yaml, together
 from compress_explain.errors import InputError, InputErrors
 from compress_explain.model.tasks import task_named
-from compress_explain.plugins.catalog import EVALUATORS, REGISTRIES, STRATEGIES
+from compress_explain.plugins.catalog import EVALUATORS, REGISTRIES, STRATEGIES, named
 from compress_explain.plugins.evaluator import Evaluator, Measuring
 from compress_explain.plugins.registry import Registry
 from compress_explain.plugins.strategy import Quantizing, Strategy, check_order
@@ -46,16 +49,6 @@ class DataSection(Section):
     empty_answers: Literal["refuse", "allow"] = "refuse"
     longest_answer: int = Field(default=30, ge=1)
     pair: str | None = None
-
-
-class GateSection(Section):
-    metric: str
-    slice: str = "all"
-    max_drop: float | None = None
-    max_rise: float | None = None
-    min: float | None = None
-    max: float | None = None
-    rule: Literal["non-inferiority", "point"] = "non-inferiority"
 
 
 class CompensationSection(Section):
@@ -116,6 +109,8 @@ class Config(Section):
     strategies: list[str | dict[str, dict[str, Any]]] = Field(default_factory=list)
     evaluators: list[str | dict[str, dict[str, Any]]] = Field(default=["quality", "slices"], min_length=1)
     gates: list[GateSection] = Field(min_length=1)
+    waivers: list[WaiverSection] = Field(default_factory=list)
+    champion: str | None = None
     compensation: CompensationSection | None = CompensationSection()
     reinstatement: ReinstatementSection = ReinstatementSection()
     audit: AuditSection = AuditSection()
@@ -142,16 +137,21 @@ class Config(Section):
         return [section.rule(name) for name, section in self.slices.items()]
 
     def build_gates(self) -> list[Gate]:
-        return [Gate(**section.model_dump()) for section in self.gates]
+        return [section.build() for section in self.gates]
+
+    def build_waivers(self) -> list[Waiver]:
+        waivers = [section.build() for section in self.waivers]
+        check_waivers(waivers, date.today())
+        return waivers
 
     def build_strategies(self) -> list[Strategy]:
-        return [STRATEGIES.build(*_named("strategies", entry)) for entry in self.strategies]
+        return [STRATEGIES.build(*named("strategies", entry)) for entry in self.strategies]
 
     def build_evaluators(self) -> list[Evaluator | Measuring]:
-        return [EVALUATORS.build(*_named("evaluators", entry)) for entry in self.evaluators]
+        return [EVALUATORS.build(*named("evaluators", entry)) for entry in self.evaluators]
 
     def build_registries(self) -> list[Registry]:
-        return [REGISTRIES.build(*_named("registries", entry)) for entry in self.registries]
+        return [REGISTRIES.build(*named("registries", entry)) for entry in self.registries]
 
     def build_compensation(self) -> Compensation | None:
         return None if self.compensation is None else Compensation(**self.compensation.model_dump())
@@ -212,6 +212,7 @@ def _check_parts(config: Config, faults: list[InputError], *, searching: bool) -
         config.build_strategies,
         config.build_evaluators,
         config.build_gates,
+        config.build_waivers,
         config.build_registries,
         config.build_target,
     ]
@@ -231,6 +232,10 @@ def _check_parts(config: Config, faults: list[InputError], *, searching: bool) -
         quantizing = [type(each).__name__.lower() for each in config.build_strategies() if isinstance(each, Quantizing)]
         check_order(config.build_strategies(), timed=config.target is not None)
         check_forms(config.runtime, config.artifacts, quantizing, timed=config.target is not None)
+        against = [gate.metric for gate in gates if gate.against == "champion"]
+        if against and config.champion is None:
+            remedy = "add champion: models:/NAME@champion, or the folder of a run"
+            faults.append(InputError("gates: against", against[0], "no champion is named", remedy))
         check_gates(gates, told_of(config.task, metrics), [gate.slice for gate in gates] if config.slices else [])
     if faults:
         raise together(faults)
@@ -285,17 +290,8 @@ def _index(target: list[Any], key: str, override: str) -> int:
     return int(key)
 
 
-def _named(kind: str, entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    if isinstance(entry, str):
-        return entry, {}
-    if len(entry) != 1:
-        raise InputError(kind, entry, "each entry names exactly one", "put each on a line of its own, after a dash")
-    [(name, options)] = entry.items()
-    return name, options or {}
-
-
 _SECTIONS: dict[str, type[Section]] = {
-    "data": DataSection, "slices": SliceSection, "gates": GateSection, "reinstatement": ReinstatementSection,
+    "data": DataSection, "slices": SliceSection, "gates": GateSection, "waivers": WaiverSection, "reinstatement": ReinstatementSection,
     "audit": AuditSection, "compensation": CompensationSection,
     "target": TargetSection, "search": SearchSection,
 }  # fmt: skip

@@ -28,7 +28,7 @@ from compress_explain.running.plans import apply, at_whole_block, propose, resto
 from compress_explain.running.recovery import compensate, refit, tune
 from compress_explain.running.reinstate import Reinstatement, can_be_helped, noise
 from compress_explain.running.session import Session, open_session
-from compress_explain.running.shipping import deploy, materialize, observe_artifact, time_artifact
+from compress_explain.running.shipping import count_attempt, deploy, materialize, observe_artifact, time_artifact
 
 
 def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False, on_test: bool = True) -> Run:
@@ -49,6 +49,7 @@ def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False,
                 artifact = materialize(session)
                 deploy(session, artifact, masked)
                 time_artifact(session, artifact)
+                count_attempt(session, on_test=on_test)
                 step, pairs = observe_artifact(session, artifact, on_test=on_test)
                 state = overall(session.judge(step, pairs, measure(session, artifact, step, pairs)))
             return finish(session, state)

@@ -63,3 +63,29 @@ class MlflowRegistry:
             from .searches import mirror_search
 
             return mirror_search(found, uri, experiment=self.experiment, register_as=self.register_as)
+
+    def fetch_model(self, address: str, into: Path) -> Path:
+        """Bring the files of the model at ``address`` (``models:/…``, ``runs:/…``) into ``into`` and return their folder.
+
+        Raises:
+            InputError: there is no such model, or the store cannot be reached.
+        """
+        uri = resolve_tracking_uri(self.tracking_uri)
+        check_reachable(uri)
+        with quiet():
+            from .fetching import fetch_model
+
+            return fetch_model(uri, address, into)
+
+    def fetch_predictions(self, address: str, into: Path) -> Path | None:
+        """Bring what the model at ``address`` decided on its test rows; None when there is no such version yet.
+
+        Raises:
+            InputError: its run has no predictions, or the store cannot be reached.
+        """
+        uri = resolve_tracking_uri(self.tracking_uri)
+        check_reachable(uri)
+        with quiet(), explained(uri, "the champion could not be fetched"):
+            from .fetching import fetch_predictions
+
+            return fetch_predictions(uri, address, into)

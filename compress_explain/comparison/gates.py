@@ -12,7 +12,10 @@ from compress_explain.data.examples import ALL
 from compress_explain.errors import InputError, did_you_mean
 
 State = Literal["pass", "fail", "inconclusive"]
-Rule = Literal["non-inferiority", "point"]
+Rule = Literal["non-inferiority", "equivalence", "point"]
+Undecided = Literal["hold", "fail", "warn"]
+Against = Literal["original", "champion"]
+LIMITS = ("max_drop", "max_rise", "max_change", "min", "max")
 EVERY = "*"  # every declared slice
 _ROUNDING = 1e-12  # what differences of shares are off by, and more
 
@@ -21,43 +24,54 @@ _ROUNDING = 1e-12  # what differences of shares are off by, and more
 class Gate:
     """One margin on one metric, overall or per slice.
 
-    Exactly one limit is given: ``max_drop`` and ``max_rise`` bound compressed minus original,
-    ``min`` and ``max`` bound the compressed model's own value. Under ``non-inferiority`` the whole
-    interval must clear the limit to pass, and to fail; under ``point`` the estimate alone decides.
+    Exactly one limit is given: ``max_drop`` and ``max_rise`` bound compressed minus original, ``max_change``
+    bounds that on both sides, ``min`` and ``max`` bound the compressed model's own value. Under ``non-inferiority`` the
+    whole interval must clear the limit to pass, and to fail; so it must under ``equivalence``, the rule of
+    ``max_change``, on both sides (two one-sided tests, Schuirmann 1987); under ``point`` the estimate alone decides.
+
+    ``against`` the champion, the difference is the one to the model that is released now, so that small losses do not add up
+    unseen from release to release. ``on_inconclusive`` says what becomes of a verdict that the rows cannot settle: it
+    holds the release up, fails, or only warns.
     """
 
     metric: str
     slice: str = ALL
     max_drop: float | None = None
     max_rise: float | None = None
+    max_change: float | None = None
     min: float | None = None
     max: float | None = None
-    rule: Rule = "non-inferiority"
+    rule: Rule | None = None
+    against: Against = "original"
+    on_inconclusive: Undecided = "hold"
 
     def __post_init__(self) -> None:
-        given = [name for name in ("max_drop", "max_rise", "min", "max") if getattr(self, name) is not None]
+        where = f"gates: {self.metric} on {self.slice}"
+        given = [name for name in LIMITS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise InputError(
-                f"gates: {self.metric} on {self.slice}",
-                given,
-                "a gate has exactly one limit",
-                "give one of max_drop, max_rise, min, max",
-            )
+            raise InputError(where, given, "a gate has exactly one limit", f"give one of {', '.join(LIMITS)}")
         value = getattr(self, given[0])
-        if not math.isfinite(value) or (given[0] in ("max_drop", "max_rise") and value < 0):
+        if not math.isfinite(value) or (given[0] in ("max_drop", "max_rise", "max_change") and value < 0):
             raise InputError(
-                f"gates: {self.metric} on {self.slice}",
-                value,
-                f"{given[0]} must be finite and not negative",
+                where, value, f"{given[0]} must be finite and not negative",
                 "write the largest change that you accept, for example 0.01",
-            )
+            )  # fmt: skip
+        both = self.max_change is not None
+        rule: Rule = self.rule or ("equivalence" if both else "non-inferiority")
+        if (rule == "equivalence") != both and not (both and rule == "point"):
+            remedy = "write max_change with the rule equivalence, and the other limits with non-inferiority or point"
+            raise InputError(where, rule, f"not a rule for {given[0]}", remedy)
+        object.__setattr__(self, "rule", rule)  # what it stands for when it is not given
+        if self.against == "champion" and not self.relative:
+            remedy = "give max_drop, max_rise or max_change, or leave out: against"
+            raise InputError(where, given[0], "is about the model's own value, not about a difference", remedy)
 
     @property
     def limit(self) -> float:
-        """The bound in the units of the judged quantity: a difference, or the value itself."""
+        """The bound in the units of the judged quantity: a difference, or the value itself; of two, the upper."""
         if self.max_drop is not None:
             return -self.max_drop
-        return next(value for value in (self.max_rise, self.min, self.max) if value is not None)
+        return next(value for value in (self.max_rise, self.max_change, self.min, self.max) if value is not None)
 
     @property
     def bounded_below(self) -> bool:
@@ -66,15 +80,18 @@ class Gate:
     @property
     def relative(self) -> bool:
         """Whether the difference to the original is judged rather than the value itself."""
-        return self.max_drop is not None or self.max_rise is not None
+        return self.max_drop is not None or self.max_rise is not None or self.max_change is not None
 
     @property
     def rule_text(self) -> str:
         """The gate in words: ``accuracy drops by at most 0.02``."""
+        against = " against the champion" if self.against == "champion" else ""
         if self.max_drop is not None:
-            return f"{self.metric} drops by at most {self.max_drop:g}"
+            return f"{self.metric} drops by at most {self.max_drop:g}{against}"
         if self.max_rise is not None:
-            return f"{self.metric} rises by at most {self.max_rise:g}"
+            return f"{self.metric} rises by at most {self.max_rise:g}{against}"
+        if self.max_change is not None:
+            return f"{self.metric} changes by at most {self.max_change:g} either way{against}"
         return f"{self.metric} is at {'least' if self.min is not None else 'most'} {self.limit:g}"
 
 
@@ -84,7 +101,8 @@ class Verdict:
 
     ``slack`` is the distance from the judged bound to the limit, positive when the gate is met;
     ``estimate``, ``low`` and ``high`` are of the judged quantity. ``n_needed`` is how many
-    examples would settle an inconclusive gate if the estimate stays as it is.
+    examples would settle an inconclusive gate if the estimate stays as it is. ``waiver`` is who took it upon
+    himself that the gate does not hold, why and until when; see :mod:`compress_explain.comparison.waivers`.
     """
 
     gate: Gate
@@ -97,6 +115,14 @@ class Verdict:
     n: int
     n_needed: int | None
     message: str
+    waiver: dict[str, Any] | None = None
+
+    @property
+    def counts_as(self) -> State:
+        """What it means for the release: its state, but for a waiver and what the gate says of inconclusive ones."""
+        if self.waiver is not None or (self.state == "inconclusive" and self.gate.on_inconclusive == "warn"):
+            return "pass"
+        return "fail" if self.state == "inconclusive" and self.gate.on_inconclusive == "fail" else self.state
 
     def row(self) -> dict[str, Any]:
         """As plain values; what is not a finite number is None."""
@@ -104,27 +130,34 @@ class Verdict:
             "metric": self.gate.metric, "slice": self.slice, "gate": self.gate.rule_text, "rule": self.gate.rule,
             "limit": self.gate.limit, "state": self.state, "estimate": self.estimate, "low": self.low,
             "high": self.high, "slack": self.slack, "n": self.n, "n_needed": self.n_needed,
-            "message": self.message,
+            "message": self.message, "against": self.gate.against, "counts_as": self.counts_as, "waiver": self.waiver,
         }  # fmt: skip
         return {
             key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
         }
 
 
-def judge(gates: Sequence[Gate], scores: Iterable[Score]) -> list[Verdict]:
-    """One verdict a gate and slice. A missing or non-finite score never passes."""
-    table = {(score.metric, score.slice): score for score in scores}
-    slices = list(dict.fromkeys(slice_name for _, slice_name in table if slice_name != ALL)) or [EVERY]
+def judge(gates: Sequence[Gate], scores: Iterable[Score], champion: Iterable[Score] = ()) -> list[Verdict]:
+    """One verdict a gate and slice. A missing or non-finite score never passes.
+
+    The scores of the ``champion`` are those of the compressed model beside it, for gates against it.
+    """
+    tables = {
+        side: {(score.metric, score.slice): score for score in told}
+        for side, told in (("original", scores), ("champion", champion))
+    }
     verdicts = []
     for gate in gates:
+        table = tables[gate.against]
+        slices = list(dict.fromkeys(name for _, name in table if name != ALL)) or [EVERY]
         for slice_name in slices if gate.slice == EVERY else [gate.slice]:
             verdicts.append(_judge_one(gate, slice_name, table.get((gate.metric, slice_name))))
     return verdicts
 
 
 def overall(verdicts: Sequence[Verdict]) -> State:
-    """``fail`` if any gate failed, else ``inconclusive`` if any is, else ``pass``."""
-    states = {verdict.state for verdict in verdicts}
+    """``fail`` if any gate failed, else ``inconclusive`` if any is, else ``pass``; waived ones do not count."""
+    states = {verdict.counts_as for verdict in verdicts}
     for state in ("fail", "inconclusive"):
         if state in states:
             return state  # type: ignore[return-value]
@@ -153,10 +186,10 @@ def check_gates(gates: Sequence[Gate], metrics: Iterable[str], slices: Sequence[
 
 
 def _check_pair(first: Gate, second: Gate) -> None:
-    if (first.metric, first.slice) != (second.metric, second.slice):
+    if (first.metric, first.slice, first.against) != (second.metric, second.slice, second.against):
         return
     where = f"gates: {first.metric} on {first.slice}"
-    for name in ("max_drop", "max_rise", "min", "max"):
+    for name in LIMITS:
         values = [getattr(gate, name) for gate in (first, second)]
         if None not in values:
             raise InputError(where, values, f"{name} is given twice", "keep one of the two")
@@ -176,16 +209,14 @@ def _judge_one(gate: Gate, slice_name: str, score: Score | None) -> Verdict:
     )
     if not all(math.isfinite(value) for value in (estimate, low, high)):
         return _unjudged(gate, slice_name, "the score is not a finite number", score.n)
-    sign = 1.0 if gate.bounded_below else -1.0
-    worst, best = (low, high) if gate.bounded_below else (high, low)
-    at_estimate, at_worst, at_best = (_room(sign * (value - gate.limit)) for value in (estimate, worst, best))
+    at_estimate, at_worst, at_best = _rooms(gate, estimate, low, high)
     state: State
     if gate.rule == "point":
         slack, state = at_estimate, "pass" if at_estimate >= 0 else "fail"
     else:
         slack = at_worst
         state = "pass" if at_worst >= 0 else "fail" if at_best < 0 else "inconclusive"
-    if score.doubt and state != "inconclusive":
+    if score.doubt:
         return _doubted(gate, score, estimate, low, high)
     width = at_estimate - at_worst if at_estimate > 0 else at_best - at_estimate  # of the side towards the limit
     needed = _examples_needed(at_estimate, width, score.n) if state == "inconclusive" else None
@@ -201,6 +232,20 @@ def _judge_one(gate: Gate, slice_name: str, score: Score | None) -> Verdict:
         n_needed=needed,
         message=_message(gate, score, state, needed, at_estimate),
     )
+
+
+def _rooms(gate: Gate, estimate: float, low: float, high: float) -> tuple[float, float, float]:
+    """How far inside the limit the estimate lies, and the worst and the best value of the interval."""
+    if gate.max_change is not None:
+        nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+        farthest = max(abs(low), abs(high))
+        at = [gate.max_change - size for size in (abs(estimate), farthest, nearest)]
+    else:
+        sign = 1.0 if gate.bounded_below else -1.0
+        worst, best = (low, high) if gate.bounded_below else (high, low)
+        at = [sign * (value - gate.limit) for value in (estimate, worst, best)]
+    at_estimate, at_worst, at_best = map(_room, at)
+    return at_estimate, at_worst, at_best
 
 
 def _room(distance: float) -> float:

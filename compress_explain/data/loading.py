@@ -147,6 +147,25 @@ def load_examples(
     return replace(examples, digest=_digest(examples))
 
 
+def load_test(
+    source: str,
+    rules: Sequence[SliceRule],
+    subject: Subject,
+    reading: Reading,
+    *,
+    rows: int | None = None,
+    seed: int = 0,
+) -> Examples:
+    """The rows of one source as a run reads its test split, with the same digest; ``rows`` of them, drawn by ``seed``.
+
+    Raises:
+        InputError: anything wrong with the source, its columns, labels or texts, or the slices.
+    """
+    frame = _checked(read_rows("data", source, rows, seed), "data", reading, subject)
+    [examples] = _encoded({"data.test": frame}, "data.test", rules, reading, subject)
+    return examples
+
+
 def _encoded(
     frames: dict[str, pd.DataFrame], reference: str, rules: Sequence[SliceRule], reading: Reading, subject: Subject
 ) -> list[Examples]:

@@ -72,13 +72,20 @@ def quieten() -> None:
 
 
 def load_subject(
-    source: str, task: str, dtype: str = "float32", *, pooling: str | None = None, normalize: bool | None = None
+    source: str,
+    task: str,
+    dtype: str = "float32",
+    *,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    any_family: bool = False,
 ) -> Subject:
     """Load a model folder or hub id in evaluation mode, from safetensors only.
 
     ``dtype`` is that of the weights: ``bfloat16`` is for models too large for ``float32``, and what
     is computed from their outputs is then still summed in float32. ``pooling`` and ``normalize`` say how
-    embeddings are made, where the folder does not or other ones are wanted; else by the mean, of length 1.
+    embeddings are made, where the folder does not or other ones are wanted; else by the mean, of length 1. A model that is only
+    judged, not compressed, may be of ``any_family``.
 
     Raises:
         InputError: it cannot be found, holds only pickled weights, is of an unknown family, or has
@@ -89,13 +96,13 @@ def load_subject(
         raise InputError("dtype", dtype, "unknown type of weights", did_you_mean(dtype, _DTYPES))
     if (Path(source) / MANIFEST).exists():
         raise InputError("model", source, "this model is already compressed", "start from the original model")
-    config = read_config(source)
+    config = read_config(source, any_family=any_family)
     if task != FEATURE_EXTRACTION and (pooling is not None or normalize is not None):
         name, value = ("pooling", pooling) if pooling is not None else ("normalize", normalize)
         raise InputError(name, value, f"a model for {task} makes no embeddings", "leave it out")
-    if task == TEXT_GENERATION:
+    if task == TEXT_GENERATION and not any_family:
         _refuse_encoders(source, config)
-    if task in (QUESTION_ANSWERING, FEATURE_EXTRACTION):
+    if task in (QUESTION_ANSWERING, FEATURE_EXTRACTION) and not any_family:
         _refuse_decoders(source, config, task)
     embeds = _pooling(source, pooling, normalize) if task == FEATURE_EXTRACTION else None
     _refuse_pickles(source)
@@ -136,13 +143,13 @@ def load_any(source: str) -> PreTrainedModel:
         raise InputError("model", source, problem, "give a complete folder with model.safetensors") from None
 
 
-def infer_task(source: str) -> str:
+def infer_task(source: str, *, any_family: bool = False) -> str:
     """The task that a model's configuration names the head of.
 
     Raises:
         InputError: there is no configuration, or its head is for none of :data:`TASKS`.
     """
-    architecture = next(iter(read_config(source).architectures or ()), None)
+    architecture = next(iter(read_config(source, any_family=any_family).architectures or ()), None)
     for task in TASKS.values():
         if str(architecture).endswith(task.heads):
             return task.name
@@ -152,15 +159,16 @@ def infer_task(source: str) -> str:
     )  # fmt: skip
 
 
-def read_config(source: str) -> PretrainedConfig:
+def read_config(source: str, *, any_family: bool = False) -> PretrainedConfig:
     """The configuration of a model folder or hub id.
 
     Raises:
-        InputError: there is none to be found, or it is of an unknown family.
+        InputError: there is none to be found, or it is of an unknown family, where it may not be of ``any_family``.
     """
     try:
         document, _ = PretrainedConfig.get_config_dict(source)
-        family_of(str(document.get("model_type")))
+        if not any_family:
+            family_of(str(document.get("model_type")))
         return AutoConfig.from_pretrained(source)
     except InputError:
         raise

@@ -7,7 +7,7 @@ takes objects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
@@ -85,6 +85,20 @@ class Catalog:
                 f"{self.kind}: {name}", options, str(error), "compare with the class's docstring"
             ) from None
         return built
+
+
+def named(kind: str, entry: str | Mapping[str, dict[str, Any] | None]) -> tuple[str, dict[str, Any]]:
+    """The name and the options of an entry in a list of YAML: a name alone, or a mapping of one name.
+
+    Raises:
+        InputError: it names several.
+    """
+    if isinstance(entry, str):
+        return entry, {}
+    if len(entry) != 1:
+        raise InputError(kind, entry, "each entry names exactly one", "put each on a line of its own, after a dash")
+    [(name, options)] = entry.items()
+    return name, options or {}
 
 
 STRATEGIES = Catalog("strategies", check_strategy)

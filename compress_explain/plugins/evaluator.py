@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import pandas as pd
 
 from compress_explain.comparison.contest import Contest
+from compress_explain.comparison.gates import Gate
 from compress_explain.comparison.predictions import Pairs
 from compress_explain.comparison.scores import Score
 from compress_explain.plugins.conformance import is_frozen_dataclass
@@ -51,6 +52,12 @@ def telling(evaluators: Iterable[Evaluator | Measuring]) -> list[Evaluator]:
 def measuring(evaluators: Iterable[Evaluator | Measuring]) -> dict[str, Measuring]:
     """Those that need both models, by name."""
     return {type(each).__name__.lower(): each for each in evaluators if isinstance(each, Measuring)}
+
+
+def on_the_way(gates: Iterable[Gate], evaluators: Iterable[Evaluator | Measuring]) -> list[Gate]:
+    """The gates that can be judged before anything is deployed: on predictions, and against the original."""
+    later = {metric for each in measuring(evaluators).values() for metric in each.metrics}
+    return [gate for gate in gates if gate.metric not in later and gate.against == "original"]
 
 
 def check_evaluator(evaluator: object) -> None:

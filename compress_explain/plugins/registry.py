@@ -30,6 +30,19 @@ class Searching(Registry, Protocol):
         ...
 
 
+@runtime_checkable
+class Fetching(Registry, Protocol):
+    """A registry that gives back what lies in it."""
+
+    def fetch_model(self, address: str, into: Path) -> Path:
+        """Bring the files of a model into ``into`` and return their folder; InputError when there is none."""
+        ...
+
+    def fetch_predictions(self, address: str, into: Path) -> Path | None:
+        """Bring what a released model decided on its test rows; None when nothing is released under that address yet."""
+        ...
+
+
 def check_registry(registry: object) -> None:
     """Raise TypeError if ``registry`` is not a frozen dataclass with ``check`` and ``publish``."""
     name = type(registry).__name__

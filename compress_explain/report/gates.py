@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress_explain.comparison.gates import Gate
 from compress_explain.report.charts import Scale, Whisker, scale_over, whisker
 from compress_explain.report.judgement import Judgement
 from compress_explain.report.numbers import plain, signed
-
-if TYPE_CHECKING:
-    from compress_explain.record.outcome import Run
 
 _WIDTH = 200  # of a whisker, in px
 
@@ -33,16 +30,15 @@ class GateRow:
     whisker: Whisker | None
 
 
-def gate_rows(run: Run, judgement: Judgement) -> list[GateRow]:
-    """One row a verdict, in the order of the gates."""
-    gates = declared_gates(run)
+def gate_rows(gates: dict[str, Gate], judgement: Judgement) -> list[GateRow]:
+    """One row a verdict, in the order of the ``gates``, which are named by what they say."""
     scales = _scales(judgement.verdicts, gates)
     return [_row(verdict, gates[verdict["gate"]], scales, judgement) for verdict in judgement.verdicts]
 
 
-def declared_gates(run: Run) -> dict[str, Gate]:
-    """The gates of the run's settings by what they say."""
-    gates = (Gate(**declared) for declared in run.summary["settings"]["gates"])
+def declared_gates(settings: dict[str, Any]) -> dict[str, Gate]:
+    """The gates of the settings of a run or an evaluation, by what they say."""
+    gates = (Gate(**declared) for declared in settings["gates"])
     return {gate.rule_text: gate for gate in gates}
 
 

@@ -16,7 +16,7 @@ from compress_explain.report.audited import audited
 from compress_explain.report.channels import channels
 from compress_explain.report.deployed import deployed
 from compress_explain.report.flips import flipped
-from compress_explain.report.gates import gate_rows
+from compress_explain.report.gates import declared_gates, gate_rows
 from compress_explain.report.judgement import final_judgement, first_judgement
 from compress_explain.report.labels import answers
 from compress_explain.report.parts import parts
@@ -45,7 +45,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
     final, first = final_judgement(run), first_judgement(run)
     page: dict[str, Any] = {
         "opening": opening(run, final),
-        "gates": gate_rows(run, final),
+        "gates": gate_rows(declared_gates(run.summary["settings"]), final),
         "removed": removed(run),
         "units": units(run),
         "deployed": deployed(run),
@@ -55,7 +55,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "audit": audited(run),
         "effects": effects(run, first),
         "tuned": tuned(run),
-        "slices": slice_section(run, final, first),
+        "slices": slice_section(declared_gates(run.summary["settings"]), final, first),
         "flips": flipped(final, texts, labels),
         "reinstated": reinstated(run),
         "provenance": provenance(run),

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress_explain.comparison.gates import Gate
 from compress_explain.report.charts import DotPlot, Line, dot_plot
-from compress_explain.report.gates import declared_gates, judged_text
+from compress_explain.report.gates import judged_text
 from compress_explain.report.judgement import Judgement
 from compress_explain.report.numbers import signed
-
-if TYPE_CHECKING:
-    from compress_explain.record.outcome import Run
 
 _SHOWN = ("accuracy", "nll")
 _DRAWN = 40  # slices in the figure; the table holds all of them
@@ -57,13 +54,13 @@ class SliceSection:
     first_split: str
 
 
-def slice_section(run: Run, final: Judgement, first: Judgement) -> SliceSection:
+def slice_section(gates: dict[str, Gate], final: Judgement, first: Judgement) -> SliceSection:
     """Rows are sorted by the first shown metric, the worst first; all rows together stand on top."""
     metrics = _metrics(final)
     names = dict.fromkeys(name for _, name in final.scores)
     rows = [_row(name, metrics, final) for name in names]
     rows.sort(key=lambda row: (row.slice != "all", _badness(row)))
-    compared = () if first.record.seq == final.record.seq else tuple(_compare(first, final, declared_gates(run)))
+    compared = () if first.record.seq == final.record.seq else tuple(_compare(first, final, gates))
     return SliceSection(
         metrics=metrics,
         rows=tuple(rows),

@@ -15,7 +15,7 @@ from compress_explain.report.numbers import count, kinds, magnitude, plain, shar
 if TYPE_CHECKING:
     from compress_explain.record.outcome import Run
 
-_WORDS = {
+WORDS = {
     "pass": ("PASSED", "may be released"),
     "fail": ("FAILED", "must not be released"),
     "inconclusive": ("INCONCLUSIVE", "do not release yet"),
@@ -45,7 +45,7 @@ class Opening:
 
 def opening(run: Run, final: Judgement) -> Opening:
     """The verdict and what it was reached on."""
-    word, advice = _WORDS[run.state]
+    word, advice = WORDS[run.state]
     if final.of_artifact and not final.on_test:
         advice = "on validation; not judged on test"
     return Opening(
@@ -55,7 +55,7 @@ def opening(run: Run, final: Judgement) -> Opening:
         advice=advice,
         sentences=(
             _size_and_quality(run, final),
-            _gates_in_words(run.state, final),
+            gates_in_words(run.state, final),
             *_target_in_words(run),
             _where_judged(final),
         ),
@@ -73,12 +73,12 @@ def _size_and_quality(run: Run, final: Judgement) -> str:
     score = headline(final)
     if score is None:
         return text + "."
-    change = f"{_spoken(score['metric'])} {plain(score['original'], 3)} → {plain(score['compressed'], 3)}"
+    change = f"{spoken(score['metric'])} {plain(score['original'], 3)} → {plain(score['compressed'], 3)}"
     where = "" if score["slice"] == "all" else f" (slice {score['slice']})"
     return f"{text}; {change} on {count(int(score['n']))} {final.split} rows{where}."
 
 
-def _gates_in_words(state: str, final: Judgement) -> str:
+def gates_in_words(state: str, final: Judgement) -> str:
     states = [verdict["state"] for verdict in final.verdicts]
     total = len(states)
     if state == "pass":
@@ -121,7 +121,7 @@ def _figures(run: Run, final: Judgement) -> Iterator[Figure]:
         yield Figure(name=name, value=share(compressed / original), context=context)
     score = headline(final)
     if score is not None:
-        yield _score_figure(score, final.split)
+        yield score_figure(score, final.split)
     pairs = final.pairs
     lost = int((pairs.original_right & ~pairs.compressed_right).sum())
     won = int((~pairs.original_right & pairs.compressed_right).sum())
@@ -142,8 +142,8 @@ def _speed_figure(target: dict[str, Any]) -> Figure:
     return Figure(name="Times as fast", value=plain(target["speedup"], 2), context=f"{times}; {aim}")
 
 
-def _score_figure(score: dict[str, Any], split: str) -> Figure:
-    spoken = _spoken(score["metric"])
+def score_figure(score: dict[str, Any], split: str) -> Figure:
+    spoken = spoken(score["metric"])
     return Figure(
         name=spoken[0].upper() + spoken[1:],
         value=f"{plain(score['original'], 3)} → {plain(score['compressed'], 3)}",
@@ -166,5 +166,5 @@ def _component_figures(summary: dict[str, Any]) -> Iterator[Figure]:
         )
 
 
-def _spoken(metric: str) -> str:
+def spoken(metric: str) -> str:
     return metric.replace("_", " ")

@@ -6,12 +6,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from compress_explain.choosing.meters import Storage
 from compress_explain.choosing.target import Target, check_open
+from compress_explain.comparison.champion import Champion
 from compress_explain.comparison.gates import EVERY, Gate, check_gates
+from compress_explain.comparison.protocol import Protocol, described, protocol_of
 from compress_explain.comparison.scores import told_of
+from compress_explain.comparison.waivers import Waiver, check_waivers
 from compress_explain.compensation import Compensation
 from compress_explain.data.loading import Splits
 from compress_explain.deployment.forms import Artifact, Choice, Form, check_forms, forms_for
@@ -55,6 +59,8 @@ class Job:
     artifacts: Sequence[Artifact] = ("checkpoint",)
     target: Target | None = None
     priced_rows: int = 1024
+    waivers: Sequence[Waiver] = ()
+    champion: Champion | None = None
 
     def __post_init__(self) -> None:
         check_open(self.strategies, self.target)
@@ -65,6 +71,9 @@ class Job:
         check_forms(self.runtime, self.artifacts, quantizing, timed=self.target is not None)
         metrics = {metric for evaluator in self.evaluators for metric in evaluator.metrics}
         check_gates(self.gates, told_of(self.subject.task, metrics), self.splits.slices)
+        check_waivers(self.waivers, date.today())
+        if self.champion is not None:
+            self.champion.check(self.splits.test.digest)
         self._check_task()
         bare = self.splits.bare_slices
         if bare and any(gate.slice == EVERY for gate in self.gates):
@@ -133,6 +142,14 @@ class Job:
             batch_size=self.batch_size,
         )
 
+    @property
+    def protocol(self) -> Protocol:
+        """Under which the test rows are judged."""
+        return protocol_of(
+            self.splits.test, self.subject.processor, self.evaluators, batch_size=self.batch_size, seed=self.seed,
+            precision=str(self.subject.model.dtype).removeprefix("torch."),
+        )  # fmt: skip
+
     def settings(self) -> dict[str, Any]:
         """Every decision that shapes the result, as plain values."""
         return {
@@ -140,8 +157,8 @@ class Job:
             "task": self.subject.task,
             "data": asdict(self.splits.spec) if self.splits.spec else None,
             "slices": [asdict(rule) for rule in self.splits.rules],
-            "strategies": [_described(strategy) for strategy in self.strategies],
-            "evaluators": [_described(evaluator) for evaluator in self.evaluators],
+            "strategies": [described(strategy) for strategy in self.strategies],
+            "evaluators": [described(evaluator) for evaluator in self.evaluators],
             "gates": [{key: value for key, value in asdict(gate).items() if value is not None} for gate in self.gates],
             "compensation": None if self.compensation is None else asdict(self.compensation),
             "reinstatement": asdict(self.reinstatement),
@@ -152,6 +169,8 @@ class Job:
             "priced_rows": self.priced_rows,
             "artifacts": list(self.artifacts),
             "target": None if self.target is None else asdict(self.target),
+            **({"waivers": [waiver.facts() for waiver in self.waivers]} if self.waivers else {}),
+            **({"champion": self.champion.source} if self.champion else {}),
             **({} if self.subject.pooling is None else {"pooling": asdict(self.subject.pooling)}),
         }
 
@@ -163,7 +182,3 @@ class Job:
             "slices": self.splits.slices,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _described(part: Any) -> dict[str, Any]:
-    return {"name": type(part).__name__.lower(), **asdict(part)}

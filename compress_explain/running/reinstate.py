@@ -74,7 +74,7 @@ def can_be_helped(verdict: Verdict, reserve: float) -> bool:
     An inconclusive gate whose interval would be too wide even around the original's own value
     needs examples, not components.
     """
-    if not math.isfinite(verdict.estimate):
+    if not math.isfinite(verdict.estimate) or (verdict.state != "pass" and verdict.counts_as == "pass"):
         return False
     if verdict.state == "pass":
         return verdict.slack < reserve * noise(verdict) and _reachable(verdict, reserve)
@@ -356,6 +356,8 @@ def _surrogate(verdict: Verdict) -> str:
 def _sign(verdict: Verdict) -> float:
     """+1 when a rise of the surrogate gives the gate more room."""
     sign = 1.0 if verdict.gate.bounded_below else -1.0
+    if verdict.gate.max_change is not None and _surrogate(verdict) == "right":
+        sign = 1.0 if verdict.estimate < 0 else -1.0
     return -sign if verdict.gate.metric == "negative_flips" else sign
 
 

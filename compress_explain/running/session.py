@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from compress_explain.choosing.latency_table import LatencyTable
 from compress_explain.comparison.decided import Decided, Forward, decide_all
-from compress_explain.comparison.gates import Gate, Verdict, judge, overall
+from compress_explain.comparison.gates import Verdict, judge
 from compress_explain.comparison.predictions import Pairs, logits_of, paired
 from compress_explain.comparison.scores import Score
+from compress_explain.comparison.waivers import waived
 from compress_explain.compensation import Compensator
 from compress_explain.data.examples import Examples
 from compress_explain.deployment.forms import refuse_without_compiler
@@ -29,7 +30,7 @@ from compress_explain.errors import InputError
 from compress_explain.inquiry import tokens_of
 from compress_explain.model.anatomy import Anatomy, Layer, read_anatomy
 from compress_explain.model.embedding import TOKEN
-from compress_explain.plugins.evaluator import measuring, telling
+from compress_explain.plugins.evaluator import on_the_way, telling
 from compress_explain.plugins.strategy import Worth, check_fit
 from compress_explain.pricing import (
     Joint,
@@ -37,6 +38,7 @@ from compress_explain.pricing import (
 )
 from compress_explain.progress import Progress
 from compress_explain.record.folder import open_folder
+from compress_explain.record.judged import record_judgement
 from compress_explain.record.ledger import Ledger
 from compress_explain.record.provenance import environment
 from compress_explain.record.traced import record_stream, with_stream_of
@@ -81,7 +83,8 @@ class Session:
         if self.ledger.find("started", "start"):
             self.progress.say("resuming: steps that are recorded are not repeated")
             return
-        subject = self.job.subject
+        subject, protocol = self.job.subject, self.job.protocol
+        file = protocol.save(self.folder)
         body = {
             "identity": self.job.identity(),
             "settings": self.job.settings(),
@@ -91,8 +94,9 @@ class Session:
                                     "left_out": split.left_out}
                        for split in self.job.splits},
             "environment": environment(),
+            "protocol": protocol.digest,
         }  # fmt: skip
-        self.ledger.append("started", "start", body)
+        self.ledger.append("started", "start", body, (file,))
 
     @cached_property
     def priced(self) -> Examples:
@@ -113,32 +117,22 @@ class Session:
         """``examples`` as the model reads them without the tokens that are gone now."""
         return examples if self.masks.removed_tokens is None else self.lexicon.read(examples).examples
 
-    def judge(self, step: str, pairs: Pairs, measured: Sequence[Score] = ()) -> list[Verdict]:
-        """Scores and verdicts from paired predictions, and from what was ``measured`` of what will be deployed.
+    def judge(self, step: str, pairs: Pairs, measured: Sequence[Score] | None = None) -> list[Verdict]:
+        """Scores and verdicts from paired predictions, and at the end from what was ``measured`` of what will be deployed.
 
-        Before anything was, gates on what has to be measured are not judged.
+        On the way, when nothing is measured yet, gates on that and gates against the champion are not judged.
         """
-        scores = [*self.scores(pairs), *measured]
-        verdicts = judge(self.job.gates if measured else self._gates_on_predictions, scores)
-        if not self.ledger.find("judged", step):
-            path = self.table(f"scores-{step}")
-            pd.DataFrame([asdict(score) for score in scores]).to_parquet(path, index=False)
-            body = {
-                "split": pairs.split,
-                "state": overall(verdicts),
-                "verdicts": [each.row() for each in verdicts],
-            }
-            self.ledger.append("judged", step, body, (path,))
+        job, day = self.job, date.today()
+        scores, champion = self.scores(pairs), list[Score]()
+        gates = on_the_way(job.gates, job.evaluators)
+        if measured is not None:
+            scores += measured
+            gates = list(job.gates) if job.champion else [gate for gate in job.gates if gate.against != "champion"]
+        if measured is not None and job.champion and pairs.digest == job.champion.pairs.digest:
+            champion = job.champion.scores(job.evaluators, pairs)
+        verdicts = waived(judge(gates, scores, champion), job.waivers, day)
+        record_judgement(self.ledger, step, pairs.split, scores, verdicts, day)
         return verdicts
-
-    @cached_property
-    def _gates_on_predictions(self) -> list[Gate]:
-        later = {metric for each in measuring(self.job.evaluators).values() for metric in each.metrics}
-        return [gate for gate in self.job.gates if gate.metric not in later]
-
-    def split_of(self, pairs: Pairs) -> Examples:
-        """The rows that ``pairs`` are about."""
-        return next(split for split in self.job.splits if split.name == pairs.split)
 
     def scores(self, pairs: Pairs) -> list[Score]:
         return [score for evaluator in telling(self.job.evaluators) for score in evaluator.evaluate(pairs)]

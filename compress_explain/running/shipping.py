@@ -22,6 +22,7 @@ from compress_explain.errors import EditError
 from compress_explain.pricing import (
     observed_joint,
 )
+from compress_explain.record import attempts
 from compress_explain.record.checkpoint import save_compressed
 from compress_explain.running.opening import load_deployed
 from compress_explain.running.session import Session
@@ -104,6 +105,21 @@ def observe_artifact(session: Session, artifact: Path, *, on_test: bool = True) 
     step, split = ("artifact", session.job.splits.test) if on_test else (DEPLOYED, session.job.splits.validation)
     read = read_by_artifact(session, split, artifact)
     return step, session.predictions(step, split, _deployed(artifact), read)
+
+
+def count_attempt(session: Session, *, on_test: bool) -> None:
+    """Enter in the list beside the run's folder that the test rows are read for a verdict once more."""
+    if not on_test or session.ledger.find("attempted", "test"):
+        return
+    subject, test = session.job.subject, session.job.splits.test
+    attempt = attempts.count_attempt(
+        session.folder, model=subject.digest, data=test.digest, protocol=session.job.protocol.digest
+    )
+    session.ledger.append("attempted", "test", attempt.facts())
+    if attempt.number > 1:
+        session.progress.say(
+            f"attempt {attempt.number} at a verdict on these test rows: each one makes a pass by luck likelier"
+        )
 
 
 def time_artifact(session: Session, artifact: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from compress_explain.api import publish, publish_search
+from compress_explain.comparison.champion import Champion
 from compress_explain.config import Config, load_config
 from compress_explain.data.loading import Splits, load_splits
 from compress_explain.errors import Exit, InputError
@@ -19,6 +20,7 @@ from compress_explain.record.folder import write_text
 from compress_explain.record.outcome import Run
 from compress_explain.run import execute
 from compress_explain.running.job import Job
+from compress_explain.terminal.fetching import fetching
 from compress_explain.terminal.pricing import Workers
 
 
@@ -33,7 +35,8 @@ def run_config(path: Path, overrides: list[str], out: Path | None, *, resume: bo
     for registry in registries:
         registry.check()
     subject, splits = load_inputs(config, progress)
-    job = build_job(config, subject, splits)
+    with fetching() as store:
+        job = build_job(config, subject, splits, store.champion(config.champion, progress))
     run = execute(job, folder, progress, resume=resume)
     print_run(run)
     print_places(publish(run, registries, progress))
@@ -52,7 +55,8 @@ def run_search(path: Path, overrides: list[str], out: Path | None, workers: Work
     for registry in registries:
         registry.check()
     subject, splits = load_inputs(config, progress)
-    job = build_job(config, subject, splits)
+    with fetching() as store:
+        job = build_job(config, subject, splits, store.champion(config.champion, progress))
     found = search(job, config.build_search(), folder, progress, engine=engine, resume=resume)
     print_search(found)
     print_places(publish_search(found, registries, progress))
@@ -81,7 +85,7 @@ def load_inputs(config: Config, progress: Progress) -> tuple[Subject, Splits]:
     return subject, splits
 
 
-def build_job(config: Config, subject: Subject, splits: Splits) -> Job:
+def build_job(config: Config, subject: Subject, splits: Splits, champion: Champion | None = None) -> Job:
     """The parts of a configuration as objects, checked against the data."""
     return Job(
         subject=subject,
@@ -99,6 +103,8 @@ def build_job(config: Config, subject: Subject, splits: Splits) -> Job:
         artifacts=tuple(config.artifacts),
         target=config.build_target(),
         priced_rows=config.priced_rows,
+        waivers=config.build_waivers(),
+        champion=champion,
     )
 
 

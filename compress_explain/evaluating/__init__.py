@@ -1,0 +1,18 @@
+"""Two models beside each other, whoever made them: open, compare, judge, judge again, and compare comparisons."""
+
+from compress_explain.evaluating.comparing import Comparison, compare
+from compress_explain.evaluating.evaluation import Evaluated, Evaluation, evaluate
+from compress_explain.evaluating.judging import Judged, judge_again
+from compress_explain.evaluating.opening import Opened, open_model
+
+__all__ = [
+    "Comparison",
+    "Evaluated",
+    "Evaluation",
+    "Judged",
+    "Opened",
+    "compare",
+    "evaluate",
+    "judge_again",
+    "open_model",
+]
