@@ -143,9 +143,9 @@ def _speed_figure(target: dict[str, Any]) -> Figure:
 
 
 def score_figure(score: dict[str, Any], split: str) -> Figure:
-    spoken = spoken(score["metric"])
+    name = spoken(score["metric"])
     return Figure(
-        name=spoken[0].upper() + spoken[1:],
+        name=name[0].upper() + name[1:],
         value=f"{plain(score['original'], 3)} → {plain(score['compressed'], 3)}",
         context=f"original → compressed, {count(int(score['n']))} {split} rows",
     )

@@ -163,7 +163,7 @@ def print_evaluation(evaluated: Evaluated, console: Console | None = None) -> No
         console.print(f"  (?) {doubt}", highlight=False, soft_wrap=True)
     if evaluated.summary["judged"]:
         _print_verdicts(evaluated.summary["verdicts"], console)
-        _print_state(evaluated.state, console)
+        _print_state(evaluated.state, evaluated.summary["verdicts"], console)
     else:
         console.print("No gates were given, so nothing was judged: add --gates FILE.", highlight=False)
     console.print(f"\nopen {evaluated.folder / REPORT}    the report, one file", highlight=False, soft_wrap=True)
@@ -172,10 +172,11 @@ def print_evaluation(evaluated: Evaluated, console: Console | None = None) -> No
 def print_judged(judged: Judged, console: Console | None = None) -> None:
     """The verdicts of stored predictions."""
     console = console or output()
-    _print_verdicts([verdict.row() for verdict in judged.verdicts], console)
+    rows = [verdict.row() for verdict in judged.verdicts]
+    _print_verdicts(rows, console)
     if judged.same:
         console.print("Scores and verdicts are those recorded, bit for bit.", highlight=False)
-    _print_state(judged.state, console)
+    _print_state(judged.state, rows, console)
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
@@ -226,8 +227,11 @@ def _print_verdicts(rows: Sequence[dict[str, Any]], console: Console) -> None:
         console.print(f"  {STATES[row['state']]}{note} {row['message']}", highlight=False, soft_wrap=True)
 
 
-def _print_state(state: str, console: Console) -> None:
+def _print_state(state: str, rows: Sequence[dict[str, Any]], console: Console) -> None:
     words = {"pass": "every gate holds", "fail": "do not release", "inconclusive": "too few rows to be sure"}
+    aside = sum(row["state"] != "pass" and row["counts_as"] == "pass" for row in rows)
+    if state == "pass" and aside:
+        words["pass"] = f"every gate that counts holds; {aside} of {len(rows)} are waived or only warn"
     console.print(f"Verdict: {STATES[state]}, {words[state]}", highlight=False)
 
 
