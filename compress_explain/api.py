@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress_explain.choosing.target import Target
+from compress_explain.comparison.champion import Champion
 from compress_explain.comparison.gates import Gate
+from compress_explain.comparison.waivers import Waiver
 from compress_explain.compensation import Compensation
 from compress_explain.data.loading import DataSpec, Splits, load_splits
 from compress_explain.data.slices import SliceRule
@@ -20,6 +22,7 @@ from compress_explain.progress import Progress
 from compress_explain.record.outcome import Run
 from compress_explain.run import execute
 from compress_explain.running.job import Job
+from compress_explain.running.options import Attribution
 from compress_explain.running.reinstate import Reinstatement
 from compress_explain.search import Found
 
@@ -39,6 +42,9 @@ def compress(
     compensation: Compensation | None = COMPENSATION,
     reinstatement: Reinstatement | None = None,
     audit: AuditPlan | None = None,
+    attribution: Attribution | None = None,
+    waivers: Sequence[Waiver] = (),
+    champion: Champion | None = None,
     registries: Sequence[Registry] = (),
     seed: int = 0,
     batch_size: int = 32,
@@ -77,6 +83,9 @@ def compress(
         compensation=compensation,
         reinstatement=reinstatement or Reinstatement(),
         audit=audit or AuditPlan(),
+        attribution=attribution or Attribution(),
+        waivers=waivers,
+        champion=champion,
         registries=registries,
         seed=seed,
         batch_size=batch_size,

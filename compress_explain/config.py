@@ -28,6 +28,7 @@ from compress_explain.plugins.evaluator import Evaluator, Measuring
 from compress_explain.plugins.registry import Registry
 from compress_explain.plugins.strategy import Quantizing, Strategy, check_order
 from compress_explain.pricing import AuditPlan
+from compress_explain.running.options import Attribution
 from compress_explain.running.reinstate import Reinstatement
 from compress_explain.search.options import By, Search
 from compress_explain.search.space import space
@@ -69,6 +70,11 @@ class AuditSection(Section):
     heads: int = Field(default=24, ge=0)
     neurons: int = Field(default=24, ge=0)
     rows: int = Field(default=256, ge=2)
+
+
+class AttributionSection(Section):
+    rows: int = Field(default=Attribution.rows, ge=0)
+    flips: int = Field(default=Attribution.flips, ge=0)
 
 
 class TargetSection(Section):
@@ -114,6 +120,7 @@ class Config(Section):
     compensation: CompensationSection | None = CompensationSection()
     reinstatement: ReinstatementSection = ReinstatementSection()
     audit: AuditSection = AuditSection()
+    attribution: AttributionSection = AttributionSection()
     registries: list[str | dict[str, dict[str, Any]]] = Field(default=["mlflow"])
     out: str = "runs/latest"
     seed: int = 0
@@ -164,6 +171,9 @@ class Config(Section):
 
     def build_audit(self) -> AuditPlan:
         return AuditPlan(**self.audit.model_dump())
+
+    def build_attribution(self) -> Attribution:
+        return Attribution(**self.attribution.model_dump())
 
     def build_reinstatement(self) -> Reinstatement:
         return Reinstatement(**self.reinstatement.model_dump())
@@ -292,7 +302,7 @@ def _index(target: list[Any], key: str, override: str) -> int:
 
 _SECTIONS: dict[str, type[Section]] = {
     "data": DataSection, "slices": SliceSection, "gates": GateSection, "waivers": WaiverSection, "reinstatement": ReinstatementSection,
-    "audit": AuditSection, "compensation": CompensationSection,
+    "audit": AuditSection, "attribution": AttributionSection, "compensation": CompensationSection,
     "target": TargetSection, "search": SearchSection,
 }  # fmt: skip
 

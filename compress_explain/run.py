@@ -1,4 +1,4 @@
-"""The flow of a run, from top to bottom: price, plan, mask, compensate, observe, tune, judge, reinstate, materialize, deploy, judge."""
+"""The flow of a run, from top to bottom: price, plan, mask, compensate, observe, tune, judge, reinstate, materialize, deploy, judge, attribute."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from compress_explain.errors import RunInterrupted
 from compress_explain.plugins.strategy import Tuning, ranges_of, rounds_of, wants_prices
 from compress_explain.progress import Progress
 from compress_explain.record.outcome import Run, finish
+from compress_explain.running.attribution import attribute
+from compress_explain.running.blame import blame
 from compress_explain.running.job import Job
 from compress_explain.running.measuring import measure
 from compress_explain.running.outlook import (
@@ -28,7 +30,14 @@ from compress_explain.running.plans import apply, at_whole_block, propose, resto
 from compress_explain.running.recovery import compensate, refit, tune
 from compress_explain.running.reinstate import Reinstatement, can_be_helped, noise
 from compress_explain.running.session import Session, open_session
-from compress_explain.running.shipping import count_attempt, deploy, materialize, observe_artifact, time_artifact
+from compress_explain.running.shipping import (
+    count_attempt,
+    deploy,
+    deployed_on_validation,
+    materialize,
+    observe_artifact,
+    time_artifact,
+)
 
 
 def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False, on_test: bool = True) -> Run:
@@ -52,6 +61,8 @@ def execute(job: Job, folder: Path, progress: Progress, *, resume: bool = False,
                 count_attempt(session, on_test=on_test)
                 step, pairs = observe_artifact(session, artifact, on_test=on_test)
                 state = overall(session.judge(step, pairs, measure(session, artifact, step, pairs)))
+            attribute(session, deployed_on_validation(session))
+            blame(session, masked)
             return finish(session, state)
     except KeyboardInterrupt:
         raise RunInterrupted(f"stopped; continue with --resume (everything so far is kept in {folder})") from None

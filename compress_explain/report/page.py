@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compress_explain.report import numbers
+from compress_explain.report.attributed import attributed, in_words
 from compress_explain.report.audited import audited
 from compress_explain.report.channels import channels
 from compress_explain.report.deployed import deployed
@@ -54,6 +55,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "parts": parts(run),
         "audit": audited(run),
         "effects": effects(run, first),
+        "attributed": attributed(run, texts),
         "tuned": tuned(run),
         "slices": slice_section(declared_gates(run.summary["settings"]), final, first),
         "flips": flipped(final, texts, labels),
@@ -82,5 +84,6 @@ def environment() -> Environment:
         "share": numbers.share,
         "magnitude": numbers.magnitude,
         "kinds": numbers.kinds,
+        "blame": in_words,
     }
     return environment

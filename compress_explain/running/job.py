@@ -28,6 +28,7 @@ from compress_explain.plugins.evaluator import Evaluator, Measuring
 from compress_explain.plugins.registry import Registry
 from compress_explain.plugins.strategy import Quantizing, Strategy, Tuning, check_order
 from compress_explain.pricing import AuditPlan
+from compress_explain.running.options import Attribution
 from compress_explain.running.reinstate import Reinstatement
 from compress_explain.vocabulary import Lexicon
 from compress_explain.weight_edits import weight_edit
@@ -61,6 +62,7 @@ class Job:
     priced_rows: int = 1024
     waivers: Sequence[Waiver] = ()
     champion: Champion | None = None
+    attribution: Attribution = field(default_factory=Attribution)
 
     def __post_init__(self) -> None:
         check_open(self.strategies, self.target)
@@ -163,6 +165,7 @@ class Job:
             "compensation": None if self.compensation is None else asdict(self.compensation),
             "reinstatement": asdict(self.reinstatement),
             "audit": asdict(self.audit),
+            "attribution": asdict(self.attribution),
             "seed": self.seed,
             "batch_size": self.batch_size,
             "runtime": self.runtime,

@@ -100,6 +100,17 @@ def _side_by_side(session: Session, masked: Pairs, artifact: Path) -> tuple[Pair
     return simulated, simulated.beside(decided)
 
 
+def deployed_on_validation(session: Session) -> Pairs | None:
+    """What the deployed form predicted there; None of a checkpoint, which differs from the masks by rounding alone."""
+    validation = session.job.splits.validation
+    name = f"{DEPLOYED}-{validation.name}"
+    return (
+        Pairs.load(session.folder / "predictions" / f"{name}.parquet")
+        if session.ledger.find("predicted", name)
+        else None
+    )
+
+
 def observe_artifact(session: Session, artifact: Path, *, on_test: bool = True) -> tuple[str, Pairs]:
     """The step's name, and predictions of what will be deployed, loaded from disk, on test or on validation."""
     step, split = ("artifact", session.job.splits.test) if on_test else (DEPLOYED, session.job.splits.validation)

@@ -105,6 +105,7 @@ def build_job(config: Config, subject: Subject, splits: Splits, champion: Champi
         priced_rows=config.priced_rows,
         waivers=config.build_waivers(),
         champion=champion,
+        attribution=config.build_attribution(),
     )
 
 
