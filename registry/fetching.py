@@ -12,6 +12,7 @@ from compress_explain.comparison.champion import PREDICTIONS
 from compress_explain.errors import InputError
 
 from .addresses import redacted
+from .reach import tracking_at
 
 
 def fetch_model(uri: str, address: str, into: Path) -> Path:
@@ -21,7 +22,8 @@ def fetch_model(uri: str, address: str, into: Path) -> Path:
         InputError: there is no such model.
     """
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(into), tracking_uri=uri))
+        with tracking_at(uri):  # names of registered models are looked up in the process-wide store only
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(into)))
     except (MlflowException, OSError) as error:
         problem = f"could not be fetched from {redacted(uri)} ({str(error).splitlines()[0][:200]})"
         raise InputError(
@@ -42,9 +44,10 @@ def fetch_predictions(uri: str, address: str, into: Path) -> Path | None:
     if run_id is None:
         return None
     folder = into / run_id
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PREDICTIONS.parent).mkdir(parents=True, exist_ok=True)
     try:
-        client.download_artifacts(run_id, PREDICTIONS.as_posix(), str(folder))
+        local = Path(client.download_artifacts(run_id, PREDICTIONS.as_posix(), str(folder)))
+        local.replace(folder / PREDICTIONS)
     except (MlflowException, OSError) as error:
         problem = f"its run has no {PREDICTIONS} ({str(error).splitlines()[0][:200]})"
         raise InputError(

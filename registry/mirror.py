@@ -92,12 +92,15 @@ def _find(client: MlflowClient, experiment_id: str, run: Run) -> Tracked | None:
 
 def _start(client: MlflowClient, experiment_id: str, run: Run, inside: str | None) -> Tracked:
     facts, ledger = run.summary, run.ledger
+    attempted = ledger.find("attempted", "test")
     tags = {
         tag("identity"): facts["identity"],
         tag("ledger_head"): ledger.head,
         tag("state"): facts["state"],
         tag("model_digest"): ledger.records[0].body["model"]["digest"],
         tag("judged_split"): facts["judged_split"],
+        tag("protocol"): ledger.records[0].body["protocol"],
+        **({} if attempted is None else {tag("attempt"): str(attempted.body["number"])}),
         tag("mirror"): INCOMPLETE,
         "mlflow.note.content": describe(run, None),
         "mlflow.source.name": "compress-explain",

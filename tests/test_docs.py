@@ -60,7 +60,7 @@ def test_every_key_is_documented_and_the_other_way_round():
         elif name != "slices":
             keys.add(name)
     keys |= {f"slices.NAME.{key}" for key in ("column", "quantiles", "where", "matches", "token")}
-    gates = {"metric", "slice", "max_drop", "min", "rule"}
+    gates = {"metric", "slice", "max_drop", "max_change", "min", "rule", "against", "on_inconclusive"}
     assert told - gates == keys
 
 

@@ -23,9 +23,11 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from transformers import AutoTokenizer, ViTConfig, ViTForImageClassification
 
+from compress_explain.comparison.champion import read_champion
 from compress_explain.editing.edits import Action
 from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
+from compress_explain.evaluating import open_model
 from compress_explain.model.anatomy import read_anatomy
 from compress_explain.plugins.catalog import REGISTRIES
 from compress_explain.record.checkpoint import load_compressed, save_compressed
@@ -261,6 +263,23 @@ def test_the_served_model_has_equal_logits_without_unpickling(
     assert list(found["label"]) == [("negative", "positive")[best] for best in expected.argmax(1)]
     pd.testing.assert_frame_equal(again, wrapped)
     assert np.abs(again.drop(columns="label").to_numpy() - expected[:3]).max() <= 1e-5
+
+
+def test_what_lies_there_is_fetched_by_its_address(page: SimpleNamespace, passed: Path, tmp_path: Path) -> None:
+    page.client.set_registered_model_alias("reference", "champion", "1")
+    fetched = open_model("models:/reference@champion", fetch=lambda address: page.registry.fetch_model(address, tmp_path))
+    judged = open_model(str(passed / "artifact"))
+    assert fetched.digest == judged.digest and fetched.form == judged.form
+    folder = page.registry.fetch_predictions("models:/reference@champion", tmp_path)
+    assert folder is not None
+    champion = read_champion(folder, "champion")
+    assert champion.pairs.digest == Run(passed).summary["splits"]["test"]["digest"]
+    assert page.registry.fetch_predictions("models:/reference@nobody", tmp_path) is None
+    assert page.registry.fetch_predictions("models:/unknown/1", tmp_path) is None
+    with pytest.raises(InputError, match="not an address in a registry"):
+        page.registry.fetch_predictions("somewhere", tmp_path)
+    with pytest.raises(InputError, match="could not be fetched"):
+        page.registry.fetch_model("models:/unknown/1", tmp_path)
 
 
 def test_a_second_publish_changes_nothing(
