@@ -267,7 +267,9 @@ def test_the_served_model_has_equal_logits_without_unpickling(
 
 def test_what_lies_there_is_fetched_by_its_address(page: SimpleNamespace, passed: Path, tmp_path: Path) -> None:
     page.client.set_registered_model_alias("reference", "champion", "1")
-    fetched = open_model("models:/reference@champion", fetch=lambda address: page.registry.fetch_model(address, tmp_path))
+    fetched = open_model(
+        "models:/reference@champion", fetch=lambda address: page.registry.fetch_model(address, tmp_path)
+    )
     judged = open_model(str(passed / "artifact"))
     assert fetched.digest == judged.digest and fetched.form == judged.form
     folder = page.registry.fetch_predictions("models:/reference@champion", tmp_path)
