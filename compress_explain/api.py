@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress_explain.choosing.target import Target
-from compress_explain.comparison.champion import Champion
 from compress_explain.comparison.gates import Gate
 from compress_explain.comparison.waivers import Waiver
 from compress_explain.compensation import Compensation
@@ -19,6 +18,7 @@ from compress_explain.plugins.registry import Registry, Searching
 from compress_explain.plugins.strategy import Strategy
 from compress_explain.pricing import AuditPlan
 from compress_explain.progress import Progress
+from compress_explain.record.champion import Champion
 from compress_explain.record.outcome import Run
 from compress_explain.run import execute
 from compress_explain.running.job import Job

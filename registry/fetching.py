@@ -8,8 +8,8 @@ import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from compress_explain.comparison.champion import PREDICTIONS
 from compress_explain.errors import InputError
+from compress_explain.record.champion import PREDICTIONS
 
 from .addresses import redacted
 from .reach import tracking_at

@@ -18,8 +18,6 @@ from transformers import BertForSequenceClassification
 
 from compress_explain import Gate, InputError, LedgerError, compress, load_subject
 from compress_explain.cli import _guarded, app
-from compress_explain.comparison.champion import between, read_champion
-from compress_explain.comparison.protocol import Protocol
 from compress_explain.comparison.scores import Score
 from compress_explain.comparison.waivers import Waiver, check_waivers
 from compress_explain.data.encoding import Reading
@@ -29,6 +27,8 @@ from compress_explain.evaluating import Evaluated, Evaluation, compare, evaluate
 from compress_explain.evaluators import Quality, Slices
 from compress_explain.pricing import AuditPlan
 from compress_explain.progress import Progress
+from compress_explain.record.champion import between, read_champion
+from compress_explain.record.protocol import Protocol
 from compress_explain.running.options import Attribution
 from compress_explain.strategies import Heads
 from tests.small_job import sentences, small_job_files

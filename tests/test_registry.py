@@ -23,13 +23,13 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from transformers import AutoTokenizer, ViTConfig, ViTForImageClassification
 
-from compress_explain.comparison.champion import read_champion
 from compress_explain.editing.edits import Action
 from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
 from compress_explain.evaluating import open_model
 from compress_explain.model.anatomy import read_anatomy
 from compress_explain.plugins.catalog import REGISTRIES
+from compress_explain.record.champion import read_champion
 from compress_explain.record.checkpoint import load_compressed, save_compressed
 from compress_explain.record.ledger import Record
 from compress_explain.record.outcome import Run

@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from compress_explain.comparison.champion import between
-from compress_explain.comparison.protocol import Protocol
 from compress_explain.comparison.scores import Score
 from compress_explain.data.examples import ALL
 from compress_explain.errors import InputError
 from compress_explain.evaluating.judging import built, pairs_of
 from compress_explain.plugins.evaluator import telling
+from compress_explain.record.champion import between
 from compress_explain.record.judged import scores_file
 from compress_explain.record.ledger import Ledger
+from compress_explain.record.protocol import Protocol
 from compress_explain.record.replay import read_ledger
 
 _SHOWN = 8  # differences that a message lists

@@ -15,12 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from compress_explain.comparison.champion import Champion
 from compress_explain.comparison.contest import Contest, Side
 from compress_explain.comparison.decided import Decided, decide_all
 from compress_explain.comparison.gates import Gate, State, Verdict, check_gates, judge, overall
 from compress_explain.comparison.predictions import Pairs, paired
-from compress_explain.comparison.protocol import Protocol, described, processor_digest, protocol_of
 from compress_explain.comparison.scores import told_of
 from compress_explain.comparison.waivers import Waiver, check_waivers, waived
 from compress_explain.data.encoding import cut
@@ -30,10 +28,12 @@ from compress_explain.evaluating.opening import Opened
 from compress_explain.plugins.evaluator import Evaluator, Measuring, telling
 from compress_explain.progress import Progress
 from compress_explain.record.attempts import count_attempt
+from compress_explain.record.champion import Champion
 from compress_explain.record.folder import open_folder, write_json, write_text
 from compress_explain.record.judged import measure_once, record_judgement, scores_file
 from compress_explain.record.ledger import Ledger
 from compress_explain.record.outcome import EXITS, REPORT
+from compress_explain.record.protocol import Protocol, described, processor_digest, protocol_of
 from compress_explain.record.provenance import environment
 from compress_explain.record.replay import read_ledger
 

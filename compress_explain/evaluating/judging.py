@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from compress_explain.comparison.champion import Champion
 from compress_explain.comparison.gates import Gate, State, Verdict, check_gates, judge, overall
 from compress_explain.comparison.predictions import Pairs
 from compress_explain.comparison.scores import Score, told_of
@@ -19,6 +18,7 @@ from compress_explain.data.examples import ALL
 from compress_explain.errors import InputError, LedgerError
 from compress_explain.plugins.catalog import EVALUATORS
 from compress_explain.plugins.evaluator import Evaluator, Measuring, on_the_way, telling
+from compress_explain.record.champion import Champion
 from compress_explain.record.judged import measured_before, scores_file, scores_frame
 from compress_explain.record.ledger import Ledger, Record
 from compress_explain.record.replay import read_ledger

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress_explain.choosing.meters import Storage
 from compress_explain.choosing.target import Target, check_open
-from compress_explain.comparison.champion import Champion
 from compress_explain.comparison.gates import EVERY, Gate, check_gates
-from compress_explain.comparison.protocol import Protocol, described, protocol_of
 from compress_explain.comparison.scores import told_of
 from compress_explain.comparison.waivers import Waiver, check_waivers
 from compress_explain.compensation import Compensation
@@ -28,6 +26,8 @@ from compress_explain.plugins.evaluator import Evaluator, Measuring
 from compress_explain.plugins.registry import Registry
 from compress_explain.plugins.strategy import Quantizing, Strategy, Tuning, check_order
 from compress_explain.pricing import AuditPlan
+from compress_explain.record.champion import Champion
+from compress_explain.record.protocol import Protocol, described, protocol_of
 from compress_explain.running.options import Attribution
 from compress_explain.running.reinstate import Reinstatement
 from compress_explain.vocabulary import Lexicon

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from compress_explain.api import publish, publish_search
-from compress_explain.comparison.champion import Champion
 from compress_explain.config import Config, load_config
 from compress_explain.data.loading import Splits, load_splits
 from compress_explain.errors import Exit, InputError
 from compress_explain.model.loading import Subject, load_any, load_subject, quieten
 from compress_explain.plugins.catalog import REGISTRIES
 from compress_explain.progress import Progress
+from compress_explain.record.champion import Champion
 from compress_explain.record.folder import write_text
 from compress_explain.record.outcome import Run
 from compress_explain.run import execute

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress_explain.comparison.champion import Champion, read_champion
 from compress_explain.evaluating.opening import Fetch
 from compress_explain.plugins.catalog import REGISTRIES
 from compress_explain.plugins.registry import Fetching
 from compress_explain.progress import Progress
+from compress_explain.record.champion import Champion, read_champion
 
 
 @dataclass(frozen=True, kw_only=True)
