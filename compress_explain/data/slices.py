@@ -61,6 +61,10 @@ class SliceRule:
         if self.matches is not None:
             _compile(where, self.matches)
 
+    def mentions(self, column: str) -> bool:
+        """Whether it looks at a column of that name."""
+        return self.column == column or re.search(rf"\b{re.escape(column)}\b", self.where or "") is not None
+
     def edges(self, frame: pd.DataFrame) -> np.ndarray | None:
         """The quantile edges on the reference split, so that every split is cut at the same values."""
         if self.quantiles is None or self.column is None:
