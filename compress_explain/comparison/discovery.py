@@ -198,21 +198,35 @@ def _confirmed(
         return ()
     p = np.array([worse(lost[second], inside[index][second]) for index in judged])
     q = false_discovery_control(p)
-    sure = [index for index, value in zip(judged, q, strict=True) if value <= _LEVEL]
-    stays = {
-        index
-        for index in sure
-        if all(
-            worse(lost[second & inside[other]], inside[index][second & inside[other]]) <= _LEVEL
-            for other in sure
-            if candidates[index].within(candidates[other])
-        )
-    }
+    sure = [index for index, chance in zip(judged, q, strict=True) if chance <= _LEVEL]
+    sure.sort(key=lambda index: worse(lost, inside[index]))  # on both halves: that they are worse is settled
+    stays = _telling(sure, candidates, [rows[second] for rows in inside], lost[second])
     found = [
         _found(candidates[index], inside[index], lost, second, (float(p[place]), float(q[place])), index in stays, confidence)
         for place, index in enumerate(judged)
     ]  # fmt: skip
     return tuple(sorted(found, key=lambda each: (not each.confirmed, each.p, str(each.predicate))))
+
+
+def _telling(
+    sure: list[int],
+    candidates: list[Predicate],
+    inside: list[Bool[np.ndarray, " n"]],
+    lost: Bool[np.ndarray, " n"],
+) -> set[int]:
+    """Of those in their order that are worse, the ones that say more than those before.
+
+    What a kept one contains must be worse than the rest of that; anything else must be worse on the rows that no kept one holds.
+    """
+    kept: list[int] = []
+    for index in sure:
+        around = [other for other in kept if candidates[index].within(candidates[other])]
+        held = [inside[other] for other in around] or [
+            ~np.logical_or.reduce([lost & False, *(inside[other] for other in kept)])
+        ]
+        if all(worse(lost[rows], inside[index][rows]) <= _LEVEL for rows in held):
+            kept.append(index)
+    return set(kept)
 
 
 def _found(
