@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
+from compress_explain.comparison.discovery import discover
 from compress_explain.comparison.predictions import Pairs
 
 
@@ -50,3 +53,20 @@ def planted(seed: int, n: int = 872, inside: float = 0.29, outside: float = 0.02
         slices={"all": np.ones(n, dtype=bool)}, features=known,
     )  # fmt: skip
     return pairs, slice_rows
+
+
+def found(seed: int) -> bool:
+    """Whether a confirmed slice and the planted one share half of the rows of both, or more."""
+    pairs, rows = planted(seed)
+    members = [np.isin(np.arange(len(pairs)), each.rows) for each in discover(pairs) if each.confirmed]
+    return any((inside & rows).sum() >= 0.5 * (inside | rows).sum() for inside in members)
+
+
+def found_in_nothing(seed: int) -> bool:
+    """Whether anything is confirmed where answers go wrong alike everywhere."""
+    pairs, _ = planted(seed, inside=0.047, outside=0.047)
+    return any(each.confirmed for each in discover(pairs))
+
+
+if __name__ == "__main__":
+    print(json.dumps({"planted": sum(map(found, range(100))), "nothing": sum(map(found_in_nothing, range(100)))}))

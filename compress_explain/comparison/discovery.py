@@ -18,6 +18,9 @@ from compress_explain.comparison.predicates import Condition, Predicate
 from compress_explain.comparison.predictions import Pairs
 from compress_explain.stats import rate_interval
 
+DISCOVERED_SLICES = "discovered_slices"  # how many are confirmed
+DISCOVERED_FLIPS = "discovered_flips"  # in each of them
+FEWEST_ROWS = 40  # that are looked at
 _FEW = 10  # whole numbers with at most so many values are also taken one by one
 _CUTS = 7  # of a number, at its octiles
 _LOSS = 1.0  # nats; what a row's loss rises by counts up to this, as much as a lost answer
@@ -72,7 +75,7 @@ def discover(
     """
     features = features_of(pairs)
     lost = pairs.original_right & ~pairs.compressed_right
-    if not features or not lost.any() or len(pairs) < 40:
+    if not features or not lost.any() or len(pairs) < FEWEST_ROWS:
         return ()
     first = np.zeros(len(pairs), dtype=bool)
     first[np.random.default_rng(seed).permutation(len(pairs))[: len(pairs) // 2]] = True
@@ -83,7 +86,7 @@ def discover(
 
 def features_of(pairs: Pairs) -> dict[str, np.ndarray]:
     """What is known of every row, with its label, the original's answer (``guess``) and how sure it was."""
-    if not pairs.features and pairs.rows is not None:
+    if pairs.rows is not None:
         return {}
     return {
         **pairs.features,

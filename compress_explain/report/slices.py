@@ -57,7 +57,7 @@ class SliceSection:
 def slice_section(gates: dict[str, Gate], final: Judgement, first: Judgement) -> SliceSection:
     """Rows are sorted by the first shown metric, the worst first; all rows together stand on top."""
     metrics = _metrics(final)
-    names = dict.fromkeys(name for _, name in final.scores)
+    names = dict.fromkeys(name for metric, name in final.scores if metric in metrics)
     rows = [_row(name, metrics, final) for name in names]
     rows.sort(key=lambda row: (row.slice != "all", _badness(row)))
     compared = () if first.record.seq == final.record.seq else tuple(_compare(first, final, gates))
