@@ -17,7 +17,7 @@ class HarmedSlice:
     """A slice: ``lost`` rows went from right to wrong, ``won`` from wrong to right.
 
     ``p`` is the exact one-sided McNemar p, ``corrected`` for all declared slices (Holm); ``harmed`` says that this is below
-    the level. ``margin`` is the smallest drop in accuracy that a gate with these rows could rule out (:func:`certifiable_margin`).
+    the level.
     """
 
     slice: str
@@ -27,7 +27,6 @@ class HarmedSlice:
     p: float
     corrected: float
     harmed: bool
-    margin: float
 
 
 def harmed_slices(pairs: Pairs, confidence: float = 0.90) -> list[HarmedSlice]:
@@ -52,7 +51,6 @@ def harmed_slices(pairs: Pairs, confidence: float = 0.90) -> list[HarmedSlice]:
     return [
         HarmedSlice(
             slice=name, n=n, lost=lost, won=won, p=p[place], corrected=float(corrected[place]), harmed=bool(harmed[place]),
-            margin=certifiable_margin(lost, won, n, confidence),
         )
         for place, (name, n, (lost, won)) in enumerate(zip(named, sizes, counts, strict=True))
     ]  # fmt: skip
@@ -72,6 +70,18 @@ def certifiable_margin(lost: int, won: int, n: int, confidence: float = 0.90, po
     """
     reach = float(norm.ppf((1 + confidence) / 2) + norm.ppf(power))
     return max(min(1.0, reach * math.sqrt((lost + won) / n / n)), unseen_rate_bound(n, confidence))
+
+
+def certifiable_margins(pairs: Pairs, confidence: float = 0.90) -> dict[str, float]:
+    """That of every slice that has rows, of all rows too; empty where rows hold several decisions."""
+    if pairs.rows is not None:
+        return {}
+    lost, won = pairs.original_right & ~pairs.compressed_right, ~pairs.original_right & pairs.compressed_right
+    return {
+        name: certifiable_margin(int(lost[rows].sum()), int(won[rows].sum()), int(rows.sum()), confidence)
+        for name, rows in pairs.slices.items()
+        if rows.any()
+    }
 
 
 def _mcnemar(lost: int, won: int) -> float:

@@ -37,6 +37,7 @@ class Pairs:
     Where the decisions are the bounds of an answer, ``spans`` says how good the answers are; where they are which text is
     nearest, ``embeddings`` how alike both models embed each. ``clusters`` are what is independent, where that is not rows.
     ``features`` are what is known of each row besides, where a row is one decision: words, numbers, flags; never a text.
+    ``described`` holds words for slices whose names say little.
     """
 
     split: str
@@ -54,6 +55,7 @@ class Pairs:
     embeddings: PairedEmbeddings | None = field(default=None, repr=False)
     clusters: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
     features: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    described: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """How many decisions there are."""
@@ -159,6 +161,7 @@ class Pairs:
         columns |= {_FEATURE + name: values for name, values in self.features.items()}
         facts: dict[str, Any] = {"split": self.split, "digest": self.digest}
         facts |= {} if self.rows is None else {"task": self.task, "names": self.names}
+        facts |= {"described": self.described} if self.described else {}
         table = pa.table(columns).replace_schema_metadata({"compress_explain": json.dumps(facts)})
         pq.write_table(table, path)
 
@@ -186,6 +189,7 @@ class Pairs:
             spans=PairedSpans.of_columns(table) if PairedSpans.stands_in(table) else None,
             embeddings=PairedEmbeddings.of_columns(table) if PairedEmbeddings.stands_in(table) else None,
             clusters=table["cluster"].to_numpy() if "cluster" in table.column_names else None,
+            described=facts.get("described", {}),
             features={
                 name.removeprefix(_FEATURE): _values(table[name])
                 for name in table.column_names
@@ -256,6 +260,7 @@ def pair(examples: Examples, original: Float[np.ndarray, "n c"], compressed: Flo
         slices=examples.slices,
         task=examples.task,
         features=examples.features,
+        described=examples.described,
     )
 
 

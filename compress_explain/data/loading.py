@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from compress_explain.data.clusters import with_clusters
 from compress_explain.data.encoding import Reading, encode, row_key, tokens_of
 from compress_explain.data.examples import ALL, Examples
 from compress_explain.data.features import as_features, known_columns
@@ -191,6 +192,8 @@ def _encoded(
         )
         for where, frame in frames.items()
     }  # fmt: skip
+    fitted_on = "data.calibration" if "data.calibration" in frames else reference
+    encoded = with_clusters(encoded, fitted_on, rules, subject)
     if subject.tokenwise:
         return list(encoded.values())
     known = known_columns(frames[reference], besides=(reading.input, reading.label, *TOKENS))
@@ -390,7 +393,7 @@ def _memberships(
         where: {ALL: np.ones(len(frame), dtype=bool)} for where, frame in frames.items()
     }
     for rule in rules:
-        if rule.token is not None:
+        if rule.token is not None or rule.clusters is not None:
             continue
         edges = rule.edges(named[reference])
         for where, frame in frames.items():

@@ -15,6 +15,7 @@ from compress_explain.report import numbers
 from compress_explain.report.audited import audited
 from compress_explain.report.channels import channels
 from compress_explain.report.deployed import deployed
+from compress_explain.report.discovered import discovered, looked_for_with
 from compress_explain.report.flips import flipped
 from compress_explain.report.gates import declared_gates, gate_rows
 from compress_explain.report.judgement import final_judgement, first_judgement
@@ -55,7 +56,13 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "audit": audited(run),
         "effects": effects(run, first),
         "tuned": tuned(run),
-        "slices": slice_section(declared_gates(run.summary["settings"]), final, first),
+        "slices": slice_section(declared_gates(run.summary["settings"]), final, first, redacted=texts is None),
+        "discovered": discovered(
+            final.pairs,
+            final.scores,
+            None if texts is None else texts.get(final.split),
+            looked_for_with(run.summary["settings"]["evaluators"]),
+        ),
         "flips": flipped(final, texts, labels),
         "reinstated": reinstated(run),
         "provenance": provenance(run),
