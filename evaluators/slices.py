@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compress_explain.comparison.gaps import ACCURACY_GAP, accuracy_gaps
 from compress_explain.comparison.predictions import Pairs
 from compress_explain.comparison.scores import METRIC_NAMES, Score, metrics_told, score
 from compress_explain.data.examples import ALL
@@ -13,7 +14,8 @@ from compress_explain.data.examples import ALL
 class Slices:
     """What can be told of the task, as accuracy, macro-F1, NLL (nats), Brier and flips, on each declared slice that has rows.
 
-    ``confidence`` is two-sided; 0.90 makes a non-inferiority gate a one-sided test at 5%.
+    Of every column whose values are slices also ``accuracy_gap``, between its best group and its worst, on the slice that is named
+    after all of them, as ``group=*``. ``confidence`` is two-sided; 0.90 makes a non-inferiority gate a one-sided test at 5%.
     """
 
     confidence: float = 0.90
@@ -21,12 +23,13 @@ class Slices:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return METRIC_NAMES
+        return (*METRIC_NAMES, ACCURACY_GAP)
 
     def evaluate(self, pairs: Pairs) -> list[Score]:
-        return [
+        scores = [
             score(pairs, metric, name, self.confidence, self.seed)
             for name, rows in pairs.slices.items()
             if name != ALL and rows.any()
             for metric in metrics_told(pairs)
         ]
+        return scores + accuracy_gaps(pairs, self.confidence, self.seed)

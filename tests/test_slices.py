@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
+from compress_explain.comparison.gaps import accuracy_gaps
+from compress_explain.comparison.gates import Gate, check_gates, judge
+from compress_explain.comparison.harmed import certifiable_margin, harmed_slices
+from compress_explain.comparison.predictions import Pairs
+from compress_explain.data.features import as_features, known_columns
+from compress_explain.data.markers import markers
 from compress_explain.data.slices import MAX_VALUES, SliceRule
 from compress_explain.data.sources import read_rows
 from compress_explain.errors import InputError
+from compress_explain.evaluators import Slices
+from compress_explain.stats import paired_accuracy_interval
 
 FRAME = pd.DataFrame(
     {
@@ -276,3 +287,111 @@ def test_a_source_that_cannot_be_read_names_the_key_and_the_reason(name, content
         path.write_bytes(content)
     with pytest.raises(InputError, match=rf"data\.test.*{problem}"):
         read_rows("data.test", str(path))
+
+
+# Groups, harm, and what could be certified
+
+
+def pairs_of(original_right, compressed_right, **slices):
+    """Of two classes, class 0 always the label."""
+    n = len(original_right)
+    logits = [
+        np.where(np.asarray(right)[:, None], [[1.0, 0.0]], [[0.0, 1.0]]) for right in (original_right, compressed_right)
+    ]
+    return Pairs(
+        split="test", digest="d", labels=np.zeros(n, dtype=np.int64), original=logits[0], compressed=logits[1],
+        slices={"all": np.ones(n, dtype=bool), **slices},
+    )  # fmt: skip
+
+
+def grouped(n=600, seed=0):
+    rng = np.random.default_rng(seed)
+    group = rng.choice(["a", "b", "c"], n)
+    right = rng.random(n) < 0.9
+    after = right & ~((group == "b") & (rng.random(n) < 0.3))
+    return pairs_of(right, after, **{f"group={name}": group == name for name in "abc"}), group
+
+
+def test_the_gap_is_that_of_the_best_group_to_the_worst():
+    pairs, group = grouped()
+    [gap] = accuracy_gaps(pairs, 0.90)
+    for got, right in ((gap.original, pairs.original_right), (gap.compressed, pairs.compressed_right)):
+        shares = [right[group == name].mean() for name in "abc"]
+        assert got == pytest.approx(max(shares) - min(shares), abs=1e-12)
+    assert (gap.slice, gap.metric, gap.direction, gap.n) == ("group=*", "accuracy_gap", "lower", 600)
+    assert gap.low < gap.difference < gap.high and gap.low > 0
+    assert accuracy_gaps(pairs, 0.90) == [gap]
+
+
+def test_a_gap_that_nothing_changed_in_is_not_certain():
+    pairs, _ = grouped(90)
+    [gap] = accuracy_gaps(replace(pairs, compressed=pairs.original), 0.90)
+    assert gap.difference == 0 and gap.low < -0.1 and gap.high > 0.1
+
+
+def test_slices_that_share_rows_are_no_groups():
+    flags = np.arange(40) < 20
+    assert accuracy_gaps(pairs_of(flags, flags, **{"x=1": flags, "x=2": np.ones(40, dtype=bool)}), 0.90) == []
+
+
+def test_gates_on_a_gap_name_its_column_and_are_judged():
+    pairs, _ = grouped()
+    slices = [name for name in pairs.slices if name != "all"]
+    gates = [Gate(metric="accuracy_gap", slice=name, max_rise=0.02) for name in ("group=*", "*")]
+    check_gates(gates, Slices().metrics, slices)
+    verdicts = judge(gates, Slices().evaluate(pairs))
+    assert [(verdict.slice, verdict.state) for verdict in verdicts] == [("group=*", "fail")] * 2
+    everywhere = judge([Gate(metric="accuracy", slice="*", max_drop=1)], Slices().evaluate(pairs))
+    assert [verdict.slice for verdict in everywhere] == slices
+    for name in ("group=a", "all", "shape=*"):
+        with pytest.raises(InputError, match="gates: slice"):
+            check_gates([Gate(metric="accuracy_gap", slice=name, max=0.1)], Slices().metrics, slices)
+    with pytest.raises(InputError, match="gates: slice"):
+        check_gates([Gate(metric="accuracy", slice="group=*", max_drop=0.1)], Slices().metrics, slices)
+
+
+def test_harmed_slices_are_those_of_mcnemar_and_holm():
+    pairs, group = grouped()
+    found = {each.slice: each for each in harmed_slices(pairs)}
+    assert [name for name, each in found.items() if each.harmed] == ["group=b"]
+    lost = int((pairs.original_right & ~pairs.compressed_right & (group == "b")).sum())
+    assert found["group=b"].lost == lost
+    assert found["group=b"].p == pytest.approx(binomtest(lost, lost, alternative="greater").pvalue)
+    assert found["group=b"].corrected == pytest.approx(3 * found["group=b"].p)
+    assert found["group=a"].p == 1
+
+
+def test_a_gate_at_the_certifiable_margin_passes_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    margin = certifiable_margin(44, 44, 872)
+    lost, won, _ = rng.multinomial(872, [0.0505, 0.0505, 0.899], 400).T
+    passed = np.mean(
+        [paired_accuracy_interval(int(a), int(b), 872, 0.90)[0] > -margin for a, b in zip(lost, won, strict=True)]
+    )
+    assert 0.74 <= passed <= 0.86
+    n = 100  # with nothing seen to differ, the gate that passes is the one at the exact bound
+    assert paired_accuracy_interval(0, 0, n, 0.90)[0] == pytest.approx(-certifiable_margin(0, 0, n))
+
+
+# What is known of rows
+
+
+def test_markers_are_found_in_any_case_and_only_as_words():
+    found = markers(["It is NOT good", "knot", "I don't", "was n't", "However, 3!", "¿Qué?", "NASA", "Paris", ""])
+    named = {name: np.flatnonzero(flags).tolist() for name, flags in found.items() if flags.dtype == bool}
+    assert named["negation"] == [0, 2, 3]
+    assert named["contrast"] == [4]
+    assert named["digits"] == [4] and named["exclamation"] == [4] and named["question"] == [5]
+    assert named["shouting"] == [0, 6]
+    assert found["capitals"][6] == 1 and found["capitals"][8] == 0
+
+
+def test_features_are_flags_numbers_and_words_of_few_kinds():
+    frame = FRAME.assign(
+        text=[f"t {row}" for row in range(6)], id=range(6), gap=[1.0, None, 1, 2, 3, 4], one="x", kinds=list("aabbcc"),
+    )  # fmt: skip
+    known = known_columns(frame, besides=("text", "label"))
+    assert known == ["source", "ratio", "checked", "kinds"]
+    assert {name: values.dtype.kind for name, values in as_features(frame, known).items()} == {
+        "source": "U", "ratio": "f", "checked": "b", "kinds": "U",
+    }  # fmt: skip

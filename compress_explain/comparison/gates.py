@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from compress_explain.comparison.discovery import DISCOVERED_FLIPS, DISCOVERED_SLICES
+from compress_explain.comparison.gaps import ACCURACY_GAP, columns_of
 from compress_explain.comparison.scores import Score
 from compress_explain.data.examples import ALL
 from compress_explain.errors import InputError, did_you_mean
@@ -17,6 +19,7 @@ Undecided = Literal["hold", "fail", "warn"]
 Against = Literal["original", "champion"]
 LIMITS = ("max_drop", "max_rise", "max_change", "min", "max")
 EVERY = "*"  # every declared slice
+_OWN_SLICES = (ACCURACY_GAP, DISCOVERED_FLIPS)  # told of columns, and of slices that nobody declared
 _ROUNDING = 1e-12  # what differences of shares are off by, and more
 
 
@@ -149,10 +152,16 @@ def judge(gates: Sequence[Gate], scores: Iterable[Score], champion: Iterable[Sco
     verdicts = []
     for gate in gates:
         table = tables[gate.against]
-        slices = list(dict.fromkeys(name for _, name in table if name != ALL)) or [EVERY]
-        for slice_name in slices if gate.slice == EVERY else [gate.slice]:
+        for slice_name in _every(gate, table) if gate.slice == EVERY else [gate.slice]:
             verdicts.append(_judge_one(gate, slice_name, table.get((gate.metric, slice_name))))
     return verdicts
+
+
+def _every(gate: Gate, table: Iterable[tuple[str, str]]) -> list[str]:
+    """The declared slices, whether the gate's metric was told of them or not; of a metric with slices of its own, those."""
+    own = gate.metric in _OWN_SLICES
+    told = (name for metric, name in table if (metric == gate.metric if own else metric not in _OWN_SLICES))
+    return [name for name in dict.fromkeys(told) if name != ALL] or [EVERY]
 
 
 def overall(verdicts: Sequence[Verdict]) -> State:
@@ -174,15 +183,32 @@ def check_gates(gates: Sequence[Gate], metrics: Iterable[str], slices: Sequence[
     for gate in gates:
         if gate.metric not in known:
             raise InputError("gates: metric", gate.metric, "no evaluator gives this", did_you_mean(gate.metric, known))
-        if gate.slice not in (ALL, EVERY, *slices):
+        known_slices = _judged_on(gate, slices)
+        if gate.slice not in known_slices:
             raise InputError(
-                "gates: slice", gate.slice, "no row is in such a slice", did_you_mean(gate.slice, [ALL, EVERY, *slices])
+                "gates: slice", gate.slice, "no row is in such a slice", did_you_mean(gate.slice, known_slices)
             )
         if gate.slice == EVERY and not slices:
             raise InputError("gates: slice", EVERY, "no slices are declared", "declare slices or use slice: all")
     for index, first in enumerate(gates):
         for second in gates[index + 1 :]:
             _check_pair(first, second)
+
+
+def _judged_on(gate: Gate, slices: Sequence[str]) -> list[str]:
+    """Where there is a figure of a gate's metric: on declared slices; gaps are between those of a column.
+
+    Raises:
+        InputError: the metric is told of slices that are not known before it is.
+    """
+    if gate.metric == DISCOVERED_FLIPS:
+        problem = "the slices that it is told of are found anew each time"
+        raise InputError("gates: metric", gate.metric, problem, f"gate {DISCOVERED_SLICES}, how many there are")
+    if gate.metric == DISCOVERED_SLICES:
+        return [ALL]
+    if gate.metric == ACCURACY_GAP:
+        return [EVERY, *columns_of(slices), *(name for name in slices if name.endswith("=*"))]
+    return [ALL, EVERY, *slices]
 
 
 def _check_pair(first: Gate, second: Gate) -> None:

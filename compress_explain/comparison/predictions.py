@@ -24,6 +24,7 @@ from compress_explain.model.heads import logits_in
 from compress_explain.model.tasks import TEXT_CLASSIFICATION
 
 _SLICE = "slice:"  # prefix of the membership columns in the Parquet file
+_FEATURE = "feature:"  # of what is known of rows besides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Pairs:
     classes (``vocabulary``) the logits are those of the choices that are kept; ``names`` are those of few.
     Where the decisions are the bounds of an answer, ``spans`` says how good the answers are; where they are which text is
     nearest, ``embeddings`` how alike both models embed each. ``clusters`` are what is independent, where that is not rows.
+    ``features`` are what is known of each row besides, where a row is one decision: words, numbers, flags; never a text.
+    ``described`` holds words for slices whose names say little.
     """
 
     split: str
@@ -51,6 +54,8 @@ class Pairs:
     spans: PairedSpans | None = field(default=None, repr=False)
     embeddings: PairedEmbeddings | None = field(default=None, repr=False)
     clusters: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
+    features: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    described: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """How many decisions there are."""
@@ -97,6 +102,7 @@ class Pairs:
             spans=None if self.spans is None else self.spans.only(flags),
             embeddings=None if self.embeddings is None else self.embeddings.only(flags),
             clusters=None if self.clusters is None else self.clusters[flags],
+            features={name: values[flags] for name, values in self.features.items()},
         )
 
     @cached_property
@@ -152,8 +158,10 @@ class Pairs:
         columns |= {} if self.embeddings is None else self.embeddings.columns()
         columns |= {} if self.clusters is None else {"cluster": self.clusters}
         columns |= {_SLICE + name: flags for name, flags in self.slices.items()}
+        columns |= {_FEATURE + name: values for name, values in self.features.items()}
         facts: dict[str, Any] = {"split": self.split, "digest": self.digest}
         facts |= {} if self.rows is None else {"task": self.task, "names": self.names}
+        facts |= {"described": self.described} if self.described else {}
         table = pa.table(columns).replace_schema_metadata({"compress_explain": json.dumps(facts)})
         pq.write_table(table, path)
 
@@ -181,6 +189,12 @@ class Pairs:
             spans=PairedSpans.of_columns(table) if PairedSpans.stands_in(table) else None,
             embeddings=PairedEmbeddings.of_columns(table) if PairedEmbeddings.stands_in(table) else None,
             clusters=table["cluster"].to_numpy() if "cluster" in table.column_names else None,
+            described=facts.get("described", {}),
+            features={
+                name.removeprefix(_FEATURE): _values(table[name])
+                for name in table.column_names
+                if name.startswith(_FEATURE)
+            },
         )
 
 
@@ -245,6 +259,8 @@ def pair(examples: Examples, original: Float[np.ndarray, "n c"], compressed: Flo
         compressed=compressed,
         slices=examples.slices,
         task=examples.task,
+        features=examples.features,
+        described=examples.described,
     )
 
 
@@ -274,6 +290,11 @@ def paired(examples: Examples, original: Decided, compressed: Decided) -> Pairs:
         embeddings=_embeddings(examples, original, compressed),
         clusters=_clusters(examples),
     )
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    values: np.ndarray = column.to_numpy()
+    return values.astype(np.str_) if values.dtype == object else values
 
 
 def _embeddings(examples: Examples, original: Decided, compressed: Decided) -> PairedEmbeddings | None:

@@ -241,6 +241,12 @@ def cut(tokenizer: Any, texts: Sequence[str], limit: int) -> dict[str, list[np.n
     return inputs
 
 
+def tokens_of(texts: Sequence[str], reading: Reading, subject: Subject) -> np.ndarray:
+    """How many tokens the model reads of each text, after cutting."""
+    inputs = cut(subject.processor, texts, _length_limit(reading, subject))
+    return np.array([len(row) for row in inputs["input_ids"]], dtype=np.int64)
+
+
 def _padding_id(subject: Subject) -> int:
     """What fills up short rows; a language model never looks at it, so any token will do."""
     tokenizer = subject.processor

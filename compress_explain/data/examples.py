@@ -53,6 +53,7 @@ class Examples:
     ``padding`` when batched. ``slices`` always holds :data:`ALL`. ``texts`` is what a person would
     recognise a row by. ``truncated`` counts rows that were longer than the ``max_length`` tokens that
     they are cut to; None where rows are not texts. ``left_out`` counts rows that are not here, since nothing was left to decide on.
+    ``described`` holds words for slices whose names say little. ``features`` are what is known of each row besides, a word, a number, or whether something is so; of rows that are decided on as a whole.
 
     ``tokenwise`` examples have several decisions a row, or one among what differs from split to split, and ``labels`` are all 0. With ``tags`` those
     are about words, about the tokens that the decoder is to give, or, with ``spans``, about where an answer begins and ends, or, with
@@ -77,6 +78,8 @@ class Examples:
     spans: Spans | None = field(default=None, repr=False)
     neighbours: Neighbours | None = field(default=None, repr=False)
     token_slices: dict[str, list[np.ndarray]] = field(default_factory=dict, repr=False)
+    features: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    described: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,6 +102,7 @@ class Examples:
             spans=None if self.spans is None else self.spans.of(chosen),
             neighbours=None if self.neighbours is None else self.neighbours.of(chosen),
             token_slices={name: [flags[row] for row in chosen] for name, flags in self.token_slices.items()},
+            features={name: values[chosen] for name, values in self.features.items()},
             digest=hashlib.sha256(f"{self.digest} {chosen.tolist()}".encode()).hexdigest(),
         )
 

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from compress_explain.data.encoding import Reading, encode, row_key
+from compress_explain.data.clusters import with_clusters
+from compress_explain.data.encoding import Reading, encode, row_key, tokens_of
 from compress_explain.data.examples import ALL, Examples
+from compress_explain.data.features import as_features, known_columns
+from compress_explain.data.markers import markers
 from compress_explain.data.questions import Asked, asked
 from compress_explain.data.similar import similarities, unrolled
 from compress_explain.data.slices import SliceRule
@@ -23,6 +26,10 @@ from compress_explain.model.loading import Subject
 from compress_explain.model.tasks import QUESTION_ANSWERING, TEXT_GENERATION, TEXT_TO_TEXT
 
 SPLITS = ("calibration", "validation", "test")
+TOKENS = (
+    "tokens",
+    "len_tokens",
+)  # a column of how many there are; the second where the data has a column of the first name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,19 +178,32 @@ def _encoded(
 ) -> list[Examples]:
     """Every frame as examples, by its key; quantiles are cut where they lie in ``reference``."""
     _check_rules(rules, reading, subject)
-    frames = {where: _with_measures(frame, reading, subject) for where, frame in frames.items()}
+    counted = any(rule.mentions(name) for rule in rules for name in TOKENS)
+    frames = {where: _with_measures(frame, reading, subject, counted) for where, frame in frames.items()}
     if subject.pooling is not None and reading.pair is not None:
         frames = {where: unrolled(frame, where, reading.input, reading.pair) for where, frame in frames.items()}
     labels = {where: _labels(frame, where, reading, subject) for where, frame in frames.items()}
     members = _memberships(rules, frames, reference, reading, subject, labels)
-    return [
-        encode(
+    encoded = {
+        where: encode(
             frame[reading.input], where, reading, subject, labels[where], members[where],
             _tags(frame, where, reading, subject), _goals(frame, where, reading, subject),
             _asked(frame, where, reading, subject), _similarity(frame, where, reading, subject),
         )
         for where, frame in frames.items()
-    ]  # fmt: skip
+    }  # fmt: skip
+    fitted_on = "data.calibration" if "data.calibration" in frames else reference
+    encoded = with_clusters(encoded, fitted_on, rules, subject)
+    if subject.tokenwise:
+        return list(encoded.values())
+    known = known_columns(frames[reference], besides=(reading.input, reading.label, *TOKENS))
+    return [replace(each, features=_features(frames[where], known, each)) for where, each in encoded.items()]
+
+
+def _features(frame: pd.DataFrame, known: list[str], examples: Examples) -> dict[str, np.ndarray]:
+    """What is known of each row besides its input and its label."""
+    features = as_features(frame, known)
+    return features | ({"tokens": examples.lengths} if "input_ids" in examples.inputs else {})
 
 
 def _tags(frame: pd.DataFrame, where: str, reading: Reading, subject: Subject) -> list[np.ndarray] | None:
@@ -312,12 +332,18 @@ def _keys(frame: pd.DataFrame, spec: DataSpec, subject: Subject) -> pd.Series:
     return keys if besides is None else keys + frame[besides].astype(str).map(row_key)
 
 
-def _with_measures(frame: pd.DataFrame, reading: Reading, subject: Subject) -> pd.DataFrame:
-    """Columns that slices may use besides the file's own: ``words`` and ``characters`` of a text."""
+def _with_measures(frame: pd.DataFrame, reading: Reading, subject: Subject, counted: bool) -> pd.DataFrame:
+    """Columns that slices may use besides the file's own: ``words``, ``characters`` and markers of a text.
+
+    And its tokens, where they are to be ``counted``.
+    """
     if subject.kind.reads == "image":
         return frame
     texts = frame[reading.input].astype(str)
-    measures = {"words": texts.str.split().str.len(), "characters": texts.str.len()}
+    measures: dict[str, Any] = {"words": texts.str.split().str.len(), "characters": texts.str.len()}
+    measures |= markers(texts.tolist())
+    if counted and subject.kind.reads == "text" and subject.task != QUESTION_ANSWERING:
+        measures |= dict.fromkeys(TOKENS, tokens_of(texts.tolist(), reading, subject))
     return frame.assign(**{name: value for name, value in measures.items() if name not in frame.columns})
 
 
@@ -367,7 +393,7 @@ def _memberships(
         where: {ALL: np.ones(len(frame), dtype=bool)} for where, frame in frames.items()
     }
     for rule in rules:
-        if rule.token is not None:
+        if rule.token is not None or rule.clusters is not None:
             continue
         edges = rule.edges(named[reference])
         for where, frame in frames.items():

@@ -25,13 +25,14 @@ TOKEN_MEASURES = ("position", "frequency")
 
 @dataclass(frozen=True, kw_only=True)
 class SliceRule:
-    """One declaration; exactly one of ``column``, ``where``, ``matches`` and ``token`` says what it selects.
+    """One declaration; exactly one of ``column``, ``where``, ``matches``, ``token`` and ``clusters`` says what it selects.
 
     ``column``: one slice a value (``label=negative``), or with ``quantiles`` equal shares of a
     numeric column (``ink=q1``). ``where``: an expression over columns. ``matches``: a regular
     expression searched in ``text``, ignoring case. ``token``, with ``quantiles``, for language
     models only: bands of the tokens to be predicted, by their ``position`` in the row or by their
-    ``frequency`` among all of them (``frequency=q1 1-12``), see :mod:`compress_explain.data.tokens`.
+    ``frequency`` among all of them (``frequency=q1 1-12``), see :mod:`compress_explain.data.tokens`. ``clusters``: that many groups of rows that the original model embeds
+    alike (``topics=c1``), see :mod:`compress_explain.data.clusters`.
     """
 
     name: str
@@ -40,11 +41,15 @@ class SliceRule:
     where: str | None = None
     matches: str | None = None
     token: str | None = None
+    clusters: int | None = None
 
     def __post_init__(self) -> None:
         where = f"slices: {self.name}"
-        if sum(part is not None for part in (self.column, self.where, self.matches, self.token)) != 1:
-            raise InputError(where, self, "exactly one of column, where, matches, token is needed", "keep one of them")
+        if sum(part is not None for part in (self.column, self.where, self.matches, self.token, self.clusters)) != 1:
+            problem = "exactly one of column, where, matches, token, clusters is needed"
+            raise InputError(where, self, problem, "keep one of them")
+        if self.clusters is not None and not 2 <= self.clusters <= MAX_VALUES:
+            raise InputError(where, self.clusters, f"clusters lie in 2..{MAX_VALUES}", "try clusters: 8")
         if self.token is not None and self.token not in TOKEN_MEASURES:
             raise InputError(where, self.token, "unknown measure of a token", did_you_mean(self.token, TOKEN_MEASURES))
         if self.token is not None and self.quantiles is None:
@@ -60,6 +65,10 @@ class SliceRule:
             _parse(where, self.where)
         if self.matches is not None:
             _compile(where, self.matches)
+
+    def mentions(self, column: str) -> bool:
+        """Whether it looks at a column of that name."""
+        return self.column == column or re.search(rf"\b{re.escape(column)}\b", self.where or "") is not None
 
     def edges(self, frame: pd.DataFrame) -> np.ndarray | None:
         """The quantile edges on the reference split, so that every split is cut at the same values."""
@@ -78,7 +87,7 @@ class SliceRule:
         Raises:
             InputError: an unknown column, a missing value in it, too many values, or an expression
             that is not true or false for each row.
-            ValueError: the rule selects tokens, not rows.
+            ValueError: the rule selects tokens, or clusters, which are found in embeddings.
         """
         where = f"slices: {self.name}"
         if self.matches is not None:
@@ -90,7 +99,7 @@ class SliceRule:
                 raise InputError(where, self.where, "not true or false for each row", "compare a column with a value")
             return {self.name: result}
         if self.column is None:
-            raise ValueError(f"{where}: a rule over tokens has no rows as members")
+            raise ValueError(f"{where}: a rule over tokens or clusters finds no rows in columns")
         values = _column(where, frame, self.column)
         if edges is not None:
             number = np.searchsorted(edges, values, side="left")
@@ -111,6 +120,7 @@ class SliceSection(Section):
     where: str | None = None
     matches: str | None = None
     token: str | None = None
+    clusters: int | None = None
 
     def rule(self, name: str) -> SliceRule:
         """Raises InputError when the keys contradict each other."""

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from compress_explain.model.tasks import TASKS
+from compress_explain.report.discovered import discovered, looked_for_with
 from compress_explain.report.flips import flipped
 from compress_explain.report.gates import declared_gates, gate_rows
 from compress_explain.report.judgement import Judgement, headline
@@ -33,7 +34,10 @@ def render_evaluation(evaluated: Evaluated, texts: tuple[str, ...] | None, label
     page: dict[str, Any] = {
         "opening": _opening(evaluated, judgement),
         "gates": gate_rows(gates, judgement),
-        "slices": slice_section(gates, judgement, judgement),
+        "slices": slice_section(gates, judgement, judgement, redacted=texts is None),
+        "discovered": discovered(
+            judgement.pairs, judgement.scores, texts, looked_for_with(summary["settings"]["evaluators"])
+        ),
         "flips": flipped(judgement, None if texts is None else {"test": texts}, labels),
         "provenance": _provenance(evaluated),
         "judgement": judgement,

@@ -16,6 +16,7 @@ from compress_explain.report.attributed import attributed, in_words
 from compress_explain.report.audited import audited
 from compress_explain.report.channels import channels
 from compress_explain.report.deployed import deployed
+from compress_explain.report.discovered import discovered, looked_for_with
 from compress_explain.report.flips import flipped
 from compress_explain.report.gates import declared_gates, gate_rows
 from compress_explain.report.judgement import final_judgement, first_judgement
@@ -57,7 +58,13 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "effects": effects(run, first),
         "attributed": attributed(run, texts),
         "tuned": tuned(run),
-        "slices": slice_section(declared_gates(run.summary["settings"]), final, first),
+        "slices": slice_section(declared_gates(run.summary["settings"]), final, first, redacted=texts is None),
+        "discovered": discovered(
+            final.pairs,
+            final.scores,
+            None if texts is None else texts.get(final.split),
+            looked_for_with(run.summary["settings"]["evaluators"]),
+        ),
         "flips": flipped(final, texts, labels),
         "reinstated": reinstated(run),
         "provenance": provenance(run),

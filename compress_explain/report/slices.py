@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress_explain.comparison.gates import Gate
+from compress_explain.comparison.harmed import HarmedSlice, certifiable_margins, harmed_slices
 from compress_explain.report.charts import DotPlot, Line, dot_plot
 from compress_explain.report.gates import judged_text
 from compress_explain.report.judgement import Judgement
@@ -17,11 +18,18 @@ _DRAWN = 40  # slices in the figure; the table holds all of them
 
 @dataclass(frozen=True, kw_only=True)
 class SliceRow:
-    """One slice with its score of each shown metric (None where there is none)."""
+    """One slice with its score of each shown metric (None where there is none).
+
+    ``margin`` is the smallest drop of accuracy that its rows could rule out; ``harm`` is told of declared slices. Both are None where
+    several decisions stand in one row. ``words`` describe it, where its name says little.
+    """
 
     slice: str
     n: int
     scores: tuple[dict[str, Any] | None, ...]
+    margin: float | None
+    harm: HarmedSlice | None
+    words: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,22 +60,33 @@ class SliceSection:
     confidence: float
     comparisons: tuple[Comparison, ...]
     first_split: str
+    harmed: tuple[HarmedSlice, ...]
+    tested: int
 
 
-def slice_section(gates: dict[str, Gate], final: Judgement, first: Judgement) -> SliceSection:
-    """Rows are sorted by the first shown metric, the worst first; all rows together stand on top."""
+def slice_section(gates: dict[str, Gate], final: Judgement, first: Judgement, *, redacted: bool) -> SliceSection:
+    """Rows are sorted by the first shown metric, the worst first; all rows together stand on top.
+
+    Words that describe slices are from the texts, and left out where those are ``redacted``.
+    """
     metrics = _metrics(final)
-    names = dict.fromkeys(name for _, name in final.scores)
-    rows = [_row(name, metrics, final) for name in names]
+    names = dict.fromkeys(name for metric, name in final.scores if metric in metrics)
+    confidence = next((score["confidence"] for score in final.scores.values()), 0.9)
+    harmed = {each.slice: each for each in harmed_slices(final.pairs, confidence)}
+    margins = certifiable_margins(final.pairs, confidence)
+    words = {} if redacted else final.pairs.described
+    rows = [_row(name, metrics, final, margins.get(name), harmed.get(name), words.get(name, "")) for name in names]
     rows.sort(key=lambda row: (row.slice != "all", _badness(row)))
     compared = () if first.record.seq == final.record.seq else tuple(_compare(first, final, gates))
     return SliceSection(
         metrics=metrics,
         rows=tuple(rows),
         figure=_figure(rows[:_DRAWN], metrics) if rows else None,
-        confidence=next((score["confidence"] for score in final.scores.values()), 0.9),
+        confidence=confidence,
         comparisons=compared,
         first_split=first.split,
+        harmed=tuple(sorted((each for each in harmed.values() if each.harmed), key=lambda each: each.corrected)),
+        tested=len(harmed),
     )
 
 
@@ -77,10 +96,17 @@ def _metrics(judgement: Judgement) -> tuple[str, ...]:
     return tuple(dict.fromkeys(metric for metric in (*_SHOWN, *gated) if metric in present))[:2]
 
 
-def _row(name: str, metrics: tuple[str, ...], judgement: Judgement) -> SliceRow:
+def _row(
+    name: str,
+    metrics: tuple[str, ...],
+    judgement: Judgement,
+    margin: float | None,
+    harm: HarmedSlice | None,
+    words: str,
+) -> SliceRow:
     scores = tuple(judgement.scores.get((metric, name)) for metric in metrics)
     n = next(score["n"] for (_, slice_name), score in judgement.scores.items() if slice_name == name)
-    return SliceRow(slice=name, n=int(n), scores=scores)
+    return SliceRow(slice=name, n=int(n), scores=scores, margin=margin, harm=harm, words=words)
 
 
 def _badness(row: SliceRow) -> float:
