@@ -1,6 +1,7 @@
-"""Evaluators: each compares original and compressed from paired predictions and returns scores."""
+"""Evaluators: each compares original and compressed, from paired predictions or with both models at hand, and returns scores."""
 
+from .latency import Latency
 from .quality import Quality
 from .slices import Slices
 
-__all__ = ["Quality", "Slices"]
+__all__ = ["Latency", "Quality", "Slices"]
