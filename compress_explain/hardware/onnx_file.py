@@ -85,6 +85,11 @@ class OnnxFile:
             ) from None
         return call
 
+    def answering(self, given: dict[str, np.ndarray]) -> Callable[[], object]:
+        """A call on those of the ``given`` inputs that the file has."""
+        inputs = {value.name: given[value.name] for value in self._session.get_inputs()}
+        return lambda: self._session.run(None, inputs)
+
     def inputs(self, batch: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
         """By the graph's own names and types: tokens without padding, pixels of noise; unknown sizes are batch and tokens."""
         rng = np.random.default_rng(seed)
