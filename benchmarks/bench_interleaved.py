@@ -1,7 +1,9 @@
-"""Does timing in mirrored blocks tell a slower model from a noisy machine? The same model against itself, and slowed down by a share.
+"""Does interleaved timing tell what is so on this machine? The same model against itself, and against itself with a delay.
 
-``python benchmarks/bench_interleaved.py --runs 20 --slowdown 0.15``: a chain of products of about ``--milliseconds`` a call, 20 times against itself
-("no difference" or "inconclusive" is right), and 20 times against itself with a wait of 15% in every call ("slower" is right, "faster" never).
+    python benchmarks/bench_interleaved.py --runs 20
+
+Every run times a small network in numpy (some milliseconds a call) twice: against itself, where "faster" and "slower" would be
+wrong, and against itself followed by a busy wait of --delay of the call, where "faster" would be wrong and "slower" is right.
 """
 
 from __future__ import annotations
@@ -9,79 +11,51 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 
-from compress_explain.timing.interleaved import CONTROL, Blocks, interleave
-from compress_explain.timing.machine import pinned
-from compress_explain.timing.told import answer, by_block, speedup
-
-
-def workload(milliseconds: float) -> Callable[[], object]:
-    """Products of matrices, as a model is made of, for about so long."""
-    x = np.random.default_rng(0).standard_normal((192, 192)).astype(np.float32)
-
-    def call() -> object:
-        y = x
-        for _ in range(times):
-            y = np.tanh(x @ y)
-        return y
-
-    times = 1
-    call()
-    start = time.perf_counter()
-    for _ in range(20):
-        call()
-    times = max(1, round(milliseconds / (1e3 * (time.perf_counter() - start) / 20)))
-    return call
-
-
-def slowed(call: Callable[[], object], share: float) -> Callable[[], object]:
-    """The same, and then a wait of a share of what the call took."""
-
-    def longer() -> object:
-        start = time.perf_counter()
-        result = call()
-        end = time.perf_counter()
-        while time.perf_counter() - end < share * (end - start):
-            pass
-        return result
-
-    return longer
-
-
-def verdict(call: Callable[[], object], other: Callable[[], object], seconds: float, seed: int) -> tuple[str, str]:
-    """What is said of ``other``, and the figures."""
-    with pinned(1):
-        turns = interleave(
-            {"original": call, "compressed": other, CONTROL: lambda: call()}, Blocks(seconds=seconds, seed=seed)
-        )
-    block, side, taken = (np.array(each) for each in (turns.block, turns.side, turns.milliseconds))
-    times = {name: by_block(block[side == name], taken[side == name]) for name in dict.fromkeys(turns.side)}
-    ratio, control = (
-        speedup(times["original"], times["compressed"], 0.9),
-        speedup(times["original"], times[CONTROL], 0.99),
-    )
-    told = f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), itself {control.low:.3f} to {control.high:.3f}"
-    return answer(ratio, control), f"{told}, {times['original'].shape} calls, {np.median(times['original']):.2f} ms"
+from compress_explain.hardware.interleaved import COMPRESSED, CONTROL, ORIGINAL, Patience, interleave, pinned
+from compress_explain.hardware.paired_times import PairedTimes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--slowdown", type=float, default=0.15)
-    parser.add_argument("--milliseconds", type=float, default=3.0)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    options = parser.parse_args()
-    call = workload(options.milliseconds)
-    for name, other in (("itself", lambda: call()), (f"{options.slowdown:.0%} slower", slowed(call, options.slowdown))):
-        found: Counter[str] = Counter()
-        for seed in range(options.runs):
-            said, figures = verdict(call, other, options.seconds, seed)
-            found[said] += 1
-            print(f"{name}: {said}: {figures}", flush=True)
-        print(f"{name}: {dict(found)} of {options.runs}", flush=True)
+    parser.add_argument("--blocks", type=int, default=120)
+    parser.add_argument("--delay", type=float, default=0.15, help="share of the call")
+    given = parser.parse_args()
+    weights = np.random.default_rng(0).standard_normal((6, 384, 384)).astype(np.float32) / 20
+    patience = Patience(blocks=given.blocks, seconds=60)
+    told: dict[str, Counter[str]] = {"itself": Counter(), "delayed": Counter()}
+    for run in range(given.runs):
+        for name, delay in (("itself", 0.0), ("delayed", given.delay)):
+            times = timed(weights, delay, patience, run)
+            told[name][times.word] += 1
+            s, c = times.speedup, times.control
+            print(f"{run:2d} {name:8s} {np.median(times.original):6.2f} ms  {s.value:.3f} ({s.low:.3f} to {s.high:.3f})  "
+                  f"control {c.value:.3f} ({c.low:.3f} to {c.high:.3f})  {times.word}", flush=True)  # fmt: skip
+    for name, counts in told.items():
+        print(f"{name}: {dict(counts)} of {given.runs}")
+
+
+def timed(weights: np.ndarray, delay: float, patience: Patience, seed: int) -> PairedTimes:
+    x = np.random.default_rng(1).standard_normal((128, weights.shape[1])).astype(np.float32)
+
+    def call() -> None:
+        y = x
+        for weight in weights:
+            y = np.tanh(y @ weight)
+
+    def delayed() -> None:
+        start = time.perf_counter()
+        call()
+        end = start + (1 + delay) * (time.perf_counter() - start)
+        while time.perf_counter() < end:
+            pass
+
+    with pinned(1):
+        calls = interleave({ORIGINAL: call, COMPRESSED: delayed if delay else call, CONTROL: call}, patience, seed=seed)
+    return PairedTimes.of(*zip(*((each.block, each.side, each.milliseconds) for each in calls), strict=True))
 
 
 if __name__ == "__main__":
