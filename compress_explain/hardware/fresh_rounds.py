@@ -57,9 +57,8 @@ def _table(lines: list[dict[str, object]]) -> pd.DataFrame:
 def _opened(side: Side, folder: Path, batch: int) -> Opened:
     inputs = folder / f"{side.name}.npz"
     tokens = int(np.median(side.examples.lengths))
-    np.savez(
-        inputs, **{name: each.numpy() for name, each in sized_inputs(side.examples, batch, max(tokens, 2)).items()}
-    )
+    given = sized_inputs(side.examples, batch, max(tokens, 2))
+    np.savez(inputs, allow_pickle=False, **{name: each.numpy() for name, each in given.items()})
     path = side.path
     if path is not None and (path / MANIFEST).exists():
         manifest = read_manifest(path)
