@@ -55,13 +55,17 @@ def footprint_scores(measured: pd.DataFrame, confidence: float) -> list[Score]:
 
 def _counted(contest: Contest, batch: int) -> Iterator[Line]:
     files = [None if side.path is None else files_of(side.path) for side in contest.sides]
-    yield _line("bytes_on_disk", 0, *(None if each is None else each.runs for each in files), "no files are at hand")
-    yield _line("bytes_beside", 0, *(None if each is None else each.others for each in files), "no files are at hand")
     modules = [side.module for side in contest.sides]
-    counts = [None if module is None else parameters(module) for module in modules]
-    yield _line("parameters", 0, *counts, "not at hand in torch")
-    yield _line("flops", 0, *(flops(side, batch) for side in contest.sides), "not at hand in torch")
-    yield _line("activation_memory", 0, *(activations(side, batch) for side in contest.sides), "not at hand in torch")
+    figures: dict[str, list[float | None]] = {
+        "bytes_on_disk": [None if each is None else float(each.runs) for each in files],
+        "bytes_beside": [None if each is None else float(each.others) for each in files],
+        "parameters": [None if module is None else float(parameters(module)) for module in modules],
+        "flops": [flops(side, batch) for side in contest.sides],
+        "activation_memory": [activations(side, batch) for side in contest.sides],
+    }
+    for figure, (before, after) in figures.items():
+        missing = "no files are at hand" if figure.startswith("bytes") else "not at hand in torch"
+        yield _line(figure, 0, before, after, missing)
 
 
 def _line(figure: str, number: int, original: float | None, compressed: float | None, why: str = "") -> Line:
