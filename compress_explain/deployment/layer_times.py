@@ -1,13 +1,13 @@
 """Which parts of a model take how long: each linear, and what else its layer computes, in ONNX Runtime or in torch.
 
-A profiler makes everything slower, small operations most, so that these times say where time goes, not how long a call takes.
+A profiler makes everything slower, small operations most, so that these times say where time goes, not how long a call takes. Of every part the fastest call counts: what a machine does besides
+only ever adds to the others.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +26,7 @@ from compress_explain.deployment.runtime import OnnxRunner
 from compress_explain.model.anatomy import Anatomy
 from compress_explain.weight_edits import whole_name
 
-BEFORE, AFTER = "before the layers", "behind the layers"
+OUTSIDE = "outside the layers"  # embeddings before them, what makes the answer behind them
 REST = "what else it computes"  # of a layer: norms, activations, attention's own products, moving numbers
 _KERNEL = "_kernel_time"
 _MARK = "part: "  # before the names that we give
@@ -112,23 +112,23 @@ def _summed(nodes: Sequence[dict[str, Any]], anatomy: Anatomy, calls: int) -> Ti
     """By part, in the order in which parts are first computed; every call computes the same nodes in the same order."""
     places, a_call = _Places(anatomy), len(nodes) // calls
     times: Times = {}
-    layer = BEFORE
+    layer = OUTSIDE
     for number, node in enumerate(nodes[:a_call]):
         linear = places.linear(node["name"].removesuffix(_KERNEL))
         if linear is not None:
             layer = places.layer(linear)
         elif layer == places.last and node["args"].get("op_name") in ("Gemm", "FusedGemm"):
-            layer = AFTER
+            layer = OUTSIDE
         key = (layer, linear or REST)
-        times[key] = times.get(key, 0.0) + 1e-3 * statistics.median(each["dur"] for each in nodes[number::a_call])
+        times[key] = times.get(key, 0.0) + 1e-3 * min(each["dur"] for each in nodes[number::a_call])
     return times
 
 
 def _a_call(microseconds: Sequence[float], calls: int) -> float:
-    """Milliseconds of the median call, of which each has as many."""
+    """Milliseconds of the fastest call; each computes a part equally often."""
     per_call = len(microseconds) // calls
     sums = (sum(microseconds[start : start + per_call]) for start in range(0, calls * per_call, per_call))
-    return 1e-3 * statistics.median(sums)
+    return 1e-3 * min(sums)
 
 
 class _Places:
@@ -148,7 +148,7 @@ class _Places:
         return None
 
     def layer(self, linear: str) -> str:
-        return next((name for name in self._layers if linear.startswith(f"{name}.")), AFTER)
+        return next((name for name in self._layers if linear.startswith(f"{name}.")), OUTSIDE)
 
 
 def _nested(taken: Mapping[str, float], layers: Mapping[str, str], linears: Mapping[str, str]) -> Times:
@@ -167,8 +167,8 @@ def _nested(taken: Mapping[str, float], layers: Mapping[str, str], linears: Mapp
         for name in linears
         if name in taken and not any(name.startswith(f"{each}.") for each in layers)
     }
-    times |= {(AFTER, name): milliseconds for name, milliseconds in outside.items()}
-    return {(BEFORE, REST): max(left - sum(outside.values()), 0.0), **times}
+    times |= {(OUTSIDE, name): milliseconds for name, milliseconds in outside.items()}
+    return {(OUTSIDE, REST): max(left - sum(outside.values()), 0.0), **times}
 
 
 @contextmanager
