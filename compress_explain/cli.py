@@ -320,6 +320,33 @@ def publish(
 
 
 @app.command()
+def latency(
+    artifact: Annotated[Path, typer.Argument(help="an ONNX file, or an artifact's folder", metavar="ARTIFACT")],
+    out: Annotated[Path, typer.Option(help="where to write what was measured")] = Path("target.json"),
+    batch: Annotated[list[int], typer.Option(help="rows a call; may be given several times", min=1)] = [1, 16],  # noqa: B006
+    tokens: Annotated[list[int], typer.Option(help="tokens a row; may be given several times", min=1)] = [128],  # noqa: B006
+    threads: Annotated[int, typer.Option(help="that the runtime computes on", min=1)] = 1,
+    against: Annotated[Path | None, typer.Option(help="the original as ONNX, to be timed in turn with it")] = None,
+    blocks: Annotated[int, typer.Option(help="at most; fewer where that would take over 30 s", min=12)] = 60,
+) -> None:
+    """Time a file on this machine, which needs numpy and ONNX Runtime only, for a report made elsewhere."""
+    from compress_explain.hardware.interleaved import Patience
+    from compress_explain.hardware.target_file import Grid, write_target
+
+    grid = Grid(batches=tuple(batch), tokens=tuple(tokens), threads=threads)
+    document = write_target(artifact, out, grid, against, Patience(blocks=blocks))
+    for point in document["points"]:
+        took = point["artifact"]
+        line = f"{point['batch']} x {point['tokens']}: {took['value']:.3g} ms ({took['low']:.3g} to {took['high']:.3g})"
+        if against is not None:
+            times = point["speedup"]
+            line += (
+                f", {times['value']:.3g} times as fast ({times['low']:.3g} to {times['high']:.3g}): {point['verdict']}"
+            )
+        typer.echo(line)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="the port on this machine", min=1, max=65535)] = 5000,
 ) -> None:

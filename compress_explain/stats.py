@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import brentq
 from scipy.stats import beta, norm
+from scipy.stats import t as student
 
 _AT_ONCE = 2_000_000  # rows drawn in memory at a time
 
@@ -128,6 +129,23 @@ def resampled_sums(
     """
     drawn = bootstrap_rows(len(counted), resamples, seed)
     return np.concatenate([_sums_of(counted, rows) for rows in drawn])
+
+
+def mean_interval_of_few(values: Float[np.ndarray, " n"], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean of a few repeated measurements, too few to be drawn from (Student 1908).
+
+    >>> low, high = mean_interval_of_few(np.array([1.0, 2.0, 3.0]), 0.90)
+    >>> round(low, 2), round(high, 2)
+    (0.31, 3.69)
+
+    Raises:
+        ValueError: fewer than two values.
+    """
+    _check_confidence(confidence)
+    if len(values) < 2:
+        raise ValueError("one measurement has no interval")
+    half = float(student.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def mean_interval_of_rows(

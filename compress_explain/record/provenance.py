@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from compress_explain.hardware.machine import processor_name
+
+__all__ = ["environment", "processor_name", "version_of"]
 
 _PACKAGES = ("compress-explain", "torch", "transformers", "numpy", "scipy", "scikit-learn", "mlflow", "safetensors")
 
@@ -29,12 +32,3 @@ def version_of(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def processor_name() -> str:
-    """The model of this machine's processor."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as stream:
-            return next(line.partition(":")[2].strip() for line in stream if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"

@@ -10,6 +10,7 @@ from compress_explain.model.tasks import TASKS
 from compress_explain.report.discovered import discovered, looked_for_with
 from compress_explain.report.flips import flipped
 from compress_explain.report.gates import declared_gates, gate_rows
+from compress_explain.report.hardware import EVALUATORS, hardware_section
 from compress_explain.report.judgement import Judgement, headline
 from compress_explain.report.numbers import count, plain, share, signed
 from compress_explain.report.page import environment
@@ -39,6 +40,7 @@ def render_evaluation(evaluated: Evaluated, texts: tuple[str, ...] | None, label
             judgement.pairs, judgement.scores, texts, looked_for_with(summary["settings"]["evaluators"])
         ),
         "flips": flipped(judgement, None if texts is None else {"test": texts}, labels),
+        "hardware": hardware_section(judgement.scores, {name: judgement.measured(name) for name in EVALUATORS}),
         "provenance": _provenance(evaluated),
         "judgement": judgement,
         "unit": f"{TASKS[summary['settings']['task']].decides}s",

@@ -19,6 +19,7 @@ from compress_explain.report.deployed import deployed
 from compress_explain.report.discovered import discovered, looked_for_with
 from compress_explain.report.flips import flipped
 from compress_explain.report.gates import declared_gates, gate_rows
+from compress_explain.report.hardware import EVALUATORS, hardware_section
 from compress_explain.report.judgement import final_judgement, first_judgement
 from compress_explain.report.labels import answers
 from compress_explain.report.parts import parts
@@ -66,6 +67,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
             looked_for_with(run.summary["settings"]["evaluators"]),
         ),
         "flips": flipped(final, texts, labels),
+        "hardware": hardware_section(final.scores, {name: final.measured(name) for name in EVALUATORS}),
         "reinstated": reinstated(run),
         "provenance": provenance(run),
         "judgement": final,
