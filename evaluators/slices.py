@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress_explain.comparison.predictions import Pairs
-from compress_explain.comparison.scores import METRIC_NAMES, Score, metrics_told, score
+from compress_explain.comparison.scores import METRIC_NAMES, Score, class_scores, score, sliced_metrics
 from compress_explain.data.examples import ALL
+from compress_explain.model.tasks import ONE_CLASS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slices:
     """What can be told of the task, as accuracy, macro-F1, NLL (nats), Brier and flips, on each declared slice that has rows.
 
+    Of a slice that is all of one label, as ``label=positive``, also precision, recall and F1 of that class.
     ``confidence`` is two-sided; 0.90 makes a non-inferiority gate a one-sided test at 5%.
     """
 
@@ -21,12 +23,12 @@ class Slices:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return METRIC_NAMES
+        return (*METRIC_NAMES, *ONE_CLASS)
 
     def evaluate(self, pairs: Pairs) -> list[Score]:
-        return [
-            score(pairs, metric, name, self.confidence, self.seed)
-            for name, rows in pairs.slices.items()
-            if name != ALL and rows.any()
-            for metric in metrics_told(pairs)
-        ]
+        names = [name for name, rows in pairs.slices.items() if name != ALL and rows.any()]
+        return [each for name in names for each in self._of(pairs, name)]
+
+    def _of(self, pairs: Pairs, name: str) -> list[Score]:
+        told = [score(pairs, metric, name, self.confidence, self.seed) for metric in sliced_metrics(pairs)]
+        return told + class_scores(pairs, name, self.confidence, self.seed)
