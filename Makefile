@@ -40,6 +40,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --no-compile --no-deps -c constraints.txt netcal
 	touch $@
 
 clean:

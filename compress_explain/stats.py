@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import brentq
-from scipy.stats import beta, norm
-from scipy.stats import t as student
+from scipy.stats import beta, norm, t
+
+from compress_explain.comparison.binned import debiased_squared, equal_mass_bins, signed_root
 
 _AT_ONCE = 2_000_000  # rows drawn in memory at a time
+_ROUNDING = 1e-9  # what differences of one size are off by, at most
 
 
 def paired_accuracy_interval(
@@ -83,22 +85,87 @@ def paired_bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of mean(compressed - original) over examples (Efron 1979).
+    """Bootstrap interval of mean(compressed - original) over examples (Efron 1979), made for changes that are rare.
 
-    When no example differs the resamples are all zero and would claim certainty; the bound on the
-    share of examples that could differ unseen, times the spread of the values, is returned instead.
+    Percentiles of resampled means are too narrow when few examples carry the difference: one more such example, or one
+    fewer, would move them. Three things stand against that. Where no example differs, the bound on the share of
+    examples that could differ unseen, times the spread of the values, is returned. Where all that differ do so by one size, as
+    right and wrong do, they are counts, and :func:`paired_accuracy_interval` of those counts, times the size, is returned.
+    Otherwise the percentiles are stretched around the mean: by Student's t over the normal quantile, and to the
+    variance that there would be with half of one more example as far off as the furthest that was seen.
 
     >>> import numpy as np
     >>> low, high = paired_bootstrap(np.zeros(100), np.arange(100) / 100, confidence=0.9)
     >>> low < 0.495 < high
     True
+
+    Raises:
+        ValueError: a confidence outside (0, 1).
     """
     _check_confidence(confidence)
     difference = np.asarray(compressed, dtype=float) - np.asarray(original, dtype=float)
     if not difference.any():
         bound = unseen_rate_bound(len(difference), confidence) * max(float(np.ptp(original)), 1e-12)
         return -bound, bound
-    return mean_interval(difference, confidence, resamples, seed)
+    sizes = np.abs(difference[difference != 0])
+    if np.ptp(sizes) <= _ROUNDING * sizes.max():
+        lost, won = int((difference < 0).sum()), int((difference > 0).sum())
+        low, high = paired_accuracy_interval(lost, won, len(difference), confidence)
+        return low * float(sizes.max()), high * float(sizes.max())
+    mean = float(difference.mean())
+    stretch = _stretch(difference, confidence)
+    low, high = mean_interval(difference, confidence, resamples, seed)
+    return mean + stretch * (low - mean), mean + stretch * (high - mean)
+
+
+def _stretch(values: Float[np.ndarray, " n"], confidence: float) -> float:
+    """How much wider than a percentile interval one is that allows for what was not seen; goes to 1 with n."""
+    n, tail = len(values), (1 + confidence) / 2
+    spread = float(np.square(values - values.mean()).sum())
+    if n < 2 or not spread > 0:
+        return 1.0
+    student = t.ppf(tail, n - 1) / norm.ppf(tail) * math.sqrt(n / (n - 1))
+    return float(student * math.sqrt(1 + float(np.abs(values).max()) ** 2 / 2 / spread))
+
+
+def debiased_ece(
+    probabilities: Float[np.ndarray, "n classes"] | Float[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    bins: int = 15,
+) -> float:
+    """How far confidence lies from accuracy, without the noise of counting: the debiased L2 calibration error, with its sign.
+
+    Kumar, Liang and Ma (2019), "Verified uncertainty calibration", the debiased estimator. Examples are put in bins of equal
+    mass by the probability of the class that is likeliest, or of the positive class where ``probabilities`` is ``(n,)``. From the squared gap
+    of each bin goes what chance alone would make of it, a(1 - a)/(m - 1) for an accuracy a of m examples. What is left, weighted by
+    m/n, estimates the squared error of the binned confidences without bias and falls below 0 about as often as above for a model that is calibrated;
+    its root is returned, negative where it is negative. A bin of one example tells nothing and is left out.
+
+    >>> import numpy as np
+    >>> sure = np.full(200, 0.95)
+    >>> round(debiased_ece(sure, np.arange(200) % 2), 2)
+    0.45
+    >>> debiased_ece(np.full(200, 0.5), np.arange(200) % 2) < 0
+    True
+
+    Raises:
+        ValueError: labels that are not classes, shapes that do not fit, or no bins.
+    """
+    given, right = _confidence_and_outcome(np.asarray(probabilities, dtype=float), np.asarray(labels), bins)
+    number = equal_mass_bins(given, bins)
+    sums = [np.bincount(number, weights=each) for each in (np.ones(len(given)), given, right)]
+    return float(signed_root(debiased_squared(*sums)))
+
+
+def _confidence_and_outcome(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    classes = 2 if probabilities.ndim == 1 else probabilities.shape[1]
+    if bins < 1 or len(labels) == 0 or len(labels) != len(probabilities):
+        raise ValueError(f"{len(probabilities)} probabilities, {len(labels)} labels and {bins} bins do not fit")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels must lie in 0..{classes - 1}, got {labels.min()}..{labels.max()}")
+    if probabilities.ndim == 1:
+        return probabilities, labels.astype(float)
+    return probabilities.max(1), (probabilities.argmax(1) == labels).astype(float)
 
 
 def mean_interval(
@@ -127,8 +194,14 @@ def resampled_sums(
     A ratio of two of them is a mean over what the rows hold (the cluster bootstrap, Davison and Hinkley
     1997, section 3.8).
     """
-    drawn = bootstrap_rows(len(counted), resamples, seed)
-    return np.concatenate([_sums_of(counted, rows) for rows in drawn])
+    return np.concatenate([times @ counted for times in resampled_counts(len(counted), resamples, seed)])
+
+
+def resampled_counts(n: int, resamples: int, seed: int) -> Iterator[Int[np.ndarray, "some n"]]:
+    """How often each row is drawn, one line a resample, a few resamples at a time."""
+    for rows in bootstrap_rows(n, resamples, seed):
+        numbers = rows + n * np.arange(len(rows))[:, None]
+        yield np.bincount(numbers.ravel(), minlength=numbers.size).reshape(numbers.shape)
 
 
 def mean_interval_of_few(values: Float[np.ndarray, " n"], confidence: float = 0.95) -> tuple[float, float]:
@@ -144,7 +217,7 @@ def mean_interval_of_few(values: Float[np.ndarray, " n"], confidence: float = 0.
     _check_confidence(confidence)
     if len(values) < 2:
         raise ValueError("one measurement has no interval")
-    half = float(student.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
     return float(values.mean()) - half, float(values.mean()) + half
 
 
@@ -162,11 +235,6 @@ def mean_interval_of_rows(
     tail = (1 - confidence) / 2
     low, high = np.quantile(sums[:, 0] / sums[:, 1], [tail, 1 - tail])
     return float(low), float(high)
-
-
-def _sums_of(counted: np.ndarray, drawn: Int[np.ndarray, "some n"]) -> np.ndarray:
-    times = np.stack([np.bincount(rows, minlength=len(counted)) for rows in drawn])
-    return times @ counted
 
 
 def _tango_statistic(difference: float, lost: int, won: int, n: int) -> float:

@@ -1,11 +1,13 @@
 """Evaluators: each compares original and compressed, from paired predictions or with both models at hand, and returns scores."""
 
+from .calibration import Calibration
 from .cold_start import ColdStart
 from .discovery import Discovery
 from .energy import Energy
+from .fidelity import Fidelity
 from .footprint import Footprint
 from .latency import Latency
 from .quality import Quality
 from .slices import Slices
 
-__all__ = ["ColdStart", "Discovery", "Energy", "Footprint", "Latency", "Quality", "Slices"]
+__all__ = ["Calibration", "ColdStart", "Discovery", "Energy", "Fidelity", "Footprint", "Latency", "Quality", "Slices"]

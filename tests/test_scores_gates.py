@@ -8,7 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.special import softmax
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from compress_explain.comparison.gates import Gate, check_gates, judge, overall
 from compress_explain.comparison.predictions import Pairs
@@ -17,8 +28,11 @@ from compress_explain.errors import InputError
 from compress_explain.evaluators import Quality, Slices
 from compress_explain.stats import paired_accuracy_interval, rate_interval
 
+OF_COUNTS = ("macro_f1", "macro_precision", "macro_recall", "balanced_accuracy", "mcc")
+OF_RANKS = ("auroc", "average_precision")
 
-def random_pairs(n=200, classes=3, seed=0, spread=0.7):
+
+def random_pairs(n=200, classes=2, seed=0, spread=0.7):
     """Logits that are right more often than not, and a compressed model that differs a little."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)
@@ -40,6 +54,18 @@ def reference(metric, labels, logits):
             return accuracy_score(labels, logits.argmax(1))
         case "macro_f1":
             return f1_score(labels, logits.argmax(1), average="macro")
+        case "macro_precision":
+            return precision_score(labels, logits.argmax(1), average="macro", zero_division=0.0)
+        case "macro_recall":
+            return recall_score(labels, logits.argmax(1), average="macro", zero_division=0.0)
+        case "balanced_accuracy":
+            return balanced_accuracy_score(labels, logits.argmax(1))
+        case "mcc":
+            return matthews_corrcoef(labels, logits.argmax(1))
+        case "auroc":
+            return roc_auc_score(labels, probabilities[:, 1])
+        case "average_precision":
+            return average_precision_score(labels, probabilities[:, 1])
         case "nll":
             return log_loss(labels, probabilities, labels=range(classes))
         case "brier":  # Brier's own definition, over all classes: between 0 and 2
@@ -51,8 +77,10 @@ def reference(metric, labels, logits):
 
 @pytest.mark.parametrize("slice_name", ["all", "first"])
 @pytest.mark.parametrize("classes", [2, 4])
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "nll", "brier"])
+@pytest.mark.parametrize("metric", [*OF_COUNTS, "accuracy", "nll", "brier", *OF_RANKS])
 def test_values_are_scikit_learns(metric, classes, slice_name):
+    if metric in OF_RANKS and classes > 2:
+        pytest.skip("of two classes only")
     pairs = random_pairs(classes=classes)
     got, rows = measured(pairs, metric, slice_name), pairs.slices[slice_name]
     original = reference(metric, pairs.labels[rows], pairs.original[rows])
@@ -114,7 +142,57 @@ def test_one_prediction_that_is_not_a_number_makes_no_figure(metric, value):
 def test_evaluators_cover_all_rows_and_every_slice_that_has_rows():
     pairs = random_pairs()
     assert {(each.metric, each.slice) for each in Quality().evaluate(pairs)} == {(name, "all") for name in METRICS}
-    assert {(each.metric, each.slice) for each in Slices().evaluate(pairs)} == {(name, "first") for name in METRICS}
+    sliced = ("accuracy", "macro_f1", "nll", "brier", "negative_flips", "positive_flips")
+    assert {(each.metric, each.slice) for each in Slices().evaluate(pairs)} == {(name, "first") for name in sliced}
+
+
+def test_rankings_are_of_two_classes_and_rows_of_both():
+    of_three, of_one = random_pairs(classes=3), replace(random_pairs(), labels=np.zeros(200, dtype=np.int64))
+    for pairs in (of_three, of_one):
+        assert not {each.metric for each in Quality().evaluate(pairs)} & set(OF_RANKS)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_slice_of_one_label_tells_of_its_class(classes):
+    pairs = random_pairs(classes=classes)
+    slices = {f"label={k}": pairs.labels == k for k in range(classes)} | {"half": np.arange(200) < 100}
+    found = {(each.metric, each.slice): each for each in Slices().evaluate(replace(pairs, slices=slices))}
+    assert not any(metric in ("precision", "recall", "f1") for metric, name in found if name == "half")
+    for k in range(classes):
+        truth = precision_recall_fscore_support(pairs.labels, pairs.compressed.argmax(1), labels=[k])
+        for metric, value in zip(("precision", "recall", "f1"), truth[:3], strict=True):
+            got = found[metric, f"label={k}"]
+            assert got.compressed == pytest.approx(value[0]) and got.low < got.difference < got.high
+            assert got.n == truth[3][0]
+    gate = Gate(metric="f1", slice="label=1", max_drop=1.0)
+    assert [each.state for each in judge([gate], list(found.values()))] == ["pass"]
+
+
+def test_counts_drawn_again_are_rows_drawn_again():
+    """The interval of macro-F1 by cells is that of scikit-learn's figure of resampled rows, but for the stretch of a few percent."""
+    pairs = random_pairs(n=300, classes=3)
+    rng, guesses = np.random.default_rng(1), (pairs.original.argmax(1), pairs.compressed.argmax(1))
+    draws = []
+    for _ in range(200):
+        rows = rng.integers(0, 300, 300)
+        values = [f1_score(pairs.labels[rows], each[rows], average="macro") for each in guesses]
+        draws.append(values[1] - values[0])
+    got, (low, high) = measured(pairs, "macro_f1"), np.quantile(draws, [0.05, 0.95])
+    assert (got.low, got.high) == pytest.approx((low, high), abs=0.2 * (high - low))
+
+
+def test_delongs_interval_is_about_that_of_rows_drawn_again():
+    pairs = random_pairs(n=300)
+    rng, draws = np.random.default_rng(1), []
+    for _ in range(200):
+        rows = rng.integers(0, 300, 300)
+        values = [
+            roc_auc_score(pairs.labels[rows], each[rows, 1] - each[rows, 0])
+            for each in (pairs.original, pairs.compressed)
+        ]
+        draws.append(values[1] - values[0])
+    got, (low, high) = measured(pairs, "auroc"), np.quantile(draws, [0.05, 0.95])
+    assert (got.low, got.high) == pytest.approx((low, high), abs=0.2 * (high - low))
 
 
 def test_pairs_come_back_from_disk_with_the_same_scores(tmp_path):

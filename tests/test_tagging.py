@@ -130,7 +130,8 @@ def test_pairs_of_words_are_saved_whole(tmp_path):
 
 def test_what_can_be_told_depends_on_the_task():
     assert told_of("text-classification", [*METRIC_NAMES, "mine"]) == {
-        "accuracy", "macro_f1", "nll", "brier", "negative_flips", "positive_flips", "mine",
+        "accuracy", "macro_f1", "nll", "brier", "negative_flips", "positive_flips", "balanced_accuracy", "macro_precision",
+        "macro_recall", "mcc", "auroc", "average_precision", "mine",
     }  # fmt: skip
     assert "entity_f1" in told_of("token-classification", METRIC_NAMES)
     assert told_of("text-generation", METRIC_NAMES) >= {"perplexity", "nll"}

@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.metrics import f1_score
 
+from compress_explain.comparison.confusion_scores import (
+    BALANCED_ACCURACY,
+    MACRO_F1,
+    MACRO_PRECISION,
+    MACRO_RECALL,
+    MCC,
+    Figure,
+    of_counts,
+    of_one_class,
+)
 from compress_explain.comparison.predictions import Pairs
+from compress_explain.comparison.ranking_scores import area_under_roc, average_precision, can_be_ranked
 from compress_explain.comparison.row_scores import (
     COSINE,
     ENTITY_F1,
@@ -30,15 +40,8 @@ from compress_explain.comparison.row_scores import (
     mean_of_decisions,
     rank_correlation,
 )
-from compress_explain.model.tasks import TASKS
-from compress_explain.stats import (
-    bootstrap_rows,
-    mean_interval,
-    paired_accuracy_interval,
-    paired_bootstrap,
-    rate_interval,
-    unseen_rate_bound,
-)
+from compress_explain.model.tasks import ONE_CLASS, TASKS
+from compress_explain.stats import mean_interval, paired_accuracy_interval, paired_bootstrap, rate_interval
 
 Direction = Literal["higher", "lower"]
 
@@ -130,46 +133,25 @@ def _brier(pairs: Pairs, probabilities: Float[np.ndarray, "n classes"]) -> Float
     return np.square(probabilities - target).sum(1)
 
 
-def _macro_f1(pairs: Pairs, confidence: float, seed: int) -> Figures:
-    predictions = pairs.original.argmax(1), pairs.compressed.argmax(1)
-    original, compressed = (f1_score(pairs.labels, each, average="macro", zero_division=0.0) for each in predictions)
-    draws = [_macro_f1_resampled(pairs.labels, each, pairs.original.shape[1], seed) for each in predictions]
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(draws[1] - draws[0], tails)
-    if (predictions[0] == predictions[1]).all():
-        high = unseen_rate_bound(len(pairs), confidence)
-        low = -high
-    own_low, own_high = np.quantile(draws[1], tails)
-    return float(original), float(compressed), float(low), float(high), float(own_low), float(own_high)
-
-
-def _macro_f1_resampled(labels: np.ndarray, predicted: np.ndarray, classes: int, seed: int) -> np.ndarray:
-    """Macro-F1 of 2,000 resamples, over the classes that occur in labels or predictions."""
-    rows = bootstrap_rows(len(labels), 2000, seed)
-    return np.concatenate([_macro_f1_of(labels[index], predicted[index], classes) for index in rows])
-
-
-def _macro_f1_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Macro-F1 of each line of ``(resamples, n)`` labels and predictions."""
-    f1 = np.zeros((len(labels), classes))
-    seen = np.zeros((len(labels), classes), dtype=bool)
-    for k in range(classes):
-        truth, guess = (labels == k), (predicted == k)
-        total = truth.sum(1) + guess.sum(1)
-        seen[:, k] = total > 0
-        f1[:, k] = 2 * (truth & guess).sum(1) / np.maximum(total, 1)
-    return f1.sum(1) / np.maximum(seen.sum(1), 1)
+def _of_counts(name: str, figure: Figure, unit: str = "share") -> Metric:
+    return Metric(name=name, unit=unit, direction="higher", measure=partial(of_counts, figure))
 
 
 _METRICS = {
     metric.name: metric
     for metric in (
         Metric(name="accuracy", unit="share", direction="higher", measure=_accuracy),
-        Metric(name="macro_f1", unit="share", direction="higher", measure=_macro_f1),
+        _of_counts("macro_f1", MACRO_F1),
         Metric(name="nll", unit="nats", direction="lower", measure=_mean_of(_nll)),
         Metric(name="brier", unit="squared probability", direction="lower", measure=_mean_of(_brier)),
         Metric(name="negative_flips", unit="share", direction="lower", measure=_flips(to_wrong=True)),
         Metric(name="positive_flips", unit="share", direction="higher", measure=_flips(to_wrong=False)),
+        _of_counts("balanced_accuracy", BALANCED_ACCURACY),
+        _of_counts("macro_precision", MACRO_PRECISION),
+        _of_counts("macro_recall", MACRO_RECALL),
+        _of_counts("mcc", MCC, "correlation"),
+        Metric(name="auroc", unit="share", direction="higher", measure=area_under_roc),
+        Metric(name="average_precision", unit="share", direction="higher", measure=average_precision),
     )
 }
 METRICS = MappingProxyType(_METRICS)
@@ -208,14 +190,37 @@ def metrics_of(task: str) -> tuple[Metric, ...]:
 
 
 def metrics_told(pairs: Pairs) -> tuple[Metric, ...]:
-    """What can be told of these: a correlation with what people said only where they said something."""
+    """What can be told of these: a correlation with what people said only where they said something, a ranking only of two classes."""
     scored = pairs.embeddings is None or pairs.embeddings.scored
-    return tuple(metric for metric in metrics_of(pairs.task) if scored or metric.name != "spearman")
+    left_out: tuple[str, ...] = () if scored else ("spearman",)
+    left_out += () if can_be_ranked(pairs) else ("auroc", "average_precision")
+    return tuple(metric for metric in metrics_of(pairs.task) if metric.name not in left_out)
+
+
+def sliced_metrics(pairs: Pairs) -> tuple[Metric, ...]:
+    """Those that are told on every slice."""
+    return tuple(metric for metric in metrics_told(pairs) if metric.name in TASKS[pairs.task].sliced)
 
 
 def told_of(task: str, metrics: Iterable[str]) -> set[str]:
     """Those of ``metrics`` that can be told of a task; of such as the toolkit does not know, all."""
-    return {name for name in metrics if name not in METRIC_NAMES or name in TASKS[task].metrics}
+    told = {*TASKS[task].metrics, *TASKS[task].also}
+    known = {*METRIC_NAMES, *(name for each in TASKS.values() for name in each.also)}
+    return {name for name in metrics if name not in known or name in told}
+
+
+def class_scores(pairs: Pairs, slice_name: str, confidence: float, seed: int = 0) -> list[Score]:
+    """Precision, recall and F1 of a class, where the slice holds the rows of one label and no others; else none.
+
+    Precision and F1 look at all rows that are taken for the class, in the slice or not; ``n`` is that of the slice.
+    """
+    rows = pairs.slices[slice_name]
+    labels = np.unique(pairs.labels[rows])
+    if len(labels) != 1 or TASKS[pairs.task].decides != "row" or (pairs.labels[~rows] == labels[0]).any():
+        return []
+    whole = replace(pairs, slices={slice_name: np.ones_like(rows)})
+    metrics = (_of_counts(name, of_one_class(int(labels[0]), name)) for name in ONE_CLASS)
+    return [replace(score(whole, metric, slice_name, confidence, seed), n=int(rows.sum())) for metric in metrics]
 
 
 def score(pairs: Pairs, metric: Metric, slice_name: str, confidence: float, seed: int = 0) -> Score:

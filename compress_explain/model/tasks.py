@@ -28,7 +28,16 @@ FEATURE_EXTRACTION = "feature-extraction"
 _OF_TOKENS = ("accuracy", "nll", "perplexity", "negative_flips", "positive_flips")
 _OF_ANSWERS = ("exact_match", "token_f1", "agreement", "accuracy", "nll", "negative_flips", "positive_flips")
 _OF_EMBEDDINGS = ("cosine", "overlap", "spearman", "accuracy", "nll", "negative_flips")
-_OF_CLASSES = ("accuracy", "macro_f1", "nll", "brier", "negative_flips", "positive_flips")
+_OF_SLICES = ("accuracy", "macro_f1", "nll", "brier", "negative_flips", "positive_flips")
+_OF_CLASSES = (
+    *_OF_SLICES, "balanced_accuracy", "macro_precision", "macro_recall", "mcc", "auroc", "average_precision",
+)  # fmt: skip
+ONE_CLASS = ("precision", "recall", "f1")
+CALIBRATION = (
+    "ece", "ece_equal_mass", "ece_classwise", "temperature", "brier_reliability", "brier_resolution", "nll_recalibrated",
+)  # fmt: skip
+FIDELITY = ("churn", "probability_loyalty", "js", "kl")
+CONFIDENCE = ("confidence_when_right", "confidence_when_wrong")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +49,8 @@ class Task:
     answer, its first token and its last; of an embedding, which ``neighbour`` is nearest to it. ``input`` and ``label`` are the columns that data sets of the task usually
     have; no ``label`` where what is right stands in the input itself. ``heads`` are the endings of the
     classes that transformers has for it. ``metrics`` are those of
-    :data:`compress_explain.comparison.scores.METRICS` that can be told of it.
+    :data:`compress_explain.comparison.scores.METRICS` that can be told of it, ``sliced`` those that are told on every slice,
+    ``also`` those that are told besides: of calibration, of how far both models agree, of single classes.
     """
 
     name: str
@@ -51,6 +61,11 @@ class Task:
     input: str = "text"
     label: str | None = "label"
     metrics: tuple[str, ...] = _OF_CLASSES
+    also: tuple[str, ...] = FIDELITY
+
+    @property
+    def sliced(self) -> tuple[str, ...]:
+        return _OF_SLICES if self.metrics is _OF_CLASSES else self.metrics
 
 
 _TASKS = (
@@ -60,6 +75,7 @@ _TASKS = (
         heads=("ForSequenceClassification",),
         reads="text",
         decides="row",
+        also=(*ONE_CLASS, *CALIBRATION, *FIDELITY, *CONFIDENCE),
     ),
     Task(
         name="image-classification",
@@ -67,6 +83,7 @@ _TASKS = (
         heads=("ForImageClassification",),
         reads="image",
         decides="row",
+        also=(*ONE_CLASS, *CALIBRATION, *FIDELITY, *CONFIDENCE),
     ),
     Task(
         name=TOKEN_CLASSIFICATION,
@@ -77,6 +94,7 @@ _TASKS = (
         input="tokens",
         label="tags",
         metrics=("accuracy", "entity_f1", "nll", "brier", "negative_flips", "positive_flips"),
+        also=(*CALIBRATION, *FIDELITY, *CONFIDENCE),
     ),
     Task(
         name=TEXT_GENERATION,
