@@ -13,6 +13,7 @@ from compress_explain.report.judgement import Judgement, headline
 from compress_explain.report.numbers import count, plain, share, signed
 from compress_explain.report.page import environment
 from compress_explain.report.provenance import Provenance
+from compress_explain.report.robustness import robustness_section
 from compress_explain.report.slices import slice_section
 from compress_explain.report.verdict import WORDS, Figure, Opening, gates_in_words, score_figure, spoken
 
@@ -35,6 +36,7 @@ def render_evaluation(evaluated: Evaluated, texts: tuple[str, ...] | None, label
         "gates": gate_rows(gates, judgement),
         "slices": slice_section(gates, judgement, judgement),
         "flips": flipped(judgement, None if texts is None else {"test": texts}, labels),
+        "robustness": robustness_section(judgement.scores, judgement.measured("robustness"), texts),
         "provenance": _provenance(evaluated),
         "judgement": judgement,
         "unit": f"{TASKS[summary['settings']['task']].decides}s",
