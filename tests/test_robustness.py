@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tokenizers import normalizers
 
 from compress_explain.comparison.contest import Contest, Side
 from compress_explain.comparison.decided import decide_all
@@ -153,23 +154,21 @@ def test_both_sides_are_given_the_same_texts_and_the_same_model_differs_nowhere(
     assert all(score.difference == 0 and score.low < 0 < score.high and score.n == 60 for score in scores.values())
 
 
-def test_a_model_that_breaks_on_upper_case_is_found(model, rows, folder):
+def test_a_model_that_breaks_on_upper_case_is_found(model, rows):
     """Its tokenizer is the original's but for upper case, of which the original's knows every word too."""
-    words = {word: index for word, index in tiny_tokenizer().get_vocab().items()}
     knowing = copy.deepcopy(tiny_tokenizer())
-    knowing.backend_tokenizer.normalizer = __import__("tokenizers").normalizers.Lowercase()
+    knowing.backend_tokenizer.normalizer = normalizers.Lowercase()
     versus = contest(model, model, rows, tiny_tokenizer())
     versus = replace(versus, original=replace(versus.original, processor=knowing))
     table = measured(versus)
     scores = scores_of(table)
-    assert scores["robustness.case"].high < 0 and scores["robustness.case"].original > 0.9
+    assert scores["robustness.case"].high < 0 and scores["robustness.case"].original > 0.8
     assert scores["robustness.spaces"].low < 0 < scores["robustness.spaces"].high
     section = robustness_section({(s.metric, "all"): vars(s) for s in scores.values()}, table, rows.texts)
     assert section is not None and "case costs the compressed model most" in section.sentence
     assert len(section.examples) == 3 and all(each.before != each.after for each in section.examples)
     worst = next(row for row in section.rows if row.name == "case")
     assert worst.high < 0 and worst.clean[0] == worst.clean[1]
-    assert "fgsm" not in words
 
 
 def spaces_of(model, examples) -> list:
@@ -184,7 +183,7 @@ def attacked(request, model, rows):
     examples = rows.only(np.arange(32)) if request.param == "text" else tiny_examples("vit")
     victim = model if request.param == "text" else tiny_model("vit")
     batch = examples.batch(np.arange(len(examples)))
-    return spaces_of(victim, examples)[0], batch, torch.from_numpy(examples.labels)
+    return spaces_of(victim, examples)[0], batch, torch.from_numpy(examples.labels.copy())
 
 
 def losses(space, batch, shift, labels) -> torch.Tensor:
@@ -209,15 +208,15 @@ def test_attacks_stay_in_their_ball_and_raise_the_loss(attacked):
 
 def test_a_radius_of_nothing_changes_no_bit(attacked):
     space, batch, labels = attacked
+    shifts = (fgsm(space, batch, labels, [0.0])[0], pgd(space, batch, labels, 0.0, 3))
     with torch.no_grad():
         plain = space.model(**batch.inputs).logits
-        for shift in (fgsm(space, batch, labels, [0.0])[0], pgd(space, batch, labels, 0.0, 3)):
-            assert torch.equal(space.logits(batch, shift), plain)
+        assert all(torch.equal(space.logits(batch, shift), plain) for shift in shifts)
 
 
 def test_special_tokens_and_padding_stay(model, rows):
     (space,), batch = spaces_of(model, rows), rows.batch(np.arange(32))
-    shift = fgsm(space, batch, torch.from_numpy(rows.labels[:32]), [0.1])[0]
+    shift = fgsm(space, batch, torch.from_numpy(rows.labels[:32].copy()), [0.1])[0]
     ids = batch.inputs["input_ids"]
     assert (shift[(ids == 0) | (ids == 2) | (ids == 3)] == 0).all()
     assert (shift[ids > 3].norm(dim=-1) > 0).any()
@@ -226,7 +225,7 @@ def test_special_tokens_and_padding_stay(model, rows):
 def test_pixels_stay_in_the_range_of_the_split():
     examples, victim = tiny_examples("vit"), tiny_model("vit")
     space, batch = PixelSpace.over(victim, examples), examples.batch(np.arange(24))
-    shown = space.moved(batch, pgd(space, batch, torch.from_numpy(examples.labels), 3.0, 2))
+    shown = space.moved(batch, pgd(space, batch, torch.from_numpy(examples.labels.copy()), 3.0, 2))
     pixels = np.stack(examples.inputs["pixel_values"])
     assert space.unit == pytest.approx(pixels.std(), rel=1e-6) == deviation(examples)
     assert shown.min() >= pixels.min() - 1e-5 and shown.max() <= pixels.max() + 1e-5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from compress_explain.model.heads import logits_in
 _LEAST = 1e-12  # of a norm that is divided by
 
 
+@runtime_checkable
 class Space(Protocol):
     """Shifts of a batch of inputs. ``unit`` is what a radius of 1 means."""
 
