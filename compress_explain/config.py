@@ -14,7 +14,6 @@ from pydantic import Field, ValidationError
 from compress_explain.choosing.target import Target, check_open
 from compress_explain.comparison.declared import GateSection, WaiverSection
 from compress_explain.comparison.gates import Gate, check_gates
-from compress_explain.comparison.scores import told_of
 from compress_explain.comparison.waivers import Waiver, check_waivers
 from compress_explain.compensation import Compensation
 from compress_explain.data.loading import DataSpec
@@ -24,7 +23,7 @@ from compress_explain.documents import Location, Section, explain, read_yaml, to
 from compress_explain.errors import InputError, InputErrors
 from compress_explain.model.tasks import task_named
 from compress_explain.plugins.catalog import EVALUATORS, REGISTRIES, STRATEGIES, named
-from compress_explain.plugins.evaluator import Evaluator, Measuring
+from compress_explain.plugins.evaluator import Evaluator, Measuring, metrics_for
 from compress_explain.plugins.registry import Registry
 from compress_explain.plugins.strategy import Quantizing, Strategy, check_order
 from compress_explain.pricing import AuditPlan
@@ -237,7 +236,7 @@ def _check_parts(config: Config, faults: list[InputError], *, searching: bool) -
             faults.append(error)
     if not faults:
         check_open(config.build_strategies(), config.build_target())
-        metrics = {metric for evaluator in config.build_evaluators() for metric in evaluator.metrics}
+        metrics = metrics_for(config.build_evaluators(), config.task)
         gates = config.build_gates()
         quantizing = [type(each).__name__.lower() for each in config.build_strategies() if isinstance(each, Quantizing)]
         check_order(config.build_strategies(), timed=config.target is not None)
@@ -246,7 +245,7 @@ def _check_parts(config: Config, faults: list[InputError], *, searching: bool) -
         if against and config.champion is None:
             remedy = "add champion: models:/NAME@champion, or the folder of a run"
             faults.append(InputError("gates: against", against[0], "no champion is named", remedy))
-        check_gates(gates, told_of(config.task, metrics), [gate.slice for gate in gates] if config.slices else [])
+        check_gates(gates, metrics, [gate.slice for gate in gates] if config.slices else [])
     if faults:
         raise together(faults)
 

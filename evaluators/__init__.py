@@ -8,6 +8,18 @@ from .fidelity import Fidelity
 from .footprint import Footprint
 from .latency import Latency
 from .quality import Quality
+from .robustness import Robustness
 from .slices import Slices
 
-__all__ = ["Calibration", "ColdStart", "Discovery", "Energy", "Fidelity", "Footprint", "Latency", "Quality", "Slices"]
+__all__ = [
+    "Calibration",
+    "ColdStart",
+    "Discovery",
+    "Energy",
+    "Fidelity",
+    "Footprint",
+    "Latency",
+    "Quality",
+    "Robustness",
+    "Slices",
+]

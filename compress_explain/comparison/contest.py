@@ -20,7 +20,8 @@ class Side:
     ``forward`` is the model as it is deployed: a batch of inputs in, logits out. ``examples`` is the split as this model
     reads it, with its own ``processor`` (a tokenizer or an image processor). ``module`` is the model in torch, for gradients and
     counted FLOPs; None where only a file of another runtime is at hand. ``path`` is the file or folder that it lies in on disk; None where
-    nothing does.
+    nothing does. ``order`` says which of the module's classes stands for each of the original's, where those stand in another order;
+    ``forward`` gives them in the original's.
     """
 
     name: Literal["original", "compressed"]
@@ -30,6 +31,7 @@ class Side:
     module: PreTrainedModel | None = field(default=None, repr=False)
     path: Path | None = None
     form: str = "torch"
+    order: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

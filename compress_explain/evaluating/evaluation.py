@@ -16,16 +16,15 @@ import pandas as pd
 import torch
 
 from compress_explain.comparison.contest import Contest, Side
-from compress_explain.comparison.decided import Decided, decide_all
+from compress_explain.comparison.decided import Decided, Forward, decide_all
 from compress_explain.comparison.gates import Gate, State, Verdict, check_gates, judge, overall
 from compress_explain.comparison.predictions import Pairs, paired
-from compress_explain.comparison.scores import told_of
 from compress_explain.comparison.waivers import Waiver, check_waivers, waived
 from compress_explain.data.encoding import cut
 from compress_explain.data.examples import ALL, Examples
 from compress_explain.errors import Exit, InputError
 from compress_explain.evaluating.opening import Opened
-from compress_explain.plugins.evaluator import Evaluator, Measuring, telling
+from compress_explain.plugins.evaluator import Evaluator, Measuring, metrics_for, telling
 from compress_explain.progress import Progress
 from compress_explain.record.attempts import count_attempt
 from compress_explain.record.champion import Champion
@@ -60,9 +59,9 @@ class Evaluation:
         names = [type(each).__name__.lower() for each in self.evaluators]
         if len(set(names)) < len(names):
             raise InputError("evaluators", names, "one is named twice", "name each once")
-        metrics = {metric for each in self.evaluators for metric in each.metrics}
+        metrics = metrics_for(self.evaluators, self.test.task)
         slices = [name for name in self.test.slices if name != ALL]
-        check_gates(self.gates, told_of(self.test.task, metrics), slices)
+        check_gates(self.gates, metrics, slices)
         check_waivers(self.waivers, date.today())
         if self.champion is not None:
             self.champion.check(self.test.digest)
@@ -123,14 +122,16 @@ class Evaluation:
 
     def contest(self, pairs: Pairs) -> Contest:
         """Both models at hand."""
+        order = _order(self.original, self.candidate)
         sides = []
         for name, opened, examples in (
             ("original", self.original, self.test),
             ("compressed", self.candidate, self.read_by_candidate),
         ):
+            own = None if order is None or name == "original" else tuple(order)
             side = Side(
-                name=name, forward=opened.forward, examples=examples, processor=opened.subject.processor,  # type: ignore[arg-type]
-                module=opened.module, path=opened.path, form=opened.form,
+                name=name, forward=_ordered(opened.forward, own), examples=examples, processor=opened.subject.processor,  # type: ignore[arg-type]
+                module=opened.module, path=opened.path, form=opened.form, order=own,
             )  # fmt: skip
             sides.append(side)
         return Contest(
@@ -298,6 +299,11 @@ def _check_classes(original: Opened, candidate: Opened) -> None:
         problem = f"it is a model for {candidate.subject.task}, the original for {original.subject.task}"
         raise InputError("candidate", candidate.source, problem, "judge models of one task")
     _order(original, candidate)
+
+
+def _ordered(forward: Forward, order: tuple[int, ...] | None) -> Forward:
+    """The same answers with classes in the order of the original's."""
+    return forward if order is None else lambda inputs: forward(inputs)[..., list(order)]
 
 
 def _order(original: Opened, other: Opened) -> list[int] | None:

@@ -12,12 +12,12 @@ import pandas as pd
 
 from compress_explain.comparison.gates import Gate, State, Verdict, check_gates, judge, overall
 from compress_explain.comparison.predictions import Pairs
-from compress_explain.comparison.scores import Score, told_of
+from compress_explain.comparison.scores import Score
 from compress_explain.comparison.waivers import Waiver, waived
 from compress_explain.data.examples import ALL
 from compress_explain.errors import InputError, LedgerError
 from compress_explain.plugins.catalog import EVALUATORS
-from compress_explain.plugins.evaluator import Evaluator, Measuring, on_the_way, telling
+from compress_explain.plugins.evaluator import Evaluator, Measuring, metrics_for, on_the_way, telling
 from compress_explain.record.champion import Champion
 from compress_explain.record.judged import measured_before, scores_file, scores_frame
 from compress_explain.record.ledger import Ledger, Record
@@ -67,7 +67,7 @@ def judge_again(
     own = gates is None
     chosen = _recorded(record, settings, evaluators) if gates is None else list(gates)
     if not own:
-        metrics = told_of(pairs.task, {metric for each in evaluators for metric in each.metrics})
+        metrics = metrics_for(evaluators, pairs.task)
         check_gates(chosen, metrics, [name for name in pairs.slices if name != ALL])
     if champion is None:
         chosen = [gate for gate in chosen if gate.against == "original"]

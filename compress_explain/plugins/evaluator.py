@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 from compress_explain.comparison.contest import Contest
 from compress_explain.comparison.gates import Gate
 from compress_explain.comparison.predictions import Pairs
-from compress_explain.comparison.scores import Score
+from compress_explain.comparison.scores import Score, told_of
 from compress_explain.plugins.conformance import is_frozen_dataclass
 from compress_explain.progress import Advance
 
@@ -52,6 +52,19 @@ def telling(evaluators: Iterable[Evaluator | Measuring]) -> list[Evaluator]:
 def measuring(evaluators: Iterable[Evaluator | Measuring]) -> dict[str, Measuring]:
     """Those that need both models, by name."""
     return {type(each).__name__.lower(): each for each in evaluators if isinstance(each, Measuring)}
+
+
+def metrics_for(evaluators: Sequence[Evaluator | Measuring], task: str) -> set[str]:
+    """Everything that may be told of a task, so that a gate on anything else is refused early.
+
+    An evaluator may narrow its ``metrics`` by a method ``metrics_for(task)``; without one all of them may be told, but for the
+    toolkit's own that do not suit the task.
+    """
+    narrowed = [getattr(each, "metrics_for", None) for each in evaluators]
+    named = [
+        each.metrics if narrow is None else narrow(task) for each, narrow in zip(evaluators, narrowed, strict=True)
+    ]
+    return told_of(task, (metric for metrics in named for metric in metrics))
 
 
 def on_the_way(gates: Iterable[Gate], evaluators: Iterable[Evaluator | Measuring]) -> list[Gate]:

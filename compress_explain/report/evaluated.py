@@ -15,6 +15,7 @@ from compress_explain.report.judgement import Judgement, headline
 from compress_explain.report.numbers import count, plain, share, signed
 from compress_explain.report.page import environment
 from compress_explain.report.provenance import Provenance
+from compress_explain.report.robustness import robustness_section
 from compress_explain.report.slices import slice_section
 from compress_explain.report.verdict import WORDS, Figure, Opening, gates_in_words, score_figure, spoken
 
@@ -41,6 +42,7 @@ def render_evaluation(evaluated: Evaluated, texts: tuple[str, ...] | None, label
         ),
         "flips": flipped(judgement, None if texts is None else {"test": texts}, labels),
         "hardware": hardware_section(judgement.scores, {name: judgement.measured(name) for name in EVALUATORS}),
+        "robustness": robustness_section(judgement.scores, judgement.measured("robustness"), texts),
         "provenance": _provenance(evaluated),
         "judgement": judgement,
         "unit": f"{TASKS[summary['settings']['task']].decides}s",

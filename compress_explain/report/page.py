@@ -26,6 +26,7 @@ from compress_explain.report.parts import parts
 from compress_explain.report.provenance import provenance
 from compress_explain.report.reinstated import reinstated
 from compress_explain.report.removed import removed
+from compress_explain.report.robustness import robustness_section
 from compress_explain.report.slices import slice_section
 from compress_explain.report.steps import effects
 from compress_explain.report.tokens import tokens
@@ -68,6 +69,9 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         ),
         "flips": flipped(final, texts, labels),
         "hardware": hardware_section(final.scores, {name: final.measured(name) for name in EVALUATORS}),
+        "robustness": robustness_section(
+            final.scores, final.measured("robustness"), None if texts is None else texts.get(final.split)
+        ),
         "reinstated": reinstated(run),
         "provenance": provenance(run),
         "judgement": final,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from compress_explain.choosing.meters import Storage
 from compress_explain.choosing.target import Target, check_open
 from compress_explain.comparison.gates import EVERY, Gate, check_gates
-from compress_explain.comparison.scores import told_of
 from compress_explain.comparison.waivers import Waiver, check_waivers
 from compress_explain.compensation import Compensation
 from compress_explain.data.loading import Splits
@@ -22,7 +21,7 @@ from compress_explain.errors import InputError
 from compress_explain.model.embedding import TOKEN
 from compress_explain.model.loading import Subject
 from compress_explain.model.tasks import TEXT_TO_TEXT
-from compress_explain.plugins.evaluator import Evaluator, Measuring
+from compress_explain.plugins.evaluator import Evaluator, Measuring, metrics_for
 from compress_explain.plugins.registry import Registry
 from compress_explain.plugins.strategy import Quantizing, Strategy, Tuning, check_order
 from compress_explain.pricing import AuditPlan
@@ -71,8 +70,7 @@ class Job:
             raise InputError("strategies", quantizing, "a file has one scheme for its linears", "name one of them")
         check_order(self.strategies, timed=self.target is not None)
         check_forms(self.runtime, self.artifacts, quantizing, timed=self.target is not None)
-        metrics = {metric for evaluator in self.evaluators for metric in evaluator.metrics}
-        check_gates(self.gates, told_of(self.subject.task, metrics), self.splits.slices)
+        check_gates(self.gates, metrics_for(self.evaluators, self.subject.task), self.splits.slices)
         check_waivers(self.waivers, date.today())
         if self.champion is not None:
             self.champion.check(self.splits.test.digest)
