@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compress_explain.report import numbers
 from compress_explain.report.audited import audited
+from compress_explain.report.calibrated import calibrated
 from compress_explain.report.channels import channels
 from compress_explain.report.deployed import deployed
 from compress_explain.report.flips import flipped
@@ -57,6 +58,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "tuned": tuned(run),
         "slices": slice_section(declared_gates(run.summary["settings"]), final, first),
         "flips": flipped(final, texts, labels),
+        "calibration": calibrated(final.pairs, final.scores, labels),
         "reinstated": reinstated(run),
         "provenance": provenance(run),
         "judgement": final,
