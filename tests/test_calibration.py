@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,8 @@ from compress_explain.comparison.predictions import Pairs
 from compress_explain.comparison.scores import told_of
 from compress_explain.comparison.temperature import fit_temperature, losses, recalibrated_losses
 from compress_explain.evaluators import Calibration, Fidelity
+from compress_explain.report.calibrated import calibrated as calibrated_section
+from compress_explain.report.page import environment
 from compress_explain.stats import debiased_ece
 
 BIASED = ("ece_equal_mass", "ece_classwise", "brier_reliability")
@@ -179,8 +181,9 @@ def test_fidelity_by_hand():
     assert scores["probability_loyalty"].compressed == pytest.approx((2 - np.sqrt(js / np.log(2))) / 2)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [300, 1500])
+@pytest.mark.parametrize(
+    "n", [pytest.param(300, marks=pytest.mark.slow), pytest.param(1500, marks=pytest.mark.exhaustive)]
+)
 def test_the_interval_of_a_calibrated_models_error_holds_none(n):
     """Confidence 0.90 on 200 models: own interval and difference hold 0 in at least 93% and 88% of them."""
     own, apart, unbiased = [], [], []
@@ -196,3 +199,15 @@ def test_the_interval_of_a_calibrated_models_error_holds_none(n):
     )
     assert np.mean(own) >= 0.93 and np.mean(apart) >= 0.88
     assert abs(np.mean(unbiased)) < 3 * np.std(unbiased) / np.sqrt(200)
+
+
+def test_the_section_says_what_the_figures_say():
+    logits, labels = calibrated(400)
+    pairs = pairs_of(logits, 2 * logits, labels)
+    scores = {(each.metric, each.slice): asdict(each) for each in calibration_scores(pairs)}
+    section = calibrated_section(pairs, scores, {0: "<b>"})
+    assert section is not None and section.gaps[1] > section.gaps[0] and section.given_back[1] > section.given_back[0]
+    assert sum(sum(cell[1] for cell in row.cells) for row in section.confusion) == 400
+    html = environment().get_template("section_calibration.html").render(calibration=section)
+    assert "<b>Temp" in html and "&lt;b&gt;" in html and "nan" not in html
+    assert calibrated_section(pairs, {}, {}) is None

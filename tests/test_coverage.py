@@ -46,7 +46,9 @@ def meant(covered, confidence, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("confidence", [0.90, 0.95])
 @pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("interval", [paired_accuracy_interval, bootstrap_of_counts])
+@pytest.mark.parametrize(
+    "interval", [paired_accuracy_interval, pytest.param(bootstrap_of_counts, marks=pytest.mark.exhaustive)]
+)
 def test_intervals_of_accuracy_cover(interval, n, confidence):
     for discordance in DISCORDANCES:
         covered = coverage_of_counts(interval, n, discordance, confidence)
@@ -54,10 +56,11 @@ def test_intervals_of_accuracy_cover(interval, n, confidence):
         meant(covered, confidence, n * discordance)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize(
+    "n", [pytest.param(n, marks=pytest.mark.slow if n < 200 else pytest.mark.exhaustive) for n in SIZES]
+)
 def test_the_bootstrap_of_a_loss_covers(n):
-    """Every row's loss moves a little, and that of discordant rows a lot, either way; 400 to 2,000 runs a case.
+    """Every row's loss moves a little, and that of discordant rows a lot, either way; 200 to 2,000 runs a case.
 
     Fewer than ``RUNS`` runs are given three standard errors of their number instead.
     """

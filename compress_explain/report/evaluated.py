@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from compress_explain.model.tasks import TASKS
+from compress_explain.report.calibrated import calibrated
 from compress_explain.report.discovered import discovered, looked_for_with
 from compress_explain.report.flips import flipped
 from compress_explain.report.gates import declared_gates, gate_rows
@@ -42,6 +43,7 @@ def render_evaluation(evaluated: Evaluated, texts: tuple[str, ...] | None, label
         ),
         "flips": flipped(judgement, None if texts is None else {"test": texts}, labels),
         "hardware": hardware_section(judgement.scores, {name: judgement.measured(name) for name in EVALUATORS}),
+        "calibration": calibrated(judgement.pairs, judgement.scores, labels),
         "robustness": robustness_section(judgement.scores, judgement.measured("robustness"), texts),
         "provenance": _provenance(evaluated),
         "judgement": judgement,

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from compress_explain.report import numbers
 from compress_explain.report.attributed import attributed, in_words
 from compress_explain.report.audited import audited
+from compress_explain.report.calibrated import calibrated
 from compress_explain.report.channels import channels
 from compress_explain.report.deployed import deployed
 from compress_explain.report.discovered import discovered, looked_for_with
@@ -68,6 +69,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
             looked_for_with(run.summary["settings"]["evaluators"]),
         ),
         "flips": flipped(final, texts, labels),
+        "calibration": calibrated(final.pairs, final.scores, labels),
         "hardware": hardware_section(final.scores, {name: final.measured(name) for name in EVALUATORS}),
         "robustness": robustness_section(
             final.scores, final.measured("robustness"), None if texts is None else texts.get(final.split)
