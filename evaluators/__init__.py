@@ -7,6 +7,7 @@ from .energy import Energy
 from .fidelity import Fidelity
 from .footprint import Footprint
 from .latency import Latency
+from .layer_times import LayerTimes
 from .quality import Quality
 from .robustness import Robustness
 from .slices import Slices
@@ -19,6 +20,7 @@ __all__ = [
     "Fidelity",
     "Footprint",
     "Latency",
+    "LayerTimes",
     "Quality",
     "Robustness",
     "Slices",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +14,14 @@ import torch
 from compress_explain.comparison.contest import Contest, Side
 from compress_explain.comparison.gates import Gate, judge
 from compress_explain.comparison.predictions import logits_of, pair
+from compress_explain.comparison.protocol import described
 from compress_explain.deployment.export import export_onnx
 from compress_explain.deployment.int8 import Int8Dynamic
 from compress_explain.deployment.layer_times import OUTSIDE, REST, by_layer, layer_table, onnx_times, torch_times
 from compress_explain.errors import InputError
 from compress_explain.evaluators.layer_times import LayerTimes
 from compress_explain.model.anatomy import read_anatomy
+from compress_explain.plugins.catalog import EVALUATORS
 from compress_explain.plugins.evaluator import check_evaluator
 from compress_explain.report.layer_times import layer_times_section
 from compress_explain.report.page import environment
@@ -60,7 +64,7 @@ def test_quantized_linears_keep_their_names(bert, file, tmp_path):
 
 
 def test_a_layer_that_dawdles_is_found(bert):
-    """One linear is made to compute its product 400 times over."""
+    """One linear is made to wait for 50 ms before it computes."""
     model, examples = tiny_model("bert", labels=2), bert[1]
     anatomy, inputs = read_anatomy(model, 9), next(examples.batches(4)).inputs
     before = torch_times(model, anatomy, inputs, calls=CALLS)
@@ -69,9 +73,8 @@ def test_a_layer_that_dawdles_is_found(bert):
     plain = linear.forward
 
     def dawdling(x):
-        for _ in range(400):
-            result = plain(x)
-        return result
+        time.sleep(0.05)
+        return plain(x)
 
     linear.forward = dawdling
     table = layer_table(before, torch_times(model, anatomy, inputs, calls=CALLS))
@@ -132,3 +135,11 @@ def test_what_cannot_be_timed_says_why(bert):
 def test_too_few_rounds_are_refused():
     with pytest.raises(InputError):
         LayerTimes(rounds=1)
+
+
+@pytest.mark.parametrize("name", list(EVALUATORS))
+def test_an_evaluator_is_built_again_from_what_a_run_remembers(name):
+    """Records call a part by its class in small letters, ``layertimes``; it is announced as ``layer_times``."""
+    evaluator = EVALUATORS.build(name, {})
+    options = json.loads(json.dumps(described(evaluator)))
+    assert EVALUATORS.build(options.pop("name"), options) == evaluator

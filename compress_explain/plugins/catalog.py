@@ -51,7 +51,7 @@ class Catalog:
         Raises:
             InputError: unknown, or its package does not import.
         """
-        entry = self.entries.get(name)
+        entry = self.entries.get(name) or self._of_class(name)
         if entry is None:
             raise InputError(self.kind, name, f"no such {self.kind}", did_you_mean(name, self.entries))
         try:
@@ -63,6 +63,10 @@ class Catalog:
         if not (isinstance(loaded, type) and is_dataclass(loaded)):
             raise InputError(f"{self.kind}: {name}", entry.value, "must be a frozen dataclass", "repair its package")
         return loaded
+
+    def _of_class(self, name: str) -> Any:
+        """What a record calls by its class, in small letters: ``coldstart`` is ``cold_start``."""
+        return next((entry for known, entry in self.entries.items() if known.replace("_", "") == name), None)
 
     def build(self, name: str, options: dict[str, Any]) -> Any:
         """An object of the class behind ``name`` with ``options``, checked to be what it should be.

@@ -13,6 +13,7 @@ from compress_explain.report.flips import flipped
 from compress_explain.report.gates import declared_gates, gate_rows
 from compress_explain.report.hardware import EVALUATORS, hardware_section
 from compress_explain.report.judgement import Judgement, headline
+from compress_explain.report.layer_times import layer_times_section
 from compress_explain.report.numbers import count, plain, share, signed
 from compress_explain.report.page import environment
 from compress_explain.report.provenance import Provenance
@@ -45,6 +46,7 @@ def render_evaluation(evaluated: Evaluated, texts: tuple[str, ...] | None, label
         "hardware": hardware_section(judgement.scores, {name: judgement.measured(name) for name in EVALUATORS}),
         "calibration": calibrated(judgement.pairs, judgement.scores, labels),
         "robustness": robustness_section(judgement.scores, judgement.measured("robustness"), texts),
+        "layer_times": layer_times_section(judgement.measured("layertimes")),
         "provenance": _provenance(evaluated),
         "judgement": judgement,
         "unit": f"{TASKS[summary['settings']['task']].decides}s",

@@ -23,6 +23,7 @@ from compress_explain.report.gates import declared_gates, gate_rows
 from compress_explain.report.hardware import EVALUATORS, hardware_section
 from compress_explain.report.judgement import final_judgement, first_judgement
 from compress_explain.report.labels import answers
+from compress_explain.report.layer_times import layer_times_section
 from compress_explain.report.parts import parts
 from compress_explain.report.provenance import provenance
 from compress_explain.report.reinstated import reinstated
@@ -74,6 +75,7 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "robustness": robustness_section(
             final.scores, final.measured("robustness"), None if texts is None else texts.get(final.split)
         ),
+        "layer_times": layer_times_section(final.measured("layertimes")),
         "reinstated": reinstated(run),
         "provenance": provenance(run),
         "judgement": final,
