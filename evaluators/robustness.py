@@ -12,12 +12,11 @@ from compress_explain.comparison.contest import Contest
 from compress_explain.comparison.scores import Score
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.progress import Advance
+from compress_explain.robustness.catalog import CHANGES
 from compress_explain.robustness.images import IMAGE_CHANGES, USUAL_IMAGE_CHANGES
 from compress_explain.robustness.measuring import ATTACKS, IMAGES, TEXTS, Trials, measure_robustness
 from compress_explain.robustness.scoring import MEAN, metric_of, scores_told
 from compress_explain.robustness.texts import TEXT_CHANGES, USUAL_TEXT_CHANGES
-
-_CHANGES = {**TEXT_CHANGES, **IMAGE_CHANGES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class Robustness:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("perturbations", tuple(_CHANGES)), ("attacks", ATTACKS)):
+        for name, known in (("perturbations", tuple(CHANGES)), ("attacks", ATTACKS)):
             object.__setattr__(self, name, _names(name, getattr(self, name), known))
         object.__setattr__(self, "epsilons", _radii(self.epsilons))
         for name in ("steps", "rows", "attacked_rows"):
@@ -72,7 +71,7 @@ class Robustness:
             return ()
         changes = [metric_of(name, strength) for name, strength in self._changes(task)]
         attacks = [metric_of(name, radius) for name in self.attacks for radius in self.epsilons]
-        return (*changes, *([MEAN] if any(_CHANGES[name].right for name, _ in self._changes(task)) else []), *attacks)
+        return (*changes, *([MEAN] if any(CHANGES[name].right for name, _ in self._changes(task)) else []), *attacks)
 
     def measure(self, contest: Contest, advance: Advance) -> pd.DataFrame:
         trials = Trials(

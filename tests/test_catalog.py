@@ -23,7 +23,7 @@ from compress_explain.errors import InputError
 from compress_explain.model.anatomy import read_anatomy
 from compress_explain.model.stream import CHANNEL
 from compress_explain.plugins.catalog import EVALUATORS, STRATEGIES, Catalog
-from compress_explain.plugins.evaluator import check_evaluator
+from compress_explain.plugins.evaluator import Evaluator, check_evaluator
 from compress_explain.plugins.strategy import (
     Factorizing,
     Narrowing,
@@ -193,6 +193,8 @@ def test_every_evaluator_conforms(name):
     evaluator = EVALUATORS.build(name, {})
     check_evaluator(evaluator)
     json.dumps(asdict(evaluator))
+    if not isinstance(evaluator, Evaluator):
+        return  # it needs both models at hand, and has tests of its own
     rng = np.random.default_rng(0)
     pairs = Pairs(
         split="test",

@@ -11,6 +11,7 @@ import pandas as pd
 from compress_explain.report.charts import DotPlot, Line, dot_plot, shortened
 from compress_explain.report.curves import Curves, curves
 from compress_explain.report.numbers import count, plain, share, signed
+from compress_explain.robustness.catalog import CHANGES
 from compress_explain.robustness.images import IMAGE_CHANGES
 from compress_explain.robustness.measuring import ATTACKS, CLEAN
 from compress_explain.robustness.scoring import MEAN, conditions, differing, metric_of
@@ -19,7 +20,6 @@ from compress_explain.robustness.texts import TEXT_CHANGES
 Scores = dict[tuple[str, str], dict[str, Any]]
 _SIDES = ("original", "compressed")
 _LETTERS, _EXAMPLES = 160, 3
-_CHANGES = {**TEXT_CHANGES, **IMAGE_CHANGES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def _row(
     low, high = differing(moved[0], moved[1], confidence, zlib.crc32(f"{name} {strength:g}".encode()))
     return ConditionRow(
         name=f"{_spoken(name)}, ε = {strength:g}" if name in ATTACKS else _spoken(name),
-        how="" if name in ATTACKS else f"{strength:g} {_CHANGES[name].unit}",
+        how="" if name in ATTACKS else f"{strength:g} {CHANGES[name].unit}",
         attack=name in ATTACKS,
         strength=strength,
         clean=(float(before[0].mean()), float(before[1].mean())),

@@ -11,9 +11,8 @@ from jaxtyping import Bool, Float
 
 from compress_explain.comparison.scores import Score
 from compress_explain.data.examples import ALL
-from compress_explain.robustness.images import IMAGE_CHANGES
+from compress_explain.robustness.catalog import CHANGES
 from compress_explain.robustness.measuring import ATTACKS, CLEAN
-from compress_explain.robustness.texts import TEXT_CHANGES
 from compress_explain.stats import (
     mean_interval,
     paired_accuracy_interval,
@@ -25,7 +24,7 @@ from compress_explain.stats import (
 PREFIX = "robustness"
 MEAN = f"{PREFIX}.mean"
 _SIDES = ("original", "compressed")
-_COUNTING = [name for name, change in {**TEXT_CHANGES, **IMAGE_CHANGES}.items() if change.right]
+_COUNTING = [name for name, change in CHANGES.items() if change.right]
 _NOT_DEPLOYED = "the models in torch were attacked, since the file that will be deployed gives no gradient"
 
 
