@@ -21,6 +21,7 @@ _SEED = 0
 _STARTS = 4  # of k-means; the best is kept
 _WORDS = 3  # that describe a cluster
 _SEEN = 3  # rows of a cluster that a describing word stands in at least
+_CLEAR = 2.0  # standard errors of the log-odds, at least, of a describing word
 _SHORTEST = 4  # letters: shorter words are mostly of grammar
 
 
@@ -131,7 +132,7 @@ def _describing(texts: Sequence[str], numbers: Int[np.ndarray, " rows"], cluster
             if count >= _SEEN
         }
         best = sorted(clear, key=lambda word: (-clear[word], word))[:_WORDS]
-        described.append(tuple(word for word in best if clear[word] > 0))
+        described.append(tuple(word for word in best if clear[word] >= _CLEAR))
     return tuple(described)
 
 
