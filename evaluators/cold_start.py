@@ -23,7 +23,7 @@ class ColdStart:
     Both models are started ``rounds`` times, by turns; files lie in the system's cache, as a rule. ``confidence`` is two-sided.
     """
 
-    rounds: int = 5
+    rounds: int = 3
     confidence: float = 0.90
 
     def __post_init__(self) -> None:
