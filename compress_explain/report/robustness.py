@@ -146,7 +146,7 @@ def _sentence(rows: tuple[ConditionRow, ...], confidence: float) -> str:
             f"Under none of {count(len(natural))} kinds of changed inputs does the compressed model lose more accuracy than "
             f"the original; nearest to it is {worst.name}, {_figures(worst, confidence)}."
         )
-    sure = "" if worst.high < 0 else ", an interval that holds no extra loss too"
+    sure = "" if worst.high < 0 else ", though that interval also holds no extra loss"
     return (
         f"Of {count(len(natural))} kinds of changed inputs, {worst.name} costs the compressed model most beyond what it "
         f"costs the original: {_figures(worst, confidence)}{sure}."
