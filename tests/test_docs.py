@@ -59,7 +59,7 @@ def test_every_key_is_documented_and_the_other_way_round():
             keys |= {f"{name}.{key}" for key in section.model_fields}
         elif name != "slices":
             keys.add(name)
-    keys |= {f"slices.NAME.{key}" for key in ("column", "quantiles", "where", "matches", "token")}
+    keys |= {f"slices.NAME.{key}" for key in ("column", "quantiles", "where", "matches", "token", "clusters")}
     gates = {"metric", "slice", "max_drop", "min", "rule"}
     assert told - gates == keys
 
