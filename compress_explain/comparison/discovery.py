@@ -29,6 +29,7 @@ _WEIGHT = (
 )
 _LISTED = 150  # candidates that SliceLine gives
 _ALIKE = 0.5  # shared rows over all rows of two candidates: above, the second says nothing new
+_SAME = 0.8  # shared rows over all rows: a condition more that leaves so many says nothing
 _LEVEL = 0.05
 
 
@@ -161,13 +162,28 @@ def _candidates(
         [columns[place][int(code) - 1] for place, code in enumerate(line) if code is not None]
         for line in finder.top_slices_
     ]
-    members = [np.logical_and.reduce([item.rows[first] for item in items]) for items in chosen]
+    chosen = [_plain(items, first) for items in chosen]
+    members = [_together(items)[first] for items in chosen]
     order = np.argsort([-_clearness(harm[first], inside) for inside in members], kind="stable")
     kept: list[int] = []
     for index in order:
         if len(kept) < most and not any(_overlap(members[index], members[other]) > _ALIKE for other in kept):
             kept.append(int(index))
     return [Predicate(conditions=tuple(item.condition for item in chosen[index])) for index in kept]
+
+
+def _plain(items: list[_Item], first: Bool[np.ndarray, " n"]) -> list[_Item]:
+    """Without the conditions that nearly all rows meet which meet the others."""
+    for item in items:
+        others = [other for other in items if other is not item]
+        if others and _overlap(_together(items)[first], _together(others)[first]) >= _SAME:
+            return _plain(others, first)
+    return items
+
+
+def _together(items: list[_Item]) -> Bool[np.ndarray, " n"]:
+    rows: np.ndarray = np.logical_and.reduce([item.rows for item in items])
+    return rows
 
 
 def _codes(column: list[_Item]) -> Int[np.ndarray, " n"]:
