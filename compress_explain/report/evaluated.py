@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from compress_explain.model.tasks import TASKS
+from compress_explain.report.calibrated import calibrated
 from compress_explain.report.flips import flipped
 from compress_explain.report.gates import declared_gates, gate_rows
 from compress_explain.report.judgement import Judgement, headline
@@ -35,6 +36,7 @@ def render_evaluation(evaluated: Evaluated, texts: tuple[str, ...] | None, label
         "gates": gate_rows(gates, judgement),
         "slices": slice_section(gates, judgement, judgement),
         "flips": flipped(judgement, None if texts is None else {"test": texts}, labels),
+        "calibration": calibrated(judgement.pairs, judgement.scores, labels),
         "provenance": _provenance(evaluated),
         "judgement": judgement,
         "unit": f"{TASKS[summary['settings']['task']].decides}s",

@@ -57,6 +57,11 @@ class Judgement:
         made = next(record for record in earlier if record.kind == "predicted" and record.body["split"] == self.split)
         return Pairs.load(self._folder / next(iter(made.files)))
 
+    def measured(self, name: str) -> pd.DataFrame | None:
+        """What the evaluator of that name measured with both models at hand; None where it did not."""
+        record = self.ledger.find("measured", f"{name}-{self.record.step}")
+        return None if record is None else pd.read_parquet(self._folder / next(iter(record.files)))
+
     @property
     def _folder(self) -> Path:
         return self.ledger.path.parent
