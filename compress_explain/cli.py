@@ -347,6 +347,19 @@ def latency(
 
 
 @app.command()
+def targets(
+    folder: RunFolder,
+    files: Annotated[
+        list[Path], typer.Argument(help="what compress-explain latency wrote elsewhere", metavar="FILE...")
+    ],
+) -> None:
+    """Take what was timed on other machines into a run and its report."""
+    from compress_explain.terminal.targets import take_targets
+
+    take_targets(folder, files)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="the port on this machine", min=1, max=65535)] = 5000,
 ) -> None:

@@ -23,7 +23,7 @@ from compress_explain.documents import Location, Section, explain, read_yaml, to
 from compress_explain.errors import InputError, InputErrors
 from compress_explain.model.tasks import task_named
 from compress_explain.plugins.catalog import EVALUATORS, REGISTRIES, STRATEGIES, named
-from compress_explain.plugins.evaluator import Evaluator, Measuring, metrics_for
+from compress_explain.plugins.evaluator import DEFAULT, Evaluator, Measuring, metrics_for
 from compress_explain.plugins.registry import Registry
 from compress_explain.plugins.strategy import Quantizing, Strategy, check_order
 from compress_explain.pricing import AuditPlan
@@ -112,7 +112,7 @@ class Config(Section):
     data: DataSection
     slices: dict[str, SliceSection] = Field(default_factory=dict)
     strategies: list[str | dict[str, dict[str, Any]]] = Field(default_factory=list)
-    evaluators: list[str | dict[str, dict[str, Any]]] = Field(default=["quality", "slices"], min_length=1)
+    evaluators: list[str | dict[str, dict[str, Any]]] = Field(default=list(DEFAULT), min_length=1)
     gates: list[GateSection] = Field(min_length=1)
     waivers: list[WaiverSection] = Field(default_factory=list)
     champion: str | None = None

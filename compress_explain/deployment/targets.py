@@ -47,6 +47,11 @@ def read_targets(paths: Sequence[Path], sha256: str | None = None) -> tuple[Targ
     return tuple(row for path in paths for row in _rows(path, sha256))
 
 
+def targets_of(folder: Path) -> tuple[TargetRow, ...]:
+    """What a run has taken in of other machines."""
+    return read_targets(sorted((folder / "targets").glob("*.json")))
+
+
 def _rows(path: Path, sha256: str | None) -> list[TargetRow]:
     document = _document(path)
     try:

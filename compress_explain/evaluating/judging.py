@@ -17,11 +17,13 @@ from compress_explain.comparison.waivers import Waiver, waived
 from compress_explain.data.examples import ALL
 from compress_explain.errors import InputError, LedgerError
 from compress_explain.plugins.catalog import EVALUATORS
-from compress_explain.plugins.evaluator import Evaluator, Measuring, metrics_for, on_the_way, telling
+from compress_explain.plugins.evaluator import Evaluator, Measuring, asked_on_the_way, metrics_for, on_the_way, telling
 from compress_explain.record.champion import Champion
 from compress_explain.record.judged import measured_before, scores_file, scores_frame
 from compress_explain.record.ledger import Ledger, Record
 from compress_explain.record.replay import read_ledger
+
+AT_THE_END = ("artifact", "deployed")  # the steps at which what will be deployed is judged, by all evaluators and gates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +61,16 @@ def judge_again(
         raise InputError("run", str(folder), "nothing was judged here yet", "finish it first, with --resume")
     evaluators = built(settings)
     pairs = pairs_of(ledger, record)
-    scores = [score for each in telling(evaluators) for score in each.evaluate(pairs)]
+    recorded = _recorded(record, settings, evaluators)
+    at_the_end = record.step in AT_THE_END
+    asked = telling(evaluators) if at_the_end or gates is not None else asked_on_the_way(recorded, evaluators)
+    scores = [score for each in asked for score in each.evaluate(pairs)]
     scores += measured_before(ledger, record.step, evaluators)
     beside = [] if champion is None else champion.scores(evaluators, pairs)
     if champion is not None:
         champion.check(pairs.digest)
     own = gates is None
-    chosen = _recorded(record, settings, evaluators) if gates is None else list(gates)
+    chosen = recorded if gates is None else list(gates)
     if not own:
         metrics = metrics_for(evaluators, pairs.task)
         check_gates(chosen, metrics, [name for name in pairs.slices if name != ALL])
@@ -109,8 +114,7 @@ def waivers_of(ledger: Ledger) -> list[Waiver]:
 def _recorded(record: Record, settings: dict[str, Any], evaluators: Sequence[Evaluator | Measuring]) -> list[Gate]:
     """The gates that were judged then: on the way, only those on predictions."""
     gates = [Gate(**facts) for facts in settings["gates"]]
-    at_the_end = record.step in ("artifact", "deployed")
-    return gates if at_the_end else on_the_way(gates, evaluators)
+    return gates if record.step in AT_THE_END else on_the_way(gates, evaluators)
 
 
 def _check(

@@ -44,6 +44,9 @@ class Measuring(Protocol):
     def scores(self, measured: pd.DataFrame) -> list[Score]: ...
 
 
+DEFAULT = ("quality", "slices", "calibration", "fidelity", "discovery")  # what is told of predictions alone, by name
+
+
 def telling(evaluators: Iterable[Evaluator | Measuring]) -> list[Evaluator]:
     """Those that are told of predictions."""
     return [each for each in evaluators if isinstance(each, Evaluator)]
@@ -71,6 +74,12 @@ def on_the_way(gates: Iterable[Gate], evaluators: Iterable[Evaluator | Measuring
     """The gates that can be judged before anything is deployed: on predictions, and against the original."""
     later = {metric for each in measuring(evaluators).values() for metric in each.metrics}
     return [gate for gate in gates if gate.metric not in later and gate.against == "original"]
+
+
+def asked_on_the_way(gates: Iterable[Gate], evaluators: Iterable[Evaluator | Measuring]) -> list[Evaluator]:
+    """Those whose figures are looked at before anything is deployed: what gates ask for, and what every step is told by."""
+    wanted = {"accuracy", "nll"} | {gate.metric for gate in gates}
+    return [each for each in telling(evaluators) if wanted & set(each.metrics)]
 
 
 def check_evaluator(evaluator: object) -> None:

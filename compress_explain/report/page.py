@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from compress_explain.deployment.targets import targets_of
 from compress_explain.report import numbers
 from compress_explain.report.attributed import attributed, in_words
 from compress_explain.report.audited import audited
@@ -71,7 +72,9 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         ),
         "flips": flipped(final, texts, labels),
         "calibration": calibrated(final.pairs, final.scores, labels),
-        "hardware": hardware_section(final.scores, {name: final.measured(name) for name in EVALUATORS}),
+        "hardware": hardware_section(
+            final.scores, {name: final.measured(name) for name in EVALUATORS}, targets_of(run.folder)
+        ),
         "robustness": robustness_section(
             final.scores, final.measured("robustness"), None if texts is None else texts.get(final.split)
         ),

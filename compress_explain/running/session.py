@@ -30,7 +30,7 @@ from compress_explain.errors import InputError
 from compress_explain.inquiry import tokens_of
 from compress_explain.model.anatomy import Anatomy, Layer, read_anatomy
 from compress_explain.model.embedding import TOKEN
-from compress_explain.plugins.evaluator import on_the_way, telling
+from compress_explain.plugins.evaluator import asked_on_the_way, on_the_way, telling
 from compress_explain.plugins.strategy import Worth, check_fit
 from compress_explain.pricing import (
     Joint,
@@ -120,11 +120,13 @@ class Session:
     def judge(self, step: str, pairs: Pairs, measured: Sequence[Score] | None = None) -> list[Verdict]:
         """Scores and verdicts from paired predictions, and at the end from what was ``measured`` of what will be deployed.
 
-        On the way, when nothing is measured yet, gates on that and gates against the champion are not judged.
+        On the way, when nothing is measured yet, gates on that and gates against the champion are not judged, and only those
+        evaluators are asked whose figures somebody waits for.
         """
-        job, day = self.job, date.today()
-        scores, champion = self.scores(pairs), list[Score]()
+        job, day, champion = self.job, date.today(), list[Score]()
         gates = on_the_way(job.gates, job.evaluators)
+        asked = asked_on_the_way(gates, job.evaluators) if measured is None else telling(job.evaluators)
+        scores = [score for evaluator in asked for score in evaluator.evaluate(pairs)]
         if measured is not None:
             scores += measured
             gates = list(job.gates) if job.champion else [gate for gate in job.gates if gate.against != "champion"]
@@ -133,9 +135,6 @@ class Session:
         verdicts = waived(judge(gates, scores, champion), job.waivers, day)
         record_judgement(self.ledger, step, pairs.split, scores, verdicts, day)
         return verdicts
-
-    def scores(self, pairs: Pairs) -> list[Score]:
-        return [score for evaluator in telling(self.job.evaluators) for score in evaluator.evaluate(pairs)]
 
     def record_effect(self, step: str, before: Pairs, after: Pairs, expected: Joint) -> None:
         """Put what a step did beside what it was expected to do."""

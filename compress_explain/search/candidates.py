@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from compress_explain.comparison.gates import judge, overall
 from compress_explain.comparison.predictions import Pairs
-from compress_explain.plugins.evaluator import on_the_way, telling
+from compress_explain.plugins.evaluator import asked_on_the_way, on_the_way
 from compress_explain.pricing import observed_joint
 from compress_explain.running.job import Job
 from compress_explain.search.costs import Cost
@@ -64,10 +64,9 @@ class Candidate:
 def seen(job: Job, pairs: Pairs, original: Pairs) -> Seen:
     """What the predictions ``pairs`` say, with the gates' verdict on them; ``original`` is the original beside itself."""
     joint = observed_joint(original, pairs)
-    verdicts = judge(
-        on_the_way(job.gates, job.evaluators),
-        [each for evaluator in telling(job.evaluators) for each in evaluator.evaluate(pairs)],
-    )
+    gates = on_the_way(job.gates, job.evaluators)
+    asked = asked_on_the_way(gates, job.evaluators)
+    verdicts = judge(gates, [each for evaluator in asked for each in evaluator.evaluate(pairs)])
     rows = [{"slack": finite(each.slack), "low": finite(each.low), "high": finite(each.high)} for each in verdicts]
     return Seen(
         kl=joint.kl,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from compress_explain.data.loading import DataSpec, load_splits
-from compress_explain.data.slices import SliceRule
 from compress_explain.editing.masks import Masks
 from compress_explain.errors import InputError
 from compress_explain.inquiry import Inquiry, Subjects, tokens_of
 from compress_explain.model.anatomy import read_anatomy
-from compress_explain.model.loading import load_subject, quieten
+from compress_explain.model.loading import quieten
 from compress_explain.pricing import Prices, Refinement, Sample, audit, price, read_menu
 from compress_explain.progress import Progress
-from compress_explain.record.outcome import REPORT, SUMMARY, Run, write_report
+from compress_explain.record.outcome import SUMMARY, Run
 from compress_explain.terminal.price_tables import print_audit
 from compress_explain.terminal.pricing import Workers, check_out, shards
+from compress_explain.terminal.reopening import renew_report, reopened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,29 +80,15 @@ def _found(source: Path) -> _Source:
 def _of_run(run: Run) -> _Source:
     """The calibration split of a run, on which its start was priced."""
     settings = run.summary["settings"]
-    if settings["data"] is None:
-        raise InputError(
-            "audit", str(run.folder), "its data were given in memory, not as files", "audit it where it was made"
-        )
-    subject = load_subject(settings["model"], settings["task"])
-    if subject.digest != run.ledger.records[0].body["model"]["digest"]:
-        raise InputError("model", settings["model"], "has changed since the run", "restore the files")
-    rules = [SliceRule(**rule) for rule in settings["slices"]]
-    splits = load_splits(DataSpec(**settings["data"]), rules, subject, settings["seed"])
+    subject, splits = reopened(run)
     examples = splits.calibration
-    if examples.digest != run.summary["splits"]["calibration"]["digest"]:
-        raise InputError("data", settings["data"]["calibration"], "has changed since the run", "restore the files")
     masks = Masks(subject.model, read_anatomy(subject.model, tokens_of(subject, examples)))
-
-    def renew() -> None:
-        write_report(Run(run.folder), splits, subject.labels)
-        print(f"renewed {run.folder / REPORT}")
 
     return _Source(
         subjects=Subjects(subject=subject, examples=examples, masks=masks, batch_size=settings["batch_size"]),
         prices=Prices.load(run.folder / "tables" / "prices-start.parquet"),
         target=run.folder / "tables" / "audit-of-all.parquet",
-        renew=renew,
+        renew=partial(renew_report, run, subject, splits),
     )
 
 

@@ -31,7 +31,7 @@ from compress_explain.evaluating import (
 )
 from compress_explain.model.loading import quieten
 from compress_explain.plugins.catalog import EVALUATORS, named
-from compress_explain.plugins.evaluator import Evaluator, Measuring
+from compress_explain.plugins.evaluator import DEFAULT, Evaluator, Measuring
 from compress_explain.progress import Progress
 from compress_explain.record.folder import open_folder, write_json
 from compress_explain.record.outcome import EXITS, REPORT
@@ -40,7 +40,6 @@ from compress_explain.terminal.console import output
 from compress_explain.terminal.fetching import fetching
 from compress_explain.terminal.summary import STATES
 
-DEFAULT = ("quality", "slices")
 _FIRST = ("accuracy", "macro_f1", "nll", "brier", "negative_flips")
 
 
