@@ -14,7 +14,6 @@ import torch
 from compress_explain.comparison.contest import Contest, Side
 from compress_explain.comparison.gates import Gate, judge
 from compress_explain.comparison.predictions import logits_of, pair
-from compress_explain.comparison.protocol import described
 from compress_explain.deployment.export import export_onnx
 from compress_explain.deployment.int8 import Int8Dynamic
 from compress_explain.deployment.layer_times import OUTSIDE, REST, by_layer, layer_table, onnx_times, torch_times
@@ -23,6 +22,7 @@ from compress_explain.evaluators.layer_times import LayerTimes
 from compress_explain.model.anatomy import read_anatomy
 from compress_explain.plugins.catalog import EVALUATORS
 from compress_explain.plugins.evaluator import check_evaluator
+from compress_explain.record.protocol import described
 from compress_explain.report.layer_times import layer_times_section
 from compress_explain.report.page import environment
 from tests.tiny import tiny_examples, tiny_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,13 +75,15 @@ def calibrated(
     finite = np.isfinite(pairs.original).all() and np.isfinite(pairs.compressed).all()
     if TASKS[pairs.task].decides not in ("row", "word") or not told or not finite:
         return None
-    across = Scale(low=0, high=1, start=_LEFT, stop=_LEFT + _SIDE)
-    up = Scale(low=0, high=1, start=_TOP + _SIDE, stop=_TOP)
     sides = pairs.original_probabilities, pairs.compressed_probabilities
     rights = pairs.original_right, pairs.compressed_right
+    bins = [reliability_diagram(each, pairs.labels, _BINS, confidence) for each in sides]
+    low = math.floor(10 * min(min(each.confidence, each.low) for side in bins for each in side)) / 10
+    across = Scale(low=low, high=1, start=_LEFT, stop=_LEFT + _SIDE)
+    up = Scale(low=low, high=1, start=_TOP + _SIDE, stop=_TOP)
     curves = tuple(
-        _curve(name, shape, reliability_diagram(each, pairs.labels, _BINS, confidence), across, up)
-        for name, shape, each in zip(("original", "compressed"), ("dot", "square"), sides, strict=True)
+        _curve(name, shape, each, across, up)
+        for name, shape, each in zip(("original", "compressed"), ("dot", "square"), bins, strict=True)
     )
     gaps = [100 * float(each.max(1).mean() - right.mean()) for each, right in zip(sides, rights, strict=True)]
     temperatures, given_back = _recalibrated(pairs)
@@ -92,7 +95,7 @@ def calibrated(
         given_back=given_back,
         scores=tuple(scores[name, "all"] for name in _FIGURES if (name, "all") in scores),
         curves=curves,
-        ticks=tuple((across(value), up(value), f"{value:.0%}") for value in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        ticks=tuple((across(value), up(value), f"{value:.0%}") for value in np.linspace(low, 1, 5).tolist()),
         box=(_LEFT, _TOP, _LEFT + _SIDE, _TOP + _SIDE),
         confusion=_confusion(pairs, labels),
         confidence=confidence,

@@ -61,6 +61,7 @@ class Whisker:
     low: float
     high: float
     limit: float
+    other: float | None
     zero: float | None
     good: tuple[float, float]
 
@@ -72,13 +73,14 @@ def whisker(
     interval: tuple[float, float],
     limit: float,
     bounded_below: bool,
+    both: bool = False,
     zero: bool,
     state: str,
     title: str,
 ) -> Whisker:
-    """Place an interval, its estimate and its limit on ``scale``."""
+    """Place an interval, its estimate and its limit on ``scale``; with ``both`` the limit holds on either side of 0."""
     at_limit = scale(limit)
-    start, stop = (at_limit, scale.stop) if bounded_below else (scale.start, at_limit)
+    start, stop = (at_limit, scale.stop) if bounded_below else (scale(-limit) if both else scale.start, at_limit)
     return Whisker(
         title=title,
         state=state,
@@ -86,6 +88,7 @@ def whisker(
         low=scale(interval[0]),
         high=scale(interval[1]),
         limit=at_limit,
+        other=start if both else None,
         zero=scale(0.0) if zero else None,
         good=(start, round(stop - start, 1)),
     )

@@ -60,7 +60,9 @@ def _row(verdict: dict[str, Any], gate: Gate, scales: dict[tuple[str, bool], Sca
         original=score.get("original"),
         compressed=score.get("compressed"),
         judged=judged,
-        limit=(signed if gate.relative else plain)(verdict["limit"]),
+        limit=f"±{plain(verdict['limit'])}"
+        if gate.max_change is not None
+        else (signed if gate.relative else plain)(verdict["limit"]),
         n=verdict["n"],
         note=_note(verdict, gate),
         whisker=_whisker(verdict, gate, scales, judged) if _measured(verdict) else None,
@@ -74,6 +76,8 @@ def _scales(verdicts: Sequence[dict[str, Any]], gates: dict[str, Gate]) -> dict[
         relative = gates[verdict["gate"]].relative
         seen = values.setdefault((verdict["metric"], relative), [0.0] if relative else [])
         seen += [verdict["low"], verdict["high"], verdict["limit"]]
+        if gates[verdict["gate"]].max_change is not None:
+            seen.append(-verdict["limit"])
     return {key: scale_over(seen, 6, _WIDTH - 6) for key, seen in values.items()}
 
 
@@ -84,6 +88,7 @@ def _whisker(verdict: dict[str, Any], gate: Gate, scales: dict[tuple[str, bool],
         interval=(verdict["low"], verdict["high"]),
         limit=verdict["limit"],
         bounded_below=gate.bounded_below,
+        both=gate.max_change is not None,
         zero=gate.relative,
         state=verdict["state"],
         title=f"{verdict['gate']} on {verdict['slice']}: {judged}",
