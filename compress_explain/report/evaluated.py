@@ -7,18 +7,11 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from compress_explain.model.tasks import TASKS
-from compress_explain.report.calibrated import calibrated
-from compress_explain.report.discovered import discovered, looked_for_with
-from compress_explain.report.flips import flipped
-from compress_explain.report.gates import declared_gates, gate_rows
-from compress_explain.report.hardware import EVALUATORS, hardware_section
+from compress_explain.report.compared import compared
 from compress_explain.report.judgement import Judgement, headline
-from compress_explain.report.layer_times import layer_times_section
 from compress_explain.report.numbers import count, plain, share, signed
 from compress_explain.report.page import environment
 from compress_explain.report.provenance import Provenance
-from compress_explain.report.robustness import robustness_section
-from compress_explain.report.slices import slice_section
 from compress_explain.report.verdict import WORDS, Figure, Opening, gates_in_words, score_figure, spoken
 
 if TYPE_CHECKING:
@@ -34,22 +27,11 @@ def render_evaluation(evaluated: Evaluated, texts: tuple[str, ...] | None, label
     record = evaluated.ledger.find("judged", "artifact")
     assert record is not None, "an evaluation is judged before its page is written"
     judgement = Judgement(record, evaluated.ledger)
-    gates = declared_gates(summary["settings"])
     page: dict[str, Any] = {
         "opening": _opening(evaluated, judgement),
-        "gates": gate_rows(gates, judgement),
-        "slices": slice_section(gates, judgement, judgement, redacted=texts is None),
-        "discovered": discovered(
-            judgement.pairs, judgement.scores, texts, looked_for_with(summary["settings"]["evaluators"])
-        ),
-        "flips": flipped(judgement, None if texts is None else {"test": texts}, labels),
-        "hardware": hardware_section(judgement.scores, {name: judgement.measured(name) for name in EVALUATORS}),
-        "calibration": calibrated(judgement.pairs, judgement.scores, labels),
-        "robustness": robustness_section(judgement.scores, judgement.measured("robustness"), texts),
-        "layer_times": layer_times_section(judgement.measured("layertimes")),
         "provenance": _provenance(evaluated),
-        "judgement": judgement,
         "unit": f"{TASKS[summary['settings']['task']].decides}s",
+        **compared(summary["settings"], judgement, judgement, None if texts is None else {"test": texts}, labels),
     }
     return environment().get_template("evaluation.html").render(page)
 

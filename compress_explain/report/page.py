@@ -15,22 +15,15 @@ from compress_explain.deployment.targets import targets_of
 from compress_explain.report import numbers
 from compress_explain.report.attributed import attributed, in_words
 from compress_explain.report.audited import audited
-from compress_explain.report.calibrated import calibrated
 from compress_explain.report.channels import channels
+from compress_explain.report.compared import compared
 from compress_explain.report.deployed import deployed
-from compress_explain.report.discovered import discovered, looked_for_with
-from compress_explain.report.flips import flipped
-from compress_explain.report.gates import declared_gates, gate_rows
-from compress_explain.report.hardware import EVALUATORS, hardware_section
 from compress_explain.report.judgement import final_judgement, first_judgement
 from compress_explain.report.labels import answers
-from compress_explain.report.layer_times import layer_times_section
 from compress_explain.report.parts import parts
 from compress_explain.report.provenance import provenance
 from compress_explain.report.reinstated import reinstated
 from compress_explain.report.removed import removed
-from compress_explain.report.robustness import robustness_section
-from compress_explain.report.slices import slice_section
 from compress_explain.report.steps import effects
 from compress_explain.report.tokens import tokens
 from compress_explain.report.tuned import tuned
@@ -52,7 +45,6 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
     final, first = final_judgement(run), first_judgement(run)
     page: dict[str, Any] = {
         "opening": opening(run, final),
-        "gates": gate_rows(declared_gates(run.summary["settings"]), final),
         "removed": removed(run),
         "units": units(run),
         "deployed": deployed(run),
@@ -63,26 +55,10 @@ def render_report(run: Run, texts: dict[str, tuple[str, ...]] | None, labels: di
         "effects": effects(run, first),
         "attributed": attributed(run, texts),
         "tuned": tuned(run),
-        "slices": slice_section(declared_gates(run.summary["settings"]), final, first, redacted=texts is None),
-        "discovered": discovered(
-            final.pairs,
-            final.scores,
-            None if texts is None else texts.get(final.split),
-            looked_for_with(run.summary["settings"]["evaluators"]),
-        ),
-        "flips": flipped(final, texts, labels),
-        "calibration": calibrated(final.pairs, final.scores, labels),
-        "hardware": hardware_section(
-            final.scores, {name: final.measured(name) for name in EVALUATORS}, targets_of(run.folder)
-        ),
-        "robustness": robustness_section(
-            final.scores, final.measured("robustness"), None if texts is None else texts.get(final.split)
-        ),
-        "layer_times": layer_times_section(final.measured("layertimes")),
         "reinstated": reinstated(run),
         "provenance": provenance(run),
-        "judgement": final,
         "unit": answers(run),
+        **compared(run.summary["settings"], final, first, texts, labels, targets_of(run.folder)),
     }
     return environment().get_template("report.html").render(page)
 
