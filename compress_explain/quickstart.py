@@ -23,6 +23,7 @@ from compress_explain.data.slices import SliceRule
 from compress_explain.errors import Exit
 from compress_explain.model.loading import Subject, load_subject, quieten
 from compress_explain.plugins.catalog import EVALUATORS, REGISTRIES, STRATEGIES
+from compress_explain.plugins.evaluator import DEFAULT
 from compress_explain.progress import Progress
 from compress_explain.record.folder import free_folder
 from compress_explain.record.outcome import Run
@@ -60,7 +61,7 @@ def compress_digits(model: Path, frames: dict[str, pd.DataFrame], out: Path, pro
             STRATEGIES.build("heads", {"share": 0.4, "rounds": 2}),
             STRATEGIES.build("neurons", {"share": 0.85, "rounds": 3}),
         ],
-        evaluators=[EVALUATORS.build("quality", {}), EVALUATORS.build("slices", {})],
+        evaluators=[EVALUATORS.build(name, {}) for name in DEFAULT],
         gates=[
             Gate(metric="accuracy", max_drop=0.06),
             Gate(metric="accuracy", slice="*", max_drop=0.1, rule="point"),

@@ -16,7 +16,7 @@ import torch
 import yaml
 from transformers import BertForSequenceClassification
 
-from compress_explain import Gate, InputError, LedgerError, compress, load_subject
+from compress_explain import Gate, InputError, LedgerError, Run, compress, load_subject
 from compress_explain.cli import _guarded, app
 from compress_explain.comparison.scores import Score
 from compress_explain.comparison.waivers import Waiver, check_waivers
@@ -25,12 +25,15 @@ from compress_explain.data.loading import load_test
 from compress_explain.data.slices import SliceRule
 from compress_explain.evaluating import Evaluated, Evaluation, compare, evaluate, judge_again, open_model
 from compress_explain.evaluators import Quality, Slices
+from compress_explain.hardware.interleaved import Patience
+from compress_explain.hardware.target_file import Grid, write_target
 from compress_explain.pricing import AuditPlan
 from compress_explain.progress import Progress
 from compress_explain.record.champion import between, read_champion
 from compress_explain.record.protocol import Protocol
 from compress_explain.running.options import Attribution
 from compress_explain.strategies import Heads
+from compress_explain.terminal.targets import take_targets
 from tests.small_job import sentences, small_job_files
 
 READING = Reading(input="text", label="label", max_length=None, long_text="truncate")
@@ -100,7 +103,7 @@ def run(files, tmp_path_factory):
     return compress(
         str(files / "model"), spec, strategies=[Heads(share=0.25)], evaluators=[Quality(), Slices()], slices=RULES,
         gates=[Gate(metric="accuracy", max_drop=0.5)], compensation=None, audit=AuditPlan(heads=0, neurons=0),
-        attribution=Attribution(rows=0, flips=0), out=tmp_path_factory.mktemp("runs") / "run",
+        attribution=Attribution(rows=0, flips=0), artifacts=("checkpoint", "onnx"), out=tmp_path_factory.mktemp("runs") / "run",
     )  # fmt: skip
 
 
@@ -215,6 +218,25 @@ def test_what_was_changed_is_noticed(near, tmp_path):
     table.to_parquet(path, index=False)
     with pytest.raises(LedgerError, match="differs from what record"):
         judge_again(tmp_path / "changed")
+
+
+# Other machines
+
+
+def test_what_another_machine_timed_is_taken_into_the_run(run, files, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    onnx = tmp_path / "run/artifact/model.onnx"
+    write_target(
+        onnx, tmp_path / "small-board.json", Grid(batches=(1,), tokens=(8,)), onnx, Patience(blocks=12, seconds=2.0)
+    )
+    take_targets(tmp_path / "run", [tmp_path / "small-board.json"])
+    page = (tmp_path / "run/report.html").read_text()
+    assert "small-board" in page and Run(tmp_path / "run").ledger.of_kind("targeted")
+    document = json.loads((tmp_path / "small-board.json").read_text())
+    document["artifact"]["sha256"] = "0" * 64
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match="timed another artifact"):
+        take_targets(tmp_path / "run", [tmp_path / "other.json"])
 
 
 # Side by side
