@@ -136,6 +136,10 @@ def test_scores_are_of_rows_and_slices(finished):
             np.exp(table.loc[("nll", "all"), "compressed"])
         )
         assert "entity_f1" not in table.index.get_level_values("metric")
+        pairs = Pairs.load(run.folder / "predictions" / "artifact-test.parquet")
+        bits = -np.log2(pairs.compressed_probabilities[np.arange(len(pairs)), pairs.answers]).sum()
+        assert splits.test.text_bytes is not None and splits.test.text_bytes.sum() == pairs.text_bytes.sum() > 0
+        assert table.loc[("bits_per_byte", "all"), "compressed"] == pytest.approx(bits / pairs.text_bytes.sum())
     else:
         assert 0 < table.loc[("entity_f1", "all"), "compressed"] <= 1
 

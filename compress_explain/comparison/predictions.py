@@ -37,7 +37,8 @@ class Pairs:
     Where the decisions are the bounds of an answer, ``spans`` says how good the answers are; where they are which text is
     nearest, ``embeddings`` how alike both models embed each. ``clusters`` are what is independent, where that is not rows.
     ``features`` are what is known of each row besides, where a row is one decision: words, numbers, flags; never a text.
-    ``described`` holds words for slices whose names say little.
+    ``described`` holds words for slices whose names say little. Of tokens, ``text_bytes`` counts at the first decision of each row the bytes of
+    all that is predicted of it, and is 0 at the others.
     """
 
     split: str
@@ -56,6 +57,7 @@ class Pairs:
     clusters: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
     features: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     described: dict[str, str] = field(default_factory=dict, repr=False)
+    text_bytes: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """How many decisions there are."""
@@ -102,6 +104,7 @@ class Pairs:
             spans=None if self.spans is None else self.spans.only(flags),
             embeddings=None if self.embeddings is None else self.embeddings.only(flags),
             clusters=None if self.clusters is None else self.clusters[flags],
+            text_bytes=None if self.text_bytes is None else self.text_bytes[flags],
             features={name: values[flags] for name, values in self.features.items()},
         )
 
@@ -157,6 +160,7 @@ class Pairs:
         columns |= {} if self.spans is None else self.spans.columns()
         columns |= {} if self.embeddings is None else self.embeddings.columns()
         columns |= {} if self.clusters is None else {"cluster": self.clusters}
+        columns |= {} if self.text_bytes is None else {"bytes": self.text_bytes}
         columns |= {_SLICE + name: flags for name, flags in self.slices.items()}
         columns |= {_FEATURE + name: values for name, values in self.features.items()}
         facts: dict[str, Any] = {"split": self.split, "digest": self.digest}
@@ -189,6 +193,7 @@ class Pairs:
             spans=PairedSpans.of_columns(table) if PairedSpans.stands_in(table) else None,
             embeddings=PairedEmbeddings.of_columns(table) if PairedEmbeddings.stands_in(table) else None,
             clusters=table["cluster"].to_numpy() if "cluster" in table.column_names else None,
+            text_bytes=table["bytes"].to_numpy() if "bytes" in table.column_names else None,
             described=facts.get("described", {}),
             features={
                 name.removeprefix(_FEATURE): _values(table[name])
@@ -289,6 +294,7 @@ def paired(examples: Examples, original: Decided, compressed: Decided) -> Pairs:
         spans=None if examples.spans is None else PairedSpans.of(examples.spans, original.logits, compressed.logits),
         embeddings=_embeddings(examples, original, compressed),
         clusters=_clusters(examples),
+        text_bytes=_bytes_at_first(examples),
     )
 
 
@@ -303,6 +309,15 @@ def _embeddings(examples: Examples, original: Decided, compressed: Decided) -> P
     own = examples.neighbours.original if compressed is original else compressed.directions
     assert own is not None, "only of the original the directions are known without computing them"
     return PairedEmbeddings.of(examples.neighbours, own)
+
+
+def _bytes_at_first(examples: Examples) -> Int[np.ndarray, " n"] | None:
+    if examples.text_bytes is None:
+        return None
+    ends = np.cumsum(examples.decisions)
+    counted = np.zeros(ends[-1], dtype=np.int64)
+    counted[ends - examples.decisions] = examples.text_bytes
+    return counted
 
 
 def _clusters(examples: Examples) -> Int[np.ndarray, " n"] | None:

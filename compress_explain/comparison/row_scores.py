@@ -130,6 +130,24 @@ def _f1(sums: Float[np.ndarray, "*many sums"]) -> np.ndarray:
     return np.where(sums[..., 2] > 0, sums[..., 0] / np.maximum(sums[..., 1], 1), np.nan)
 
 
+def bits_of_bytes(
+    losses: Callable[[Pairs, Float[np.ndarray, "n classes"]], Float[np.ndarray, " n"]],
+) -> OfRows:
+    """The loss in bits for each byte of the text that is predicted, so that tokenizers can be compared."""
+
+    def count(pairs: Pairs) -> Both:
+        assert pairs.text_bytes is not None, "of texts whose bytes were counted"
+        numbers = _numbers(pairs)
+        told = np.bincount(numbers, weights=pairs.text_bytes)
+        sides = (
+            losses(pairs, each) / np.log(2) for each in (pairs.original_probabilities, pairs.compressed_probabilities)
+        )
+        original, compressed = (np.stack([np.bincount(numbers, weights=each), told], 1) for each in sides)
+        return original, compressed
+
+    return OfRows(count=count, value=_ratio)
+
+
 def _of_answers(original: str, compressed: str) -> OfRows:
     """The mean over rows of what is told of both models' answers, by its name in :class:`~.paired_spans.PairedSpans`."""
 

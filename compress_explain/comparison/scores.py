@@ -36,6 +36,7 @@ from compress_explain.comparison.row_scores import (
     SAME_ANSWER,
     TOKEN_F1,
     OfRows,
+    bits_of_bytes,
     clustered,
     mean_of_decisions,
     rank_correlation,
@@ -175,6 +176,7 @@ _OF_SEVERAL = {
         Metric(name="spearman", unit="correlation", direction="higher", measure=rank_correlation),
         _of_rows("nll", "nats", "lower", mean_of_decisions(_nll)),
         _of_rows("perplexity", "perplexity", "lower", mean_of_decisions(_nll, then=np.exp)),
+        _of_rows("bits_per_byte", "bits", "lower", bits_of_bytes(_nll)),
         _of_rows("brier", "squared probability", "lower", mean_of_decisions(_brier)),
         _of_rows("negative_flips", "share", "lower", FLIPS_TO_WRONG),
         _of_rows("positive_flips", "share", "higher", FLIPS_TO_RIGHT),
@@ -190,9 +192,10 @@ def metrics_of(task: str) -> tuple[Metric, ...]:
 
 
 def metrics_told(pairs: Pairs) -> tuple[Metric, ...]:
-    """What can be told of these: a correlation with what people said only where they said something, a ranking only of two classes."""
+    """What can be told of these: a correlation with people only where they said something, a ranking of two classes, bits of counted bytes."""
     scored = pairs.embeddings is None or pairs.embeddings.scored
     left_out: tuple[str, ...] = () if scored else ("spearman",)
+    left_out += () if pairs.text_bytes is not None else ("bits_per_byte",)
     left_out += () if can_be_ranked(pairs) else ("auroc", "average_precision")
     return tuple(metric for metric in metrics_of(pairs.task) if metric.name not in left_out)
 

@@ -83,12 +83,21 @@ def encode(
         return _encode_questions(examples, values.astype(str).tolist(), asked, where, reading, subject)
     encoded = _encode_texts(examples, values.astype(str).tolist(), where, reading, subject)
     if goals is not None:
-        return _with_goals(encoded, goals, where, reading, subject)
+        becoming = _with_goals(encoded, goals, where, reading, subject)
+        assert becoming.tags is not None, "what texts are to become"
+        return replace(becoming, text_bytes=_bytes(becoming.tags.ids, subject))
     if subject.pooling is not None:
         return _with_neighbours(encoded, where, subject, similarity)
     if subject.tokenwise:
         _refuse_short(encoded, where)
+        return replace(encoded, text_bytes=_bytes([row[1:] for row in encoded.inputs["input_ids"]], subject))
     return encoded
+
+
+def _bytes(predicted: Sequence[np.ndarray], subject: Subject) -> np.ndarray:
+    """Of what is predicted of each row, as text: how many bytes it has."""
+    texts = [subject.processor.decode(row, skip_special_tokens=True) for row in predicted]
+    return np.array([len(text.encode()) for text in texts], dtype=np.int64)
 
 
 def row_key(value: Any) -> str:

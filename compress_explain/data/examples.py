@@ -59,7 +59,7 @@ class Examples:
     are about words, about the tokens that the decoder is to give, or, with ``spans``, about where an answer begins and ends, or, with
     ``neighbours``, about which text is the nearest. Without, they are those of a language model: position t of a row predicts the
     token at t + 1, so a row of L tokens predicts L - 1. Their ``token_slices`` hold, for each row, one
-    flag a predicted token.
+    flag a predicted token. ``text_bytes`` counts, for what is predicted of each row, its bytes in UTF-8.
     """
 
     name: str
@@ -78,6 +78,7 @@ class Examples:
     spans: Spans | None = field(default=None, repr=False)
     neighbours: Neighbours | None = field(default=None, repr=False)
     token_slices: dict[str, list[np.ndarray]] = field(default_factory=dict, repr=False)
+    text_bytes: Int[np.ndarray, " rows"] | None = field(default=None, repr=False)
     features: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     described: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -102,6 +103,7 @@ class Examples:
             spans=None if self.spans is None else self.spans.of(chosen),
             neighbours=None if self.neighbours is None else self.neighbours.of(chosen),
             token_slices={name: [flags[row] for row in chosen] for name, flags in self.token_slices.items()},
+            text_bytes=None if self.text_bytes is None else self.text_bytes[chosen],
             features={name: values[chosen] for name, values in self.features.items()},
             digest=hashlib.sha256(f"{self.digest} {chosen.tolist()}".encode()).hexdigest(),
         )

@@ -208,6 +208,7 @@ _SURROGATE = {
     "spearman": "right",
     "nll": "loss",
     "perplexity": "perplexity",
+    "bits_per_byte": "loss",
     "brier": "brier",
 }
 
