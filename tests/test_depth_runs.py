@@ -69,7 +69,10 @@ def job(tmp_path_factory):
     return folder, subject, load_splits(DataSpec(**files, max_length=24), [], subject, seed=0)
 
 
-@pytest.fixture(scope="module", params=ORDERS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[] if name == "depth-first" else pytest.mark.exhaustive) for name in ORDERS],
+)
 def finished(request, job) -> Run:
     folder, subject, splits = job
     return compress(
@@ -190,6 +193,7 @@ def test_a_layer_that_a_gate_needs_is_put_back_whole_and_bit_for_bit(trained, tm
     assert all(torch.equal(value, base[name]) for name, value in run.load_model().state_dict().items())
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_goes_on_to_the_same_file(trained, tmp_path):
     strategies = [Sublayers(count=1), Neurons(share=0.6, rounds=1)]
     whole = run_trained(trained, tmp_path / "whole", strategies, Compensation())

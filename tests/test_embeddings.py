@@ -391,6 +391,7 @@ def test_a_finished_run_is_resumed_without_doing_anything_again(finished, job):
     assert Run(job / "out").ledger.head == finished.ledger.head
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_goes_on_where_it_stopped(finished, job, tmp_path):
     shutil.copytree(job / "out", tmp_path / "out")
     path = tmp_path / "out" / "ledger.jsonl"

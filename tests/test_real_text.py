@@ -39,6 +39,7 @@ def run(tmp_path_factory) -> Run:
         "audit.heads": 0,
         "audit.neurons": 0,
         "registries": "[]",
+        "attribution.rows": 48,
     }
     arguments = ["run", str(ROOT / "examples" / "sst2.yaml"), "--out", str(folder)]
     for key, value in overrides.items():

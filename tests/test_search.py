@@ -431,6 +431,7 @@ def test_another_search_is_not_continued_in_its_folder(found, inputs):
         search(job_of(inputs), replace(SMALL, trials=1), found.folder, QUIET, resume=True)
 
 
+@pytest.mark.exhaustive
 def test_a_killed_process_is_continued_where_it_was(inputs, tmp_path):
     """SIGKILL in the middle of the first trial; what was tried before is not tried again, and the trial itself goes on."""
     small_job_files(tmp_path)

@@ -501,7 +501,10 @@ def run(inputs, out, strategies, gates=LENIENT, compensation=None, **options):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=ORDERS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[] if name == "first" else pytest.mark.exhaustive) for name in ORDERS],
+)
 def finished(request, inputs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / request.param
     return run(inputs, folder, ORDERS[request.param], compensation=Compensation())

@@ -14,7 +14,7 @@ class Attribution:
     0 rows attribute nothing, 0 flips explain none.
     """
 
-    rows: int = 256
+    rows: int = 128
     flips: int = 48
 
     def __post_init__(self) -> None:
