@@ -24,6 +24,7 @@ from compress_explain.data.sources import read_rows
 from compress_explain.evaluating import Evaluated, Evaluation, evaluate, open_model
 from compress_explain.model.loading import quieten
 from compress_explain.plugins.catalog import EVALUATORS, STRATEGIES
+from compress_explain.plugins.evaluator import DEFAULT
 from compress_explain.pricing import AuditPlan
 from compress_explain.progress import Progress
 
@@ -77,7 +78,7 @@ def _judged(model: Path, run: Run, data: Path, out: Path) -> Evaluated:
     evaluation = Evaluation(
         original=original, candidate=open_model(str(run.folder / "artifact"), like=original),
         test=load_test(str(data / "hatecheck.csv"), RULES, original.subject, reading),
-        evaluators=[EVALUATORS.build(name, {}) for name in EVALUATORS if name not in ("latency", "energy", "footprint", "robustness")],
+        evaluators=[EVALUATORS.build(name, {}) for name in DEFAULT],
         gates=[Gate(metric="accuracy", max_drop=0.03), Gate(metric="accuracy", slice=EVERY, max_drop=0.1, on_inconclusive="warn")],
         redact=True,
     )  # fmt: skip
