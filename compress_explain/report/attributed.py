@@ -112,7 +112,7 @@ def _sentence(frame: pd.DataFrame) -> str:
     """What the edits cost, whose is most of it, and what refitting gave back."""
     steps = frame[(frame["by"] == "step") & (frame["figure"] == "nll")].set_index("name")["change"]
     layers = frame[(frame["by"] == "layer") & (frame["figure"] == "nll") & ~frame["name"].isin(list(_SPOKEN))]
-    cost = float(steps.drop(list(_SPOKEN), errors="ignore").sum())
+    cost = float(steps.drop(["vocabulary", "refitted", "deployed", "total"], errors="ignore").sum())
     worst = layers.loc[layers["change"].idxmax()]
     text = (
         f"The edits by themselves change the loss by {signed(cost)} nats; most of that would be missing without those in "

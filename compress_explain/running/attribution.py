@@ -29,8 +29,9 @@ from compress_explain.running.session import Session
 from compress_explain.stats import mean_interval_of_rows, unseen_rate_bound
 
 FIGURES = ("accuracy", "nll")
-_MOST = 6  # steps that share by Shapley's rule: at most 2^6 evaluations
+MOST = 6  # steps that share by Shapley's rule: at most 2^6 evaluations
 CONFIDENCE = 0.90
+_NOTHING = 1e-4  # nats: what padding and rounding do to a loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,8 @@ def standing_groups(ledger: Ledger, masks: Masks) -> dict[str, list[Group]]:
             made.pop(edit.component, None)
             if edit.action != "restore" and edit.kind != TOKEN:
                 made[edit.component] = (applied.plan.step, _kind(edit.kind, edit.action))
+    if len({step for step, _ in made.values()}) > MOST:  # the rounds of one strategy are one step then
+        made = {component: (step.rpartition("-")[0], kind) for component, (step, kind) in made.items()}
     named: dict[str, dict[str, list[str]]] = {"step": {}, "layer": {}, "kind": {}}
     for component, (step, kind) in made.items():
         for by, name in (("step", step), ("layer", _layer(component)), ("kind", kind)):
@@ -108,7 +111,7 @@ def _order(entry: tuple[str, list[str]]) -> tuple[object, ...]:
 
 
 def _evaluations(by: str, players: int) -> int:
-    return 2**players if by == "step" and players <= _MOST else players + 1
+    return 2**players if by == "step" and players <= MOST else players + 1
 
 
 @dataclass(frozen=True)
@@ -168,16 +171,16 @@ def _shares(
     for by, each in groups.items():
         value = asked.with_some(each)
         everyone = frozenset(range(len(each)))
-        shares = (shapley if by == "step" and len(each) <= _MOST else left_out)(value, len(each))
+        shares = (shapley if by == "step" and len(each) <= MOST else left_out)(value, len(each))
         advance(_evaluations(by, len(each)))
         lines = {group.name: share for group, share in zip(each, shares, strict=True)}
         none, all_of_them = value(frozenset()), value(everyone)
-        if by != "step" or len(each) > _MOST:
+        if by != "step" or len(each) > MOST:
             lines["interaction"] = all_of_them - none - shares.sum(0)
         lines |= {"vocabulary": none - original, "refitted": masked - all_of_them, "deployed": end - masked}
         lines["total"] = end - original
         for name, line in lines.items():
-            if name in ("vocabulary", "refitted", "deployed") and not line.any():
+            if name in ("vocabulary", "refitted", "deployed") and np.abs(line).max() < _NOTHING:
                 continue
             for figure, values in zip(FIGURES, line, strict=True):
                 low, high = _interval(values, owners)
