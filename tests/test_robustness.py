@@ -18,7 +18,7 @@ from compress_explain.comparison.gates import Gate
 from compress_explain.comparison.predictions import logits_of, pair
 from compress_explain.data.loading import load_examples
 from compress_explain.errors import InputError
-from compress_explain.evaluating.evaluation import Evaluation, evaluate
+from compress_explain.evaluating import Evaluation, evaluate
 from compress_explain.evaluating.judging import judge_again
 from compress_explain.evaluating.opening import open_model
 from compress_explain.evaluators import Quality, Robustness

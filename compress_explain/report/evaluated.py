@@ -15,7 +15,7 @@ from compress_explain.report.provenance import Provenance
 from compress_explain.report.verdict import WORDS, Figure, Opening, gates_in_words, score_figure, spoken
 
 if TYPE_CHECKING:
-    from compress_explain.evaluating.evaluation import Evaluated
+    from compress_explain.evaluating.evaluated import Evaluated
 
 
 def render_evaluation(evaluated: Evaluated, texts: tuple[str, ...] | None, labels: dict[int, str]) -> str:
