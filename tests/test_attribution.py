@@ -78,7 +78,7 @@ def run(tmp_path_factory):
     return compress(
         subject, splits, strategies=[Heads(share=0.75, rounds=1, floor=0.0), Neurons(share=0.95, rounds=1, floor=0.0), Int8Dynamic()], evaluators=[Quality()],
         gates=[Gate(metric="nll", max_rise=9.0, rule="point")], compensation=None,
-        reinstatement=Reinstatement(max_rounds=0), audit=AuditPlan(heads=0, neurons=0),
+        reinstatement=Reinstatement(max_rounds=0), audit=AuditPlan(heads=0, neurons=0), attribution=Attribution(rows=160),
         out=tmp_path_factory.mktemp("run") / "out",
     )  # fmt: skip
 

@@ -138,6 +138,19 @@ def test_other_classes_and_tasks_are_refused(files, tmp_path):
         job(files, str(tmp_path / "three"))
 
 
+def test_classes_of_other_names_are_refused_and_unnamed_ones_stand_in_order(files, tmp_path):
+    from transformers import AutoConfig
+
+    for name, labels in (("renamed", ["bad", "good"]), ("unnamed", ["LABEL_0", "LABEL_1"])):
+        shutil.copytree(files / "near", tmp_path / name)
+        config = AutoConfig.from_pretrained(tmp_path / name)
+        config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
+        config.save_pretrained(tmp_path / name)
+    with pytest.raises(InputError, match="called bad, good"):
+        job(files, str(tmp_path / "renamed"))
+    assert job(files, str(tmp_path / "unnamed")).candidate.subject.labels == {0: "LABEL_0", 1: "LABEL_1"}
+
+
 @pytest.mark.parametrize(
     ("source", "problem"),
     [

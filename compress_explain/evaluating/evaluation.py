@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
@@ -24,6 +25,8 @@ from compress_explain.evaluating.opening import Opened
 from compress_explain.plugins.evaluator import Evaluator, Measuring, metrics_for
 from compress_explain.record.champion import Champion
 from compress_explain.record.protocol import Protocol, described, processor_digest, protocol_of
+
+_UNNAMED = re.compile(r"label_\d+")  # as transformers calls classes that nobody named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,10 @@ def order_of(original: Opened, other: Opened) -> list[int] | None:
     places = {name.lower(): index for index, name in theirs.items()}
     names = [mine[index].lower() for index in sorted(mine)]
     if set(names) != set(places):
-        return None  # unnamed in one of them: in the order in which they stand
+        if any(all(_UNNAMED.fullmatch(name) for name in each) for each in (names, places)):
+            return None  # in the order in which they stand
+        other_names, own_names = ", ".join(list(places)[:5]), ", ".join(names[:5])
+        problem = f"its classes are called {other_names}, those of the original {own_names}"
+        raise InputError("candidate", other.source, problem, "give both the same id2label in config.json")
     order = [places[name] for name in names]
     return None if order == sorted(order) else order
