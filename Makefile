@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SHARED := $(wildcard ../shared/data)
 
+# Many tests start Python anew: what one has compiled, the next finds, wherever that is switched off.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test exhaustive check install dev clean
 
 quickstart: install
