@@ -12,10 +12,10 @@ import pandas as pd
 from compress_explain.comparison.scores import Score
 from compress_explain.data.examples import ALL
 from compress_explain.errors import InputError
-from compress_explain.evaluating.judging import built, pairs_of
+from compress_explain.evaluating.judging import built
 from compress_explain.plugins.evaluator import telling
 from compress_explain.record.champion import between
-from compress_explain.record.judged import scores_file
+from compress_explain.record.judged import judged_pairs, scores_file
 from compress_explain.record.ledger import Ledger
 from compress_explain.record.protocol import Protocol
 from compress_explain.record.replay import read_ledger
@@ -120,7 +120,7 @@ def _compared(folder: Path, ledger: Ledger, first: Ledger) -> Compared:
     started = ledger.records[0].body
     beside: list[Score] = []
     if ledger is not first:
-        pairs = between(pairs_of(first, leading), pairs_of(ledger, record))
+        pairs = between(judged_pairs(first, leading), judged_pairs(ledger, record))
         beside = [score for each in telling(built(started["settings"])) for score in each.evaluate(pairs)]
     attempted = ledger.find("attempted", "test")
     table = pd.read_parquet(scores_file(ledger, record.step))

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from compress_explain.comparison.gates import Gate, State, Verdict, check_gates, judge, overall
-from compress_explain.comparison.predictions import Pairs
 from compress_explain.comparison.scores import Score
 from compress_explain.comparison.waivers import Waiver, waived
 from compress_explain.data.examples import ALL
@@ -19,7 +18,7 @@ from compress_explain.errors import InputError, LedgerError
 from compress_explain.plugins.catalog import EVALUATORS
 from compress_explain.plugins.evaluator import Evaluator, Measuring, asked_on_the_way, metrics_for, on_the_way, telling
 from compress_explain.record.champion import Champion
-from compress_explain.record.judged import measured_before, scores_file, scores_frame
+from compress_explain.record.judged import judged_pairs, measured_before, scores_file, scores_frame
 from compress_explain.record.ledger import Ledger, Record
 from compress_explain.record.replay import read_ledger
 
@@ -60,7 +59,7 @@ def judge_again(
     if record is None:
         raise InputError("run", str(folder), "nothing was judged here yet", "finish it first, with --resume")
     evaluators = built(settings)
-    pairs = pairs_of(ledger, record)
+    pairs = judged_pairs(ledger, record)
     recorded = _recorded(record, settings, evaluators)
     at_the_end = record.step in AT_THE_END
     asked = telling(evaluators) if at_the_end or gates is not None else asked_on_the_way(recorded, evaluators)
@@ -96,13 +95,6 @@ def built(settings: dict[str, Any]) -> list[Evaluator | Measuring]:
         options = {key: value for key, value in facts.items() if key != "name"}
         found.append(EVALUATORS.build(facts["name"], options))
     return found
-
-
-def pairs_of(ledger: Ledger, record: Record) -> Pairs:
-    """The predictions that a judgement rests on: the last of its split before it."""
-    earlier = reversed(ledger.records[: record.seq])
-    made = next(each for each in earlier if each.kind == "predicted" and each.body["split"] == record.body["split"])
-    return Pairs.load(ledger.path.parent / next(iter(made.files)))
 
 
 def waivers_of(ledger: Ledger) -> list[Waiver]:

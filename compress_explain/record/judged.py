@@ -11,10 +11,11 @@ import pandas as pd
 
 from compress_explain.comparison.contest import Contest
 from compress_explain.comparison.gates import Verdict, overall
+from compress_explain.comparison.predictions import Pairs
 from compress_explain.comparison.scores import Score
 from compress_explain.plugins.evaluator import Evaluator, Measuring, measuring
 from compress_explain.progress import Progress
-from compress_explain.record.ledger import Ledger
+from compress_explain.record.ledger import Ledger, Record
 
 
 def measure_once(
@@ -66,6 +67,13 @@ def record_judgement(
         "verdicts": [each.row() for each in verdicts],
     }
     ledger.append("judged", step, body, (path,))
+
+
+def judged_pairs(ledger: Ledger, record: Record) -> Pairs:
+    """The predictions that a judgement rests on: the last ones made before it, on the same split."""
+    earlier = reversed(ledger.records[: record.seq])
+    made = next(each for each in earlier if each.kind == "predicted" and each.body["split"] == record.body["split"])
+    return Pairs.load(ledger.path.parent / next(iter(made.files)))
 
 
 def scores_file(ledger: Ledger, step: str) -> Path:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from compress_explain.report.numbers import signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,18 @@ class Line:
     stretch: tuple[float, float]
     marks: tuple[tuple[str, float], ...]
     title: str
+
+
+def change_line(score: dict[str, Any] | None, name: str, note: str = "") -> Line | None:
+    """A score's change with its interval; None where there is none that is a finite number."""
+    if score is None or not all(abs(score[part]) < float("inf") for part in ("difference", "low", "high")):
+        return None
+    interval = f"{signed(score['low'])} to {signed(score['high'])}"
+    return Line(
+        stretch=(score["low"], score["high"]),
+        marks=(("dot", score["difference"]),),
+        title=f"{name}: {signed(score['difference'])} ({interval}){note}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from compress_explain.comparison.predictions import Pairs
+from compress_explain.record.judged import judged_pairs
 from compress_explain.record.ledger import Ledger, Record
 
 if TYPE_CHECKING:
@@ -52,10 +53,8 @@ class Judgement:
 
     @cached_property
     def pairs(self) -> Pairs:
-        """The predictions that were judged: the last ones made before, on the same split."""
-        earlier = (record for record in reversed(self.ledger.records[: self.record.seq]))
-        made = next(record for record in earlier if record.kind == "predicted" and record.body["split"] == self.split)
-        return Pairs.load(self._folder / next(iter(made.files)))
+        """The predictions that were judged."""
+        return judged_pairs(self.ledger, self.record)
 
     def measured(self, name: str) -> pd.DataFrame | None:
         """What an evaluator that needs both models saw of what was judged; None where it did not look."""

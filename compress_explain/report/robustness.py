@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from compress_explain.report.charts import DotPlot, Line, dot_plot, shortened
+from compress_explain.report.charts import DotPlot, change_line, dot_plot, shortened
 from compress_explain.report.curves import Curves, curves
 from compress_explain.report.numbers import count, plain, share, signed
 from compress_explain.robustness.catalog import CHANGES
@@ -160,24 +160,12 @@ def _figures(row: ConditionRow, confidence: float) -> str:
 
 
 def _figure(rows: tuple[ConditionRow, ...]) -> DotPlot:
-    lines = [_line(row) for row in rows]
+    lines = [change_line(row.score, row.name, f", n = {count(row.n)}") for row in rows]
     description = "One line a condition: the dot is the difference of both accuracies under it, the stroke its interval, the tall line none."
     return dot_plot(
         "robustness", "Accuracy under changed inputs, compressed minus original", description, [row.name for row in rows],
         [("Accuracy, compressed minus original (right is better)", lines)],
     )  # fmt: skip
-
-
-def _line(row: ConditionRow) -> Line | None:
-    score = row.score
-    if score is None or not all(abs(score[part]) < float("inf") for part in ("difference", "low", "high")):
-        return None
-    interval = f"{signed(score['low'])} to {signed(score['high'])}"
-    return Line(
-        stretch=(score["low"], score["high"]),
-        marks=(("dot", score["difference"]),),
-        title=f"{row.name}: {signed(score['difference'])} ({interval}), n = {count(row.n)}",
-    )
 
 
 def _curves(name: str, rows: tuple[ConditionRow, ...], confidence: float) -> Curves:

@@ -7,10 +7,9 @@ from typing import Any
 
 from compress_explain.comparison.gates import Gate
 from compress_explain.comparison.harmed import HarmedSlice, certifiable_margins, harmed_slices
-from compress_explain.report.charts import DotPlot, Line, dot_plot
+from compress_explain.report.charts import DotPlot, change_line, dot_plot
 from compress_explain.report.gates import judged_text
 from compress_explain.report.judgement import Judgement
-from compress_explain.report.numbers import signed
 
 _SHOWN = ("accuracy", "nll")
 _DRAWN = 40  # slices in the figure; the table holds all of them
@@ -119,7 +118,7 @@ def _badness(row: SliceRow) -> float:
 def _figure(rows: list[SliceRow], metrics: tuple[str, ...]) -> DotPlot | None:
     panels = []
     for position, metric in enumerate(metrics):
-        lines = [_line(row, row.scores[position]) for row in rows]
+        lines = [change_line(row.scores[position], _named(row)) for row in rows]
         if any(line is not None for line in lines):
             panels.append((_heading(metric, rows, position), lines))
     if not panels:
@@ -141,17 +140,6 @@ def _heading(metric: str, rows: list[SliceRow], position: int) -> str:
     better = "right" if score["direction"] == "higher" else "left"
     name = "NLL" if metric == "nll" else metric.replace("_", " ").capitalize()
     return f"{name} change{unit} ({better} is better)"
-
-
-def _line(row: SliceRow, score: dict[str, Any] | None) -> Line | None:
-    if score is None or not all(abs(score[part]) < float("inf") for part in ("difference", "low", "high")):
-        return None
-    interval = f"{signed(score['low'])} to {signed(score['high'])}"
-    return Line(
-        stretch=(score["low"], score["high"]),
-        marks=(("dot", score["difference"]),),
-        title=f"{_named(row)}: {signed(score['difference'])} ({interval})",
-    )
 
 
 def _compare(first: Judgement, final: Judgement, gates: dict[str, Gate]) -> list[Comparison]:

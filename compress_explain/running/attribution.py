@@ -58,7 +58,7 @@ class Group:
 def attribute(session: Session, artifact_pairs: Pairs | None) -> None:
     """Work the shares out on some validation rows and record them; ``artifact_pairs`` is what is deployed, on validation."""
     plan, ledger = session.job.attribution, session.ledger
-    groups = standing_groups(ledger, session.masks)
+    groups = standing_groups(ledger)
     if not plan.rows or not groups["step"] or ledger.find("attributed", "end"):
         return
     rows = session.job.splits.validation.draw(plan.rows, session.job.seed)
@@ -73,16 +73,20 @@ def attribute(session: Session, artifact_pairs: Pairs | None) -> None:
     ledger.append("attributed", "end", body, (path,))
 
 
-def standing_groups(ledger: Ledger, masks: Masks) -> dict[str, list[Group]]:
-    """The edits that stand, by the step that made them, by the layer and by the kind that they are of; tokens aside."""
+def standing_edits(ledger: Ledger) -> dict[str, tuple[str, str]]:
+    """By component whose edit stands: the step that made it, and its kind; tokens aside."""
     made: dict[str, tuple[str, str]] = {}
     for applied in applied_plans(ledger):
-        if applied.reverted:
-            continue
-        for edit in applied.plan.edits:
+        for edit in () if applied.reverted else applied.plan.edits:
             made.pop(edit.component, None)
             if edit.action != "restore" and edit.kind != TOKEN:
                 made[edit.component] = (applied.plan.step, _kind(edit.kind, edit.action))
+    return made
+
+
+def standing_groups(ledger: Ledger) -> dict[str, list[Group]]:
+    """The edits that stand, by the step that made them, by the layer and by the kind that they are of."""
+    made = standing_edits(ledger)
     if len({step for step, _ in made.values()}) > MOST:  # the rounds of one strategy are one step then
         made = {component: (step.rpartition("-")[0], kind) for component, (step, kind) in made.items()}
     named: dict[str, dict[str, list[str]]] = {"step": {}, "layer": {}, "kind": {}}

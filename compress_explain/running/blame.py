@@ -20,9 +20,7 @@ from compress_explain.comparison.decided import decide_all
 from compress_explain.comparison.predictions import Pairs, logits_of
 from compress_explain.data.examples import Examples
 from compress_explain.editing.undoing import restored
-from compress_explain.model.embedding import TOKEN
-from compress_explain.record.replay import applied_plans
-from compress_explain.running.attribution import Group
+from compress_explain.running.attribution import Group, standing_edits
 from compress_explain.running.moves import collect
 from compress_explain.running.session import Session
 
@@ -69,14 +67,8 @@ def read_blame(folder: Path) -> pd.DataFrame | None:
 
 def _groups(session: Session) -> list[Group]:
     """What can be undone together: parts of one site, linears of one sublayer, a sublayer, a layer."""
-    anatomy, standing = session.anatomy, dict[str, str]()
-    for applied in applied_plans(session.ledger):
-        for edit in () if applied.reverted else applied.plan.edits:
-            standing.pop(edit.component, None)
-            if edit.action != "restore" and edit.kind != TOKEN:
-                standing[edit.component] = edit.component
-    named: dict[str, list[str]] = {}
-    for component in standing:
+    anatomy, named = session.anatomy, dict[str, list[str]]()
+    for component in standing_edits(session.ledger):
         if component in anatomy.linears:
             name = f"{component.rpartition('.')[0]} (linears)"
         elif component in anatomy.units:
