@@ -1,0 +1,1 @@
+"""Signal retention: does what the original knew survive in the compressed model, layer by layer?"""

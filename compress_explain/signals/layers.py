@@ -1,0 +1,139 @@
+"""The residual stream from layer to layer: which modules write it, what they are called, and what passes there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compress_explain.errors import InputError
+from compress_explain.families import families, family_of
+from compress_explain.model.anatomy import base_prefix
+from compress_explain.record.checkpoint import MANIFEST
+
+EMBEDDING = "embedding"  # the stream before the first layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """The layers of the stack that a model's head reads.
+
+    ``names`` are those of the original's components (``encoder.layer.3``), ``modules`` where they lie in the model. ``norm`` says
+    where norms stand, ``before`` or ``after`` what they are for; None where nobody knows.
+    """
+
+    names: tuple[str, ...]
+    modules: tuple[str, ...]
+    norm: Literal["before", "after"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def depths(self) -> tuple[str, ...]:
+        """Every place where the stream is looked at: before the first layer, and after each."""
+        return (EMBEDDING, *self.names)
+
+
+def layers_of(model: PreTrainedModel) -> Layers:
+    """The layers of ``model``; of a family that is not known, of the longest list of equal modules in it.
+
+    Raises:
+        InputError: there is no such list.
+    """
+    if model.config.model_type in families():
+        stack = family_of(model.config.model_type).stacks[-1]
+        path = base_prefix(model) + stack.layers
+        norm = stack.norm
+        if stack.norm_before is not None:
+            norm = "before" if getattr(model.config, stack.norm_before, True) else "after"
+        name = f"{stack.name}.layer"
+    else:
+        path, name, norm = _longest_list(model), "layer", None  # type: ignore[assignment]
+    count = len(model.get_submodule(path))  # type: ignore[arg-type]
+    return Layers(
+        names=tuple(f"{name}.{index}" for index in range(count)),
+        modules=tuple(f"{path}.{index}" for index in range(count)),
+        norm=norm,
+    )
+
+
+def _longest_list(model: PreTrainedModel) -> str:
+    lists = {
+        path: len(module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len({type(each) for each in module}) == 1
+    }
+    if not lists:
+        problem = "no list of layers was found in it"
+        raise InputError("model", type(model).__name__, problem, "register its family, see compress_explain.families")
+    return max(lists, key=lambda path: lists[path])
+
+
+def beside(original: Layers, compressed: Layers, removed: Collection[str] = ()) -> Layers:
+    """The compressed model's layers under the names that they have in the original.
+
+    ``removed`` are the layers that are known to be gone. Where the numbers do not fit even so, layers are named after those at
+    the same share of the depth, the last after the last.
+    """
+    left = tuple(name for name in original.names if name not in removed)
+    if len(left) != len(compressed):
+        shares = [(index + 1) / len(compressed) for index in range(len(compressed))]
+        left = tuple(original.names[max(0, round(share * len(original)) - 1)] for share in shares)
+    return Layers(names=left, modules=compressed.modules, norm=compressed.norm)
+
+
+def layers_removed(path: Path | None) -> tuple[str, ...]:
+    """The layers that a compressed checkpoint says are gone; none where ``path`` is none."""
+    manifest = None if path is None else path / MANIFEST
+    if manifest is None or not manifest.is_file():
+        return ()
+    return tuple(name for name in json.loads(manifest.read_text())["removed"] if name.count(".") == 2)
+
+
+Passing = dict[str, Float[Tensor, "batch tokens width"]]
+
+
+@contextmanager
+def passing(model: PreTrainedModel, layers: Layers) -> Iterator[Passing]:
+    """Inside it every pass of the model leaves the stream at each of :attr:`Layers.depths` under its name, with its gradient."""
+    seen: Passing = {}
+
+    def before(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        seen[EMBEDDING] = inputs[0] if inputs else options["hidden_states"]
+
+    def after(name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            seen[name] = output if isinstance(output, Tensor) else output[0]
+
+        return keep
+
+    modules = [model.get_submodule(path) for path in layers.modules]
+    handles = [modules[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles += [each.register_forward_hook(after(name)) for each, name in zip(modules, layers.names, strict=True)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replaced(model: PreTrainedModel, module: str, stream: Float[Tensor, "batch tokens width"]) -> Iterator[None]:
+    """Inside it what ``module`` gives is ``stream``, whatever it computes; a tuple's other members stay."""
+
+    def swap(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return stream if isinstance(output, Tensor) else (stream, *output[1:])
+
+    handle = model.get_submodule(module).register_forward_hook(swap)
+    try:
+        yield
+    finally:
+        handle.remove()
