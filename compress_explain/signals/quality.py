@@ -1,0 +1,141 @@
+"""The decision-quality signal: does a model hold, beyond what its answer shows, which of its decisions will be wrong?
+
+A probe learns on which decisions the loss is larger than confidence and the length of the state would have it; what it says of others is
+correlated with their loss, given what is known from outside. That statistic depends on what is held to be known. Given confidence
+and the length alone a model whose labels are drawn from its own softmax, in which there is nothing hidden to find, scores as a
+healthy one does: its loss follows the entropy of its answer. So entropy is given too, and in the strictest form what a small
+network predicts of the loss from the last layer.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPRegressor
+
+from compress_explain.signals.parts import Part
+from compress_explain.signals.partial import partial_spearman, resampled_partial_spearman
+from compress_explain.signals.probes import fit_probe
+from compress_explain.signals.resampling import Draws, Readings
+from compress_explain.signals.states import States
+
+GIVEN_CONFIDENCE, GIVEN_ENTROPY, GIVEN_OUTPUT, OF_ERRORS = "rho", "rho_entropy", "rho_output", "rho_error"
+FIGURES = (GIVEN_CONFIDENCE, GIVEN_ENTROPY, GIVEN_OUTPUT, OF_ERRORS)
+_HIDDEN, _STEPS, _DECAY = 64, 40, 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """By figure the partial rank correlations at every depth, and the probe's ``scores`` of what is reported, part by part."""
+
+    readings: dict[str, Readings] = field(repr=False)
+    scores: tuple[Float[np.ndarray, "depths n"], ...] = field(repr=False)
+
+
+def quality_of(
+    states: States,
+    decided: States,
+    draws: Draws,
+    strength: float,
+    *,
+    figures: Sequence[str] = FIGURES,
+    seed: int = 0,
+    shuffled: int | None = None,
+) -> Quality:
+    """What ``states`` say of the loss of what was ``decided``: a model's own, or of a control in the place of its states.
+
+    With a seed to be ``shuffled`` by, probes learn from shuffled targets.
+    """
+    told = [
+        _of_part(states, decided, part, counts, strength, figures, seed, shuffled)
+        for part, counts in zip(draws.parts, draws.counts, strict=True)
+    ]
+    readings = {
+        figure: Readings(
+            values=np.array([[depth[figure][0] for depth in part] for part, _ in told]),
+            draws=np.array([[depth[figure][2] for depth in part] for part, _ in told]),
+            choosing=np.array([[depth[figure][1] for depth in part] for part, _ in told]),
+            weights=draws.weights,
+        )
+        for figure in figures
+    }
+    return Quality(readings=readings, scores=tuple(scores for _, scores in told))
+
+
+_Told = dict[str, tuple[float, float, np.ndarray]]
+
+
+def _of_part(
+    states: States,
+    decided: States,
+    part: Part,
+    counts: np.ndarray,
+    strength: float,
+    figures: Sequence[str],
+    seed: int,
+    shuffled: int | None,
+) -> tuple[list[_Told], Float[np.ndarray, "depths n"]]:
+    wanted = {GIVEN_OUTPUT, OF_ERRORS} & set(figures)
+    expected = expected_loss(decided.at(decided.depths[-1]), decided.loss, part.fit, seed) if wanted else decided.loss
+    told, scores = [], []
+    for depth in states.depths:
+        norms = states.norms(depth)
+        over = surprising(decided.loss, [decided.confidence, norms], part.fit)
+        if shuffled is not None:
+            over = np.random.default_rng(shuffled).permutation(over)
+        if len(np.unique(over)) < 2:
+            told.append({figure: (math.nan, math.nan, np.full(len(counts), math.nan)) for figure in figures})
+            scores.append(np.zeros(len(part.report)))
+            continue
+        score = fit_probe(states.at(depth)[part.fit], over, strength).scores(states.at(depth))[:, 0]
+        scores.append(score[part.report])
+        given = {
+            GIVEN_CONFIDENCE: [decided.confidence, norms],
+            GIVEN_ENTROPY: [decided.confidence, norms, decided.entropy],
+            GIVEN_OUTPUT: [decided.confidence, norms, decided.entropy, expected],
+        }
+        wrong = decided.loss if OF_ERRORS not in figures else decided.wrong.astype(float)
+        columns = {name: [score, decided.loss, *known] for name, known in given.items()}
+        columns[OF_ERRORS] = [score, wrong, *given[GIVEN_OUTPUT]]
+        told.append({figure: _correlated(columns[figure], part, counts) for figure in figures})
+    return told, np.array(scores)
+
+
+def _correlated(columns: Sequence[np.ndarray], part: Part, counts: np.ndarray) -> tuple[float, float, np.ndarray]:
+    value, choosing = (
+        partial_spearman(*(each[rows] for each in columns[:2]), [each[rows] for each in columns[2:]])
+        if len(rows) > 2
+        else math.nan
+        for rows in (part.report, part.choose)
+    )
+    return value, choosing, resampled_partial_spearman([each[part.report] for each in columns], counts)
+
+
+def surprising(loss: Float[np.ndarray, " n"], known: Sequence[Float[np.ndarray, " n"]], fit: np.ndarray) -> np.ndarray:
+    """On which of the decisions to ``fit`` the loss is larger than a least-squares fit on what is known says: 1, else 0."""
+    table = np.column_stack([*(each[fit] for each in known), np.ones(len(fit))])
+    left = loss[fit] - table @ np.linalg.lstsq(table, loss[fit], rcond=None)[0]
+    return (left > 0).astype(np.int64)
+
+
+def expected_loss(
+    last: Float[np.ndarray, "n width"], loss: Float[np.ndarray, " n"], fit: np.ndarray, seed: int
+) -> Float[np.ndarray, " n"]:
+    """What a small network, one hidden layer of 64, makes of the last layer's state: the loss to be expected, of all decisions.
+
+    It learns the rank of the loss, which is what is correlated.
+    """
+    centre, scale = last[fit].mean(0), np.maximum(last[fit].std(0), 1e-6)
+    wanted = np.argsort(np.argsort(loss[fit], kind="stable"), kind="stable") / len(fit) - 0.5
+    network = MLPRegressor((_HIDDEN,), alpha=_DECAY, max_iter=_STEPS, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        network.fit((last[fit] - centre) / scale, wanted)
+    result: np.ndarray = network.predict((last - centre) / scale)
+    return result
