@@ -3,8 +3,8 @@
 A probe learns on which decisions the loss is larger than confidence and the length of the state would have it; what it says of others is
 correlated with their loss, given what is known from outside. That statistic depends on what is held to be known. Given confidence
 and the length alone a model whose labels are drawn from its own softmax, in which there is nothing hidden to find, scores as a
-healthy one does: its loss follows the entropy of its answer. So entropy is given too, and in the strictest form what a small
-network predicts of the loss from the last layer.
+healthy one does: its loss follows the entropy of its answer. So entropy is given too, and in the strictest form what small
+predictors make of the loss: one of the answer's confidence and entropy, by whatever curve, and one of the last layer's state.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import rankdata
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
-from compress_explain.signals.parts import Part
 from compress_explain.signals.partial import partial_spearman, resampled_partial_spearman
+from compress_explain.signals.parts import Part
 from compress_explain.signals.probes import fit_probe
 from compress_explain.signals.resampling import Draws, Readings
 from compress_explain.signals.states import States
 
 GIVEN_CONFIDENCE, GIVEN_ENTROPY, GIVEN_OUTPUT, OF_ERRORS = "rho", "rho_entropy", "rho_output", "rho_error"
 FIGURES = (GIVEN_CONFIDENCE, GIVEN_ENTROPY, GIVEN_OUTPUT, OF_ERRORS)
-_HIDDEN, _STEPS, _DECAY = 64, 40, 1.0
+_HIDDEN, _STEPS, _DECAY = 64, 40, 1.0  # of the network
+_TREES, _LEAVES, _RATE = 100, 8, 0.05  # of the curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,7 @@ def _of_part(
     shuffled: int | None,
 ) -> tuple[list[_Told], Float[np.ndarray, "depths n"]]:
     wanted = {GIVEN_OUTPUT, OF_ERRORS} & set(figures)
-    expected = expected_loss(decided.at(decided.depths[-1]), decided.loss, part.fit, seed) if wanted else decided.loss
+    expected = expected_loss(decided, part.fit, seed) if wanted else []
     told, scores = [], []
     for depth in states.depths:
         norms = states.norms(depth)
@@ -98,7 +101,7 @@ def _of_part(
         given = {
             GIVEN_CONFIDENCE: [decided.confidence, norms],
             GIVEN_ENTROPY: [decided.confidence, norms, decided.entropy],
-            GIVEN_OUTPUT: [decided.confidence, norms, decided.entropy, expected],
+            GIVEN_OUTPUT: [decided.confidence, norms, decided.entropy, *expected],
         }
         wrong = decided.loss if OF_ERRORS not in figures else decided.wrong.astype(float)
         columns = {name: [score, decided.loss, *known] for name, known in given.items()}
@@ -124,18 +127,23 @@ def surprising(loss: Float[np.ndarray, " n"], known: Sequence[Float[np.ndarray, 
     return (left > 0).astype(np.int64)
 
 
-def expected_loss(
-    last: Float[np.ndarray, "n width"], loss: Float[np.ndarray, " n"], fit: np.ndarray, seed: int
-) -> Float[np.ndarray, " n"]:
-    """What a small network, one hidden layer of 64, makes of the last layer's state: the loss to be expected, of all decisions.
+def expected_loss(decided: States, fit: np.ndarray, seed: int) -> list[Float[np.ndarray, " n"]]:
+    """What loss is to be expected of each decision: of the last layer's state, and of the answer's confidence and entropy.
 
-    It learns the rank of the loss, which is what is correlated.
+    A network with one hidden layer of 64 learns the one, boosted trees of two answers' figures the other, of which also how far it
+    lies from its median is given: a partial rank correlation takes away straight lines, and two of them bend. Both learn the rank of the loss, on
+    the decisions to ``fit``.
     """
-    centre, scale = last[fit].mean(0), np.maximum(last[fit].std(0), 1e-6)
-    wanted = np.argsort(np.argsort(loss[fit], kind="stable"), kind="stable") / len(fit) - 0.5
-    network = MLPRegressor((_HIDDEN,), alpha=_DECAY, max_iter=_STEPS, random_state=seed)
+    ranks = rankdata(decided.loss[fit]) / len(fit) - 0.5
+    last = decided.at(decided.depths[-1])
+    last = (last - last[fit].mean(0)) / np.maximum(last[fit].std(0), 1e-6)
+    shown = np.column_stack([decided.confidence, decided.entropy])
+    network = MLPRegressor(hidden_layer_sizes=(_HIDDEN,), alpha=_DECAY, max_iter=_STEPS, random_state=seed)
+    curve = HistGradientBoostingRegressor(
+        max_iter=_TREES, learning_rate=_RATE, max_leaf_nodes=_LEAVES, early_stopping=False
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        network.fit((last[fit] - centre) / scale, wanted)
-    result: np.ndarray = network.predict((last - centre) / scale)
-    return result
+        network.fit(last[fit], ranks)
+    by_answer: np.ndarray = curve.fit(shown[fit], ranks).predict(shown)
+    return [network.predict(last), by_answer, np.abs(by_answer - np.median(by_answer))]
