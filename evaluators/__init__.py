@@ -10,6 +10,7 @@ from .latency import Latency
 from .layer_times import LayerTimes
 from .quality import Quality
 from .robustness import Robustness
+from .signals import Signals
 from .slices import Slices
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "LayerTimes",
     "Quality",
     "Robustness",
+    "Signals",
     "Slices",
 ]

@@ -21,7 +21,8 @@ class Side:
     reads it, with its own ``processor`` (a tokenizer or an image processor). ``module`` is the model in torch, for gradients and
     counted FLOPs; None where only a file of another runtime is at hand. ``path`` is the file or folder that it lies in on disk; None where
     nothing does. ``order`` says which of the module's classes stands for each of the original's, where those stand in another order;
-    ``forward`` gives them in the original's.
+    ``forward`` gives them in the original's. ``learning`` are other rows as this model reads them, that whoever looks into it may learn from;
+    None where there are none.
     """
 
     name: Literal["original", "compressed"]
@@ -32,6 +33,7 @@ class Side:
     path: Path | None = None
     form: str = "torch"
     order: tuple[int, ...] | None = None
+    learning: Examples | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

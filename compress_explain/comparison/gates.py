@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from compress_explain.comparison.discovery import DISCOVERED_FLIPS, DISCOVERED_SLICES
@@ -179,7 +180,7 @@ def check_gates(gates: Sequence[Gate], metrics: Iterable[str], slices: Sequence[
     Raises:
         InputError: an unknown metric or slice, the same limit twice, or min above max.
     """
-    known = list(metrics)
+    known = list(named_after(metrics, slices))
     for gate in gates:
         if gate.metric not in known:
             raise InputError("gates: metric", gate.metric, "no evaluator gives this", did_you_mean(gate.metric, known))
@@ -193,6 +194,22 @@ def check_gates(gates: Sequence[Gate], metrics: Iterable[str], slices: Sequence[
     for index, first in enumerate(gates):
         for second in gates[index + 1 :]:
             _check_pair(first, second)
+
+
+def named_after(metrics: Iterable[str], slices: Sequence[str]) -> Iterator[str]:
+    """The metrics, and in the place of those with a ``*`` one for every column of slices and every slice that stands alone.
+
+    >>> list(named_after(["accuracy", "signals.attribute.*.retention"], ["negation", "length=q1", "length=q2"]))
+    ['accuracy', 'signals.attribute.negation.retention', 'signals.attribute.length.retention']
+    """
+    for metric in metrics:
+        columns = dict.fromkeys(name.partition("=")[0] for name in slices) if "*" in metric else (metric,)
+        yield from (metric.replace("*", column) for column in columns)
+
+
+def is_one_of(metric: str, metrics: Iterable[str]) -> bool:
+    """Whether a metric is among others, of which those with a ``*`` stand for many."""
+    return any(fnmatchcase(metric, each) for each in metrics)
 
 
 def _judged_on(gate: Gate, slices: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import pandas as pd
 
 from compress_explain.comparison.contest import Contest
-from compress_explain.comparison.gates import Gate
+from compress_explain.comparison.gates import Gate, is_one_of
 from compress_explain.comparison.predictions import Pairs
 from compress_explain.comparison.scores import Score, told_of
 from compress_explain.plugins.conformance import is_frozen_dataclass
@@ -72,8 +72,8 @@ def metrics_for(evaluators: Sequence[Evaluator | Measuring], task: str) -> set[s
 
 def on_the_way(gates: Iterable[Gate], evaluators: Iterable[Evaluator | Measuring]) -> list[Gate]:
     """The gates that can be judged before anything is deployed: on predictions, and against the original."""
-    later = {metric for each in measuring(evaluators).values() for metric in each.metrics}
-    return [gate for gate in gates if gate.metric not in later and gate.against == "original"]
+    later = [metric for each in measuring(evaluators).values() for metric in each.metrics]
+    return [gate for gate in gates if not is_one_of(gate.metric, later) and gate.against == "original"]
 
 
 def asked_on_the_way(gates: Iterable[Gate], evaluators: Iterable[Evaluator | Measuring]) -> list[Evaluator]:

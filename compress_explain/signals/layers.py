@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -16,7 +14,6 @@ from transformers import PreTrainedModel
 from compress_explain.errors import InputError
 from compress_explain.families import families, family_of
 from compress_explain.model.anatomy import base_prefix
-from compress_explain.record.checkpoint import MANIFEST
 
 EMBEDDING = "embedding"  # the stream before the first layer
 
@@ -88,14 +85,6 @@ def beside(original: Layers, compressed: Layers, removed: Collection[str] = ()) 
         shares = [(index + 1) / len(compressed) for index in range(len(compressed))]
         left = tuple(original.names[max(0, round(share * len(original)) - 1)] for share in shares)
     return Layers(names=left, modules=compressed.modules, norm=compressed.norm)
-
-
-def layers_removed(path: Path | None) -> tuple[str, ...]:
-    """The layers that a compressed checkpoint says are gone; none where ``path`` is none."""
-    manifest = None if path is None else path / MANIFEST
-    if manifest is None or not manifest.is_file():
-        return ()
-    return tuple(name for name in json.loads(manifest.read_text())["removed"] if name.count(".") == 2)
 
 
 Passing = dict[str, Float[Tensor, "batch tokens width"]]

@@ -53,6 +53,11 @@ class States:
         """Lengths of the stream's vectors at one depth."""
         return np.linalg.norm(self.at(depth), axis=1)
 
+    def only(self, decisions: Int[np.ndarray, " some"]) -> States:
+        """Some of the decisions, in that order."""
+        parts = {name: getattr(self, name)[decisions] for name in _OF_EACH}
+        return States(depths=self.depths, values=self.values[decisions], rows=self.rows[decisions], **parts)
+
     def followed_by(self, other: States) -> States:
         """These decisions and then those of other rows, which count on."""
         after = int(self.rows.max()) + 1

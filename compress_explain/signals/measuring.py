@@ -1,0 +1,198 @@
+"""Looking into two models on the same rows: what each holds, how alike, what carries the decision, and what was lost."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from compress_explain.comparison.contest import Contest, Side
+from compress_explain.data.examples import Examples
+from compress_explain.model.tasks import TASKS
+from compress_explain.progress import Advance
+from compress_explain.signals.alike import alike
+from compress_explain.signals.asked import DECISION, QUALITY, TASK, asked_of
+from compress_explain.signals.findings import Finding, as_table
+from compress_explain.signals.layers import Layers, beside, layers_of
+from compress_explain.signals.original_names import Gone, gone_from
+from compress_explain.signals.parts import parts_of
+from compress_explain.signals.probing import CHOSEN, Held, Probing, probe_all
+from compress_explain.signals.resampling import Draws
+from compress_explain.signals.states import States, Where, drawn_decisions, read_states, where_read
+
+PROBES, CKA, PATCHING, ABLATION, ATTRIBUTION, FLOW = "probes", "cka", "patching", "ablation", "attribution", "flow"
+PARTS = (PROBES, CKA, PATCHING, ABLATION, ATTRIBUTION, FLOW)
+_SAME = 0.99  # of decisions on which the model that is looked into must answer as what is deployed does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looking:
+    """How closely: ``parts`` of :data:`PARTS`, and how many decisions and rows each takes.
+
+    ``strength`` is that of probes (scikit-learn's C), ``steps`` those of integrated gradients; ``confidence`` is two-sided.
+    """
+
+    parts: tuple[str, ...] = PARTS
+    decisions: int = 4096
+    learning_rows: int = 2048
+    patched_rows: int = 128
+    ablated_rows: int = 64
+    explained_rows: int = 32
+    flow_rows: int = 128
+    steps: int = 16
+    strength: float = 0.03
+    resamples: int = 400
+    confidence: float = 0.90
+    seed: int = 0
+
+
+def look(
+    contest: Contest, looking: Looking, advance: Advance, reference: PreTrainedModel | None = None
+) -> pd.DataFrame:
+    """Everything that is found, one row a finding; ``reference`` is another model of the original's shape, as a yardstick.
+
+    Raises:
+        InputError: the task's decisions do not stand at places of the stream.
+    """
+    missing = next((side for side in contest.sides if side.module is None), None)
+    if missing is not None:
+        why = f"the {missing.name} model is a file of another runtime, which cannot be looked into"
+        return as_table(_untold(signal, why) for signal in (TASK, DECISION, QUALITY))
+    return as_table(_Look(contest=contest, looking=looking, reference=reference).findings(advance))
+
+
+def _untold(signal: str, why: str) -> Finding:
+    return Finding(
+        part="retention", figure="retained", value=math.nan, unit="share", n=0, signal=signal, other=CHOSEN, note=why
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    contest: Contest
+    looking: Looking
+    reference: PreTrainedModel | None = field(default=None, repr=False)
+
+    def findings(self, advance: Advance) -> Iterator[Finding]:
+        total = len(self.original.examples)
+        spent = 0
+        doing: dict[str, Callable[[], Iterator[Finding]]] = {PROBES: self._probes, CKA: self._cka}
+        for number, name in enumerate(self.looking.parts, start=1):
+            yield from doing[name]()
+            advance(number * total // len(self.looking.parts) - spent)
+            spent = number * total // len(self.looking.parts)
+
+    @property
+    def original(self) -> Side:
+        return self.contest.original
+
+    @property
+    def compressed(self) -> Side:
+        return self.contest.compressed
+
+    @cached_property
+    def layers(self) -> tuple[Layers, Layers]:
+        mine = layers_of(self._module(self.original))
+        return mine, beside(mine, layers_of(self._module(self.compressed)), self.gone.layers)
+
+    @cached_property
+    def gone(self) -> Gone:
+        return gone_from(self.compressed.path)
+
+    @cached_property
+    def where(self) -> Where:
+        return where_read(self._module(self.original), self.layers[0], self.original.examples)
+
+    @cached_property
+    def chosen(self) -> list[np.ndarray]:
+        """Which decisions of the rows to learn from, if there are any, and of those to report on, are looked at."""
+        return [
+            drawn_decisions(each, self.looking.decisions, self.looking.seed) for each in self._splits(self.original)
+        ]
+
+    @cached_property
+    def held(self) -> Held:
+        mine, theirs = self.layers
+        nothing = without_knowledge(self._module(self.original), self.looking.seed)
+        return Held(
+            original=self._states(self._module(self.original), mine, self.original),
+            compressed=self._states(self._module(self.compressed), theirs, self.compressed),
+            random=self._states(nothing, mine, self.original),
+        )
+
+    def _states(self, model: PreTrainedModel, layers: Layers, side: Side) -> States:
+        """Of the rows to learn from, and then of those that are reported."""
+        where = self.where if side.name == "original" else where_read(model, layers, side.examples)
+        read = [
+            read_states(
+                model, layers, split, where, batch_size=self.contest.batch_size, chosen=chosen, order=side.order
+            )
+            for split, chosen in zip(self._splits(side), self.chosen, strict=True)
+        ]
+        return read[0] if len(read) == 1 else read[0].followed_by(read[1])
+
+    def _splits(self, side: Side) -> list[Examples]:
+        if side.learning is None:
+            return [side.examples]
+        return [side.learning.draw(self.looking.learning_rows, self.looking.seed), side.examples]
+
+    def _probes(self) -> Iterator[Finding]:
+        looking, held = self.looking, self.held
+        to_learn = int(self.chosen[0].sum()) if len(self.chosen) > 1 else 0
+        parts = parts_of(held.original.rows, to_learn, looking.seed)
+        draws = Draws.of(parts, held.original.rows, looking.resamples, looking.seed)
+        probing = Probing(draws=draws, strength=looking.strength, confidence=looking.confidence, seed=looking.seed)
+        questions = asked_of(self._splits(self.original), held.original.guesses, self.chosen)
+        doubt = self._doubt()
+        for each in probe_all(held, questions, probing):
+            yield replace(each, note=each.note or doubt) if each.part == "retention" else each
+
+    def _doubt(self) -> str:
+        """Why what is looked into may not be what is deployed."""
+        reported = int(self.chosen[-1].sum())
+        mine = self.held.compressed.guesses[-reported:]
+        deployed = self.contest.pairs.compressed_guesses[self.chosen[-1]]
+        same = float((mine == deployed).mean())
+        if same >= _SAME:
+            return ""
+        return f"the model that was looked into decides {1 - same:.1%} of rows otherwise than what is deployed"
+
+    def _cka(self) -> Iterator[Finding]:
+        reported = int(self.chosen[-1].sum())
+        mine, theirs = (_last(each, reported) for each in (self.held.original, self.held.compressed))
+        third = None
+        if self.reference is not None:
+            third = _last(self._states(self.reference, self.layers[0], self.original), reported)
+        yield from alike(mine, theirs, reference=third, confidence=self.looking.confidence, seed=self.looking.seed)
+
+    def _module(self, side: Side) -> PreTrainedModel:
+        assert side.module is not None, "asked for before"
+        return side.module
+
+
+def _last(states: States, count: int) -> States:
+    """The last ``count`` decisions."""
+    return states.only(np.arange(len(states) - count, len(states)))
+
+
+def without_knowledge(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """A model of the same shape with the weights that training begins with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return type(model)(copy.deepcopy(model.config)).eval()
+
+
+def tasks_that_can() -> tuple[str, ...]:
+    """The tasks whose decisions stand at places of the stream."""
+    return tuple(
+        name
+        for name, task in TASKS.items()
+        if task.decides in ("row", "word", "token") and name != "text2text-generation"
+    )
