@@ -201,13 +201,22 @@ ChampionOption = Annotated[
 ]
 
 
+ModelName = Annotated[
+    str, typer.Argument(help="a model folder, a hub id, an ONNX file, or a models:/ URI", metavar="ORIGINAL")
+]
+DataFile = Annotated[str, typer.Option(help="a csv, json, jsonl or parquet file, or a hub data set as id:split")]
+TaskName = Annotated[str | None, typer.Option(help="what the models are for; else what the original has a head for")]
+LearnFrom = Annotated[
+    str | None,
+    typer.Option(help="other rows, as for --data, that probes learn from; else they learn from parts of those"),
+]
+
+
 @app.command()
 def evaluate(
-    original: Annotated[
-        str, typer.Argument(help="a model folder, a hub id, an ONNX file, or a models:/ URI", metavar="ORIGINAL")
-    ],
+    original: ModelName,
     candidate: Annotated[str, typer.Argument(help="the same, of the model that is judged", metavar="CANDIDATE")],
-    data: Annotated[str, typer.Option(help="a csv, json, jsonl or parquet file, or a hub data set as id:split")],
+    data: DataFile,
     gates: GateFile = None,
     slices: Slices = None,
     evaluators: Annotated[
@@ -215,9 +224,39 @@ def evaluate(
     ] = None,
     champion: ChampionOption = None,
     out: Annotated[Path, typer.Option(help="the folder of the evaluation")] = Path("runs/evaluation"),
-    task: Annotated[
-        str | None, typer.Option(help="what the models are for; else what the original has a head for")
-    ] = None,
+    task: TaskName = None,
+    input_column: Annotated[str | None, typer.Option("--input", help="the column of texts or image files")] = None,
+    label_column: Annotated[str | None, typer.Option("--label", help="the column of labels")] = None,
+    rows: Rows = None,
+    max_length: MaxLength = None,
+    batch_size: Annotated[int, typer.Option(help="rows a pass", min=1)] = 32,
+    threads: Annotated[int | None, typer.Option(help="of this process; the default is torch's", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="of drawn rows")] = 0,
+    redact: Annotated[bool, typer.Option("--redact", help="keep texts out of the report")] = False,
+    learn: LearnFrom = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an evaluation that was stopped")] = False,
+) -> None:
+    """Compare any two models on the same rows, and judge the second by gates; neither need come from here."""
+    from compress_explain.terminal.evaluating import Wanted, run_evaluation
+
+    wanted = Wanted(
+        original=original, candidate=candidate, data=data, task=task, gates=gates, slices=slices, evaluators=evaluators,
+        champion=champion, input=input_column, label=label_column, rows=rows, max_length=max_length, batch_size=batch_size,
+        threads=threads, seed=seed, redact=redact, learn=learn,
+    )  # fmt: skip
+    raise typer.Exit(run_evaluation(wanted, out, resume=resume))
+
+
+@app.command()
+def signals(
+    original: ModelName,
+    candidate: Annotated[str, typer.Argument(help="the same, of the model that is looked into", metavar="CANDIDATE")],
+    data: DataFile,
+    learn: LearnFrom = None,
+    slices: Slices = None,
+    gates: GateFile = None,
+    out: Annotated[Path, typer.Option(help="the folder of the evaluation")] = Path("runs/signals"),
+    task: TaskName = None,
     input_column: Annotated[str | None, typer.Option("--input", help="the column of texts or image files")] = None,
     label_column: Annotated[str | None, typer.Option("--label", help="the column of labels")] = None,
     rows: Rows = None,
@@ -228,13 +267,13 @@ def evaluate(
     redact: Annotated[bool, typer.Option("--redact", help="keep texts out of the report")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="continue an evaluation that was stopped")] = False,
 ) -> None:
-    """Compare any two models on the same rows, and judge the second by gates; neither need come from here."""
+    """Look into two models: what does the second still know of what the first knew, layer by layer?"""
     from compress_explain.terminal.evaluating import Wanted, run_evaluation
 
     wanted = Wanted(
-        original=original, candidate=candidate, data=data, task=task, gates=gates, slices=slices, evaluators=evaluators,
-        champion=champion, input=input_column, label=label_column, rows=rows, max_length=max_length, batch_size=batch_size,
-        threads=threads, seed=seed, redact=redact,
+        original=original, candidate=candidate, data=data, task=task, gates=gates, slices=slices, evaluators="quality,signals",
+        champion=None, input=input_column, label=label_column, rows=rows, max_length=max_length, batch_size=batch_size,
+        threads=threads, seed=seed, redact=redact, learn=learn,
     )  # fmt: skip
     raise typer.Exit(run_evaluation(wanted, out, resume=resume))
 

@@ -17,7 +17,7 @@ from compress_explain.signals.catches import exclusive_catches
 from compress_explain.signals.cka import debiased_cka
 from compress_explain.signals.measuring import PARTS, Looking, look, tasks_that_can
 from compress_explain.signals.partial import partial_spearman
-from compress_explain.signals.scoring import CKA_SCORE, retention_of, scores_told
+from compress_explain.signals.scoring import CKA_SCORE, above_chance_of, retention_of, scores_told
 
 __all__ = ["Signals", "debiased_cka", "exclusive_catches", "partial_spearman"]
 
@@ -28,7 +28,8 @@ class Signals:
 
     Signals are the ``task``'s answer, the original's ``decision``, which decisions will be wrong (``quality``) and every slice
     (``attribute.NAME``). The share of each that is retained is a score, ``signals.NAME.retention``: 1 where the compressed model
-    shows as much of it above a control as the original does, 0 where it shows no more than the control.
+    shows as much of it above a control as the original does, 0 where it shows no more than the control: a model with random weights, or
+    shuffled answers, whichever shows more. ``signals.NAME.above_chance`` is the same share above chance alone.
 
     ``parts`` are some of probes, cka, patching, ablation, attribution and flow. At most ``decisions`` decisions are probed, and probes
     learn from at most ``learning_rows`` rows where a run has rows for that. ``patched_rows``, ``ablated_rows``, ``explained_rows`` and ``flow_rows``
@@ -76,7 +77,8 @@ class Signals:
     @property
     def metrics(self) -> tuple[str, ...]:
         """``*`` stands for any attribute."""
-        return (*map(retention_of, (TASK, DECISION, QUALITY, f"{ATTRIBUTE}*")), CKA_SCORE)
+        signals = (TASK, DECISION, QUALITY, f"{ATTRIBUTE}*")
+        return (*map(retention_of, signals), *map(above_chance_of, signals), CKA_SCORE)
 
     def metrics_for(self, task: str) -> tuple[str, ...]:
         """All of them where decisions stand at places of the stream; else none."""

@@ -173,6 +173,34 @@ def load_test(
     return examples
 
 
+def load_test_and_more(
+    sources: tuple[str, str],
+    rules: Sequence[SliceRule],
+    subject: Subject,
+    reading: Reading,
+    *,
+    rows: int | None = None,
+    seed: int = 0,
+) -> tuple[Examples, Examples]:
+    """:func:`load_test` of the first source, and rows of the second to learn from; those that stand in the first are left out.
+
+    Quantiles of slices are cut on the first.
+
+    Raises:
+        InputError: anything wrong with a source, or no row is left to learn from.
+    """
+    test = _checked(read_rows("data", sources[0], rows, seed), "data", reading, subject)
+    more = _checked(read_rows("data.learning", sources[1], None, seed), "data.learning", reading, subject)
+    seen = set(test[reading.input].map(row_key))
+    left = more[~more[reading.input].map(row_key).isin(seen)]
+    if len(left) < 2:
+        problem = f"of its {len(more)} rows all but {len(left)} are rows that are judged on"
+        raise InputError("data.learning", sources[1], problem, "give rows that stand nowhere else")
+    frames = {"data.test": test, "data.learning": left.reset_index(drop=True)}
+    judged, learning = _encoded(frames, "data.test", rules, reading, subject)
+    return judged, learning
+
+
 def _encoded(
     frames: dict[str, pd.DataFrame], reference: str, rules: Sequence[SliceRule], reading: Reading, subject: Subject
 ) -> list[Examples]:

@@ -31,7 +31,10 @@ _UNNAMED = re.compile(r"label_\d+")  # as transformers calls classes that nobody
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What is to be judged, and by what: ``test`` are the rows as the original reads them."""
+    """What is to be judged, and by what: ``test`` are the rows as the original reads them.
+
+    ``learning`` are other rows, that evaluators which look inside learn from; without any they learn from parts of the test rows.
+    """
 
     original: Opened
     candidate: Opened
@@ -43,6 +46,7 @@ class Evaluation:
     batch_size: int = 32
     seed: int = 0
     redact: bool = False
+    learning: Examples | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         names = [type(each).__name__.lower() for each in self.evaluators]
@@ -77,6 +81,7 @@ class Evaluation:
             "champion": None if self.champion is None else self.champion.source,
             "batch_size": self.batch_size,
             "seed": self.seed,
+            **({} if self.learning is None else {"learning": self.learning.digest}),
         }
 
     def identity(self) -> str:
@@ -86,28 +91,32 @@ class Evaluation:
 
     @cached_property
     def read_by_candidate(self) -> Examples:
-        """The same rows, cut by the candidate's own tokenizer where that is another one.
+        """The rows that are judged on, as :meth:`as_candidate_reads` says."""
+        return self.as_candidate_reads(self.test)
+
+    def as_candidate_reads(self, examples: Examples) -> Examples:
+        """Some rows, cut by the candidate's own tokenizer where that is another one.
 
         Raises:
             InputError: the task's decisions hang on the tokens, and the tokens are not the same.
         """
         processor = self.candidate.subject.processor
         if processor_digest(processor) == processor_digest(self.original.subject.processor):
-            return self.test
+            return examples
         kind = self.original.subject.kind
         if kind.reads == "image":
-            return self.test
+            return examples
         if kind.decides != "row":
             problem = f"its tokens are not the original's, and a model for {kind.name} answers for tokens"
             raise InputError("candidate", self.candidate.source, problem, "judge models with one tokenizer")
-        limit = min(self.test.max_length or processor.model_max_length, processor.model_max_length)
+        limit = min(examples.max_length or processor.model_max_length, processor.model_max_length)
         if processor.pad_token_id is None:
             raise InputError(
                 "candidate", self.candidate.source, "its tokenizer has no padding token", "set one and save it"
             )
-        inputs = cut(processor, self.test.texts, limit)
+        inputs = cut(processor, examples.texts, limit)
         padding = dict.fromkeys(inputs, 0) | {"input_ids": int(processor.pad_token_id)}
-        return replace(self.test, inputs=inputs, padding=padding)
+        return replace(examples, inputs=inputs, padding=padding)
 
     def contest(self, pairs: Pairs) -> Contest:
         """Both models at hand."""
@@ -118,9 +127,12 @@ class Evaluation:
             ("compressed", self.candidate, self.read_by_candidate),
         ):
             own = None if order is None or name == "original" else tuple(order)
+            learning = self.learning
+            if learning is not None and name == "compressed":
+                learning = self.as_candidate_reads(learning)
             side = Side(
                 name=name, forward=ordered(opened.forward, own), examples=examples, processor=opened.subject.processor,  # type: ignore[arg-type]
-                module=opened.module, path=opened.path, form=opened.form, order=own,
+                module=opened.module, path=opened.path, form=opened.form, order=own, learning=learning,
             )  # fmt: skip
             sides.append(side)
         return Contest(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from compress_explain.comparison.contest import Contest, Side
 from compress_explain.comparison.predictions import Pairs, logits_of
 from compress_explain.comparison.scores import Score
 from compress_explain.deployment.manifest import read_manifest
+from compress_explain.editing.rounded import let_round
+from compress_explain.model.depth import shortened
 from compress_explain.record.checkpoint import load_compressed
 from compress_explain.record.judged import measure_once
 from compress_explain.running.opening import load_deployed
@@ -28,6 +30,7 @@ def measure(session: Session, artifact: Path, step: str, pairs: Pairs) -> list[S
 
 
 def _contest(session: Session, artifact: Path, pairs: Pairs) -> Contest:
+    calibration = session.job.splits.calibration
     split = next(split for split in session.job.splits if split.name == pairs.split)
     subject = session.job.subject
     own = subject.processor if subject.kind.reads == "image" else AutoTokenizer.from_pretrained(artifact)
@@ -35,13 +38,22 @@ def _contest(session: Session, artifact: Path, pairs: Pairs) -> Contest:
     return Contest(
         original=Side(
             name="original", forward=logits_of(subject.model), examples=split, processor=subject.processor,
-            module=subject.model, path=source if source.exists() else None,
+            module=subject.model, path=source if source.exists() else None, learning=calibration,
         ),
         compressed=Side(
             name="compressed", forward=load_deployed(artifact), examples=read_by_artifact(session, split, artifact),
-            processor=own, module=load_compressed(artifact), path=artifact, form=read_manifest(artifact).form.name,
+            processor=own, module=_in_torch(session, artifact), path=artifact, form=read_manifest(artifact).form.name,
+            learning=read_by_artifact(session, calibration, artifact),
         ),
         pairs=pairs,
         batch_size=session.job.batch_size,
         threads=torch.get_num_threads(),
     )  # fmt: skip
+
+
+def _in_torch(session: Session, artifact: Path) -> PreTrainedModel:
+    """What is deployed, for whoever has to look into it: with linears that round as those of the file do."""
+    model, masks = load_compressed(artifact), session.masks
+    if masks.quantized:
+        let_round(model, shortened(session.anatomy, masks.removed), masks.quantized, masks.activations_left())
+    return model

@@ -14,13 +14,14 @@ from compress_explain.signals.catches import exclusive_catches
 from compress_explain.signals.findings import Finding
 from compress_explain.signals.quality import FIGURES, GIVEN_OUTPUT, Quality, quality_of
 from compress_explain.signals.reading_off import CHANCE, read_off
-from compress_explain.signals.resampling import Draws, Estimate, Readings
+from compress_explain.signals.resampling import Draws, Estimate, Readings, averaged
 from compress_explain.signals.states import States
 
 ORIGINAL, COMPRESSED, RANDOM, SHUFFLED = "original", "compressed", "random", "shuffled"
 CHOSEN = "chosen"
 RATES = (0.05, 0.10, 0.20)
 _FEW = 10  # decisions of a class, below which nothing is told of it
+_SHUFFLES = 3
 _UNITS = {"auc": "AUC"}
 
 
@@ -52,6 +53,11 @@ class Probing:
     confidence: float
     seed: int
 
+    @property
+    def shuffles(self) -> range:
+        """Seeds by which answers are shuffled, the figures of which are averaged."""
+        return range(self.seed, self.seed + _SHUFFLES)
+
 
 def probe_all(
     held: Held, questions: Sequence[Asked], probing: Probing, advance: Callable[[int], None] = lambda rows: None
@@ -76,7 +82,9 @@ def _of_question(held: Held, asked: Asked, probing: Probing) -> Iterator[Finding
         ORIGINAL: read_off(held.original, asked, draws, strength),
         COMPRESSED: read_off(held.compressed, asked, draws, strength),
         RANDOM: read_off(held.random, asked, draws, strength),
-        SHUFFLED: read_off(held.original, asked, draws, strength, shuffled=probing.seed),
+        SHUFFLED: averaged(
+            [read_off(held.original, asked, draws, strength, shuffled=each) for each in probing.shuffles]
+        ),
     }
     yield from told_of_signal(held, asked.signal, "auc", read, CHANCE, probing)
 
@@ -98,7 +106,7 @@ def _of_quality(held: Held, probing: Probing) -> Iterator[Finding]:
         if figure != GIVEN_OUTPUT:
             for model, quality in own.items():
                 yield from _curve(held, model, QUALITY, figure, quality.readings[figure], probing)
-    read = {model: quality.readings[GIVEN_OUTPUT] for model, quality in (own | control).items()}
+    read = {model: each.readings[GIVEN_OUTPUT] for model, each in own.items()} | control
     yield from told_of_signal(held, QUALITY, GIVEN_OUTPUT, read, 0.0, probing)
     for model, states in ((ORIGINAL, held.original), (COMPRESSED, held.compressed)):
         yield from _catches(model, states, own[model], draws)
@@ -110,7 +118,7 @@ def told_of_signal(
     """Figures of one signal by depth: of all models, above the control, and as a share of the original's."""
     for model, readings in read.items():
         yield from _curve(held, model, signal, figure, readings, probing)
-    depths, best = held.original.depths, read[ORIGINAL].best
+    depths, best = held.original.depths, read[ORIGINAL].best(read[RANDOM])
     usual = int(np.bincount(best).argmax())
     for place, depth in enumerate(depths):
         at = best if place == usual else np.full_like(best, place)
@@ -127,6 +135,29 @@ def told_of_signal(
         note = _too_little(left[ORIGINAL], probing.confidence)
         other = CHOSEN if place == usual else ""
         yield _finding("retention", "retained", retained, "share", probing, signal, "", depth, other, note)
+        yield _above_chance(held, signal, read, at, chance, probing, depth, other)
+
+
+def _above_chance(
+    held: Held, signal: str, read: dict[str, Readings], at: Int[np.ndarray, " parts"], chance: float, probing: Probing, depth: str,
+    other: str,
+) -> Finding:  # fmt: skip
+    """The same share where chance is all that counts as nothing: of what can be read off, learned or not."""
+    nothing = Estimate(value=chance, draws=np.full(read[RANDOM].draws.shape[-1], chance))
+    original, compressed = read[ORIGINAL].at(at).minus(nothing), read[COMPRESSED].at(held.reached[at]).minus(nothing)
+    note = _too_little(original, probing.confidence, "chance gives")
+    return _finding(
+        "retention",
+        "retained_above_chance",
+        compressed.share_of(original),
+        "share",
+        probing,
+        signal,
+        "",
+        depth,
+        other,
+        note,
+    )
 
 
 def _control(read: dict[str, Readings], at: Int[np.ndarray, " parts"], chance: float) -> Estimate:
@@ -138,13 +169,13 @@ def _control(read: dict[str, Readings], at: Int[np.ndarray, " parts"], chance: f
     return nothing
 
 
-def _too_little(left: Estimate, confidence: float) -> str:
+def _too_little(left: Estimate, confidence: float, than: str = "a control does") -> str:
     low, high = left.interval(confidence)
     if low > 0:
         return ""
     if math.isnan(low):
         return "the original's probe has no figure here"
-    return f"the original shows no more of it than a control does ({left.value:+.3f}, {low:+.3f} to {high:+.3f})"
+    return f"the original shows no more of it than {than} ({left.value:+.3f}, {low:+.3f} to {high:+.3f})"
 
 
 def _curve(held: Held, model: str, signal: str, figure: str, readings: Readings, probing: Probing) -> Iterator[Finding]:
@@ -168,7 +199,7 @@ def _finding(
 
 def _catches(model: str, states: States, quality: Quality, draws: Draws) -> Iterator[Finding]:
     """Of wrong decisions, at the depth that other rows chose; scores are ranked within each part, whose probe is its own."""
-    best = quality.readings[GIVEN_OUTPUT].best
+    best = quality.readings[GIVEN_OUTPUT].best()
     ranked = [
         np.argsort(np.argsort(scores[depth], kind="stable"), kind="stable") / len(part.report)
         for scores, depth, part in zip(quality.scores, best, draws.parts, strict=True)

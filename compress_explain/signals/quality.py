@@ -85,7 +85,9 @@ def _of_part(
     shuffled: int | None,
 ) -> tuple[list[_Told], Float[np.ndarray, "depths n"]]:
     wanted = {GIVEN_OUTPUT, OF_ERRORS} & set(figures)
-    expected = expected_loss(decided, part.fit, seed) if wanted else []
+    expected = _expected(decided, decided.loss, part.fit, seed) if wanted else []
+    mistakes = decided.wrong.astype(float)
+    expected_wrong = _expected(decided, mistakes, part.fit, seed) if OF_ERRORS in figures else []
     told, scores = [], []
     for depth in states.depths:
         norms = states.norms(depth)
@@ -103,16 +105,15 @@ def _of_part(
             GIVEN_ENTROPY: [decided.confidence, norms, decided.entropy],
             GIVEN_OUTPUT: [decided.confidence, norms, decided.entropy, *expected],
         }
-        wrong = decided.loss if OF_ERRORS not in figures else decided.wrong.astype(float)
         columns = {name: [score, decided.loss, *known] for name, known in given.items()}
-        columns[OF_ERRORS] = [score, wrong, *given[GIVEN_OUTPUT]]
+        columns[OF_ERRORS] = [score, mistakes, *given[GIVEN_ENTROPY], *expected_wrong]
         told.append({figure: _correlated(columns[figure], part, counts) for figure in figures})
     return told, np.array(scores)
 
 
 def _correlated(columns: Sequence[np.ndarray], part: Part, counts: np.ndarray) -> tuple[float, float, np.ndarray]:
     value, choosing = (
-        partial_spearman(*(each[rows] for each in columns[:2]), [each[rows] for each in columns[2:]])
+        partial_spearman(columns[0][rows], columns[1][rows], [each[rows] for each in columns[2:]])
         if len(rows) > 2
         else math.nan
         for rows in (part.report, part.choose)
@@ -127,14 +128,14 @@ def surprising(loss: Float[np.ndarray, " n"], known: Sequence[Float[np.ndarray, 
     return (left > 0).astype(np.int64)
 
 
-def expected_loss(decided: States, fit: np.ndarray, seed: int) -> list[Float[np.ndarray, " n"]]:
-    """What loss is to be expected of each decision: of the last layer's state, and of the answer's confidence and entropy.
+def _expected(decided: States, outcome: np.ndarray, fit: np.ndarray, seed: int) -> list[Float[np.ndarray, " n"]]:
+    """What ``outcome`` is to be expected of each decision: by the last layer's state, and by the answer's confidence and entropy.
 
-    A network with one hidden layer of 64 learns the one, boosted trees of two answers' figures the other, of which also how far it
-    lies from its median is given: a partial rank correlation takes away straight lines, and two of them bend. Both learn the rank of the loss, on
-    the decisions to ``fit``.
+    A network with one hidden layer of 64 learns the one, boosted trees of those two figures the other, of which also how far it
+    lies from its median is given: a partial rank correlation takes away straight lines, and two of them bend. Both learn the rank
+    of the outcome, on the decisions to ``fit``.
     """
-    ranks = rankdata(decided.loss[fit]) / len(fit) - 0.5
+    ranks = rankdata(outcome[fit]) / len(fit) - 0.5
     last = decided.at(decided.depths[-1])
     last = (last - last[fit].mean(0)) / np.maximum(last[fit].std(0), 1e-6)
     shown = np.column_stack([decided.confidence, decided.entropy])

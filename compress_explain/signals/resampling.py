@@ -59,11 +59,21 @@ class Readings:
             value=float(self.weights @ self.values[parts, index]), draws=self.weights @ self.draws[parts, index]
         )
 
-    @property
-    def best(self) -> Int[np.ndarray, " parts"]:
-        """The depth that the rows to choose by choose for each part."""
-        told: np.ndarray = np.where(np.isnan(self.choosing), -np.inf, self.choosing).argmax(1)
+    def best(self, control: Readings | None = None) -> Int[np.ndarray, " parts"]:
+        """The depth that the rows to choose by choose for each part: where the figure lies highest above the control's."""
+        above = self.choosing if control is None else self.choosing - np.nan_to_num(control.choosing)
+        told: np.ndarray = np.where(np.isnan(above), -np.inf, above).argmax(1)
         return told
+
+
+def averaged(readings: Sequence[Readings]) -> Readings:
+    """The means of some readings of the same parts and depths."""
+    return Readings(
+        values=np.mean([each.values for each in readings], 0),
+        draws=np.mean([each.draws for each in readings], 0),
+        choosing=np.mean([each.choosing for each in readings], 0),
+        weights=readings[0].weights,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

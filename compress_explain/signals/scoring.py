@@ -23,6 +23,15 @@ def retention_of(signal: str) -> str:
     return f"signals.{signal}.retention"
 
 
+def above_chance_of(signal: str) -> str:
+    """The metric of how much of what can be read off is left, learned or not.
+
+    >>> above_chance_of("task")
+    'signals.task.above_chance'
+    """
+    return f"signals.{signal}.above_chance"
+
+
 def scores_told(measured: pd.DataFrame, confidence: float) -> list[Score]:
     """The share of each signal that is retained, at the layer that was chosen on other rows; and how alike both end.
 
@@ -34,7 +43,8 @@ def scores_told(measured: pd.DataFrame, confidence: float) -> list[Score]:
 def _retained(measured: pd.DataFrame, confidence: float) -> Iterator[Score]:
     rows = measured[(measured["part"] == "retention") & (measured["other"] == _CHOSEN)]
     for row in rows.to_dict("records"):
-        yield _score(retention_of(row["signal"]), row, confidence, str(row["note"]))
+        metric = (retention_of if row["figure"] == "retained" else above_chance_of)(row["signal"])
+        yield _score(metric, row, confidence, str(row["note"]))
 
 
 def _alike(measured: pd.DataFrame, confidence: float) -> Iterator[Score]:

@@ -128,7 +128,7 @@ def read_states(
     rows = np.repeat(np.arange(len(examples)), examples.decisions)[keep]
     right = right_answers(examples)[keep]
     values: np.ndarray | None = None
-    told = {name: np.zeros(len(rows), dtype=kind) for name, kind in _OF_EACH.items()}
+    told: dict[str, np.ndarray] = {name: np.zeros(len(rows), dtype=kind) for name, kind in _OF_EACH.items()}
     for batch in examples.batches(batch_size):
         with torch.inference_mode(), passing(model, layers) as seen:
             logits = logits_in(model(**batch.inputs)).float()

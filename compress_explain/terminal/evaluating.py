@@ -15,8 +15,9 @@ from rich.table import Table
 from compress_explain.comparison.declared import load_gates
 from compress_explain.comparison.waivers import Waiver, check_waivers
 from compress_explain.data.encoding import Reading
-from compress_explain.data.loading import load_test
-from compress_explain.data.slices import load_rules
+from compress_explain.data.examples import Examples
+from compress_explain.data.loading import load_test, load_test_and_more
+from compress_explain.data.slices import SliceRule, load_rules
 from compress_explain.documents import read_yaml
 from compress_explain.errors import Exit, InputError
 from compress_explain.evaluating import (
@@ -29,7 +30,7 @@ from compress_explain.evaluating import (
     judge_again,
     open_model,
 )
-from compress_explain.model.loading import quieten
+from compress_explain.model.loading import Subject, quieten
 from compress_explain.plugins.catalog import EVALUATORS, named
 from compress_explain.plugins.evaluator import DEFAULT, Evaluator, Measuring
 from compress_explain.progress import Progress
@@ -63,6 +64,7 @@ class Wanted:
     threads: int | None
     seed: int
     redact: bool
+    learn: str | None = None
 
 
 def run_evaluation(wanted: Wanted, out: Path, *, resume: bool) -> Exit:
@@ -86,16 +88,26 @@ def run_evaluation(wanted: Wanted, out: Path, *, resume: bool) -> Exit:
             input=wanted.input or kind.input, label=wanted.label or kind.label or "label", max_length=wanted.max_length,
             long_text="truncate",
         )  # fmt: skip
-        test = load_test(wanted.data, rules, original.subject, reading, rows=wanted.rows, seed=wanted.seed)
-        progress.say(f"data: {len(test):,} rows")
+        test, learning = _load(wanted, rules, original.subject, reading)
+        progress.say(f"data: {len(test):,} rows{f', and {len(learning):,} to learn from' if learning else ''}")
         evaluation = Evaluation(
             original=original, candidate=candidate, test=test, evaluators=evaluators, gates=gates,
             champion=registry.champion(wanted.champion, progress), batch_size=wanted.batch_size, seed=wanted.seed,
-            redact=wanted.redact,
+            redact=wanted.redact, learning=learning,
         )  # fmt: skip
         evaluated = evaluate(evaluation, out, progress, resume=resume)
     print_evaluation(evaluated)
     return evaluated.exit_code
+
+
+def _load(
+    wanted: Wanted, rules: Sequence[SliceRule], subject: Subject, reading: Reading
+) -> tuple[Examples, Examples | None]:
+    """The rows that are judged on, and those to learn from if there are any."""
+    if wanted.learn is None:
+        return load_test(wanted.data, rules, subject, reading, rows=wanted.rows, seed=wanted.seed), None
+    sources = wanted.data, wanted.learn
+    return load_test_and_more(sources, rules, subject, reading, rows=wanted.rows, seed=wanted.seed)
 
 
 def judge_folder(folder: Path, gates: Path | None, champion: str | None) -> Exit:
