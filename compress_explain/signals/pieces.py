@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,6 +14,7 @@ from compress_explain.model.heads import logits_in
 AT_ONCE = 64  # inputs along paths from baselines that are run together, at least
 
 
+@runtime_checkable
 class Pieces(Protocol):
     """How much each piece speaks for a class, and what the model gives without some."""
 
