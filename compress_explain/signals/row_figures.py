@@ -43,3 +43,18 @@ def ratio_of_sums(
         low, high = np.nanquantile(sums[:, 0] / sums[:, 1], tails)
     value = counted[:, 0].sum() / counted[:, 1].sum()
     return float(value), float(low), float(high), int(both.sum())
+
+
+def means_of_rows(
+    values: Float[np.ndarray, "rows figures"], confidence: float, seed: int
+) -> Float[np.ndarray, "figures 3"]:
+    """The means of several figures, each with its low and its high end, on the same resamples of rows.
+
+    Intervals are those of :func:`mean_of_rows`.
+    """
+    if len(values) < _FEW:
+        told = [mean_of_rows(each, confidence, seed)[:3] for each in values.T]
+        return np.array(told, dtype=float).reshape(-1, 3)
+    sums = resampled_sums(values.astype(float), _RESAMPLES, seed) / len(values)
+    low, high = np.quantile(sums, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return np.stack([values.mean(0), low, high], 1)
