@@ -1,4 +1,4 @@
-"""Which neurons never speak, and which never stop: what a nonlinearity erased, and where it does nothing."""
+"""Which neurons never speak, which never stop, which say the same of everything: what a nonlinearity, or an edit, erased."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ Look = Callable[[str, Float[Tensor, "n neurons"], np.ndarray], None]
 def units_alive(
     watched: Watched, *, batch_size: int, confidence: float, seed: int, advance: Advance = lambda rows: None
 ) -> list[Finding]:
-    """The shares of each layer's neurons that are dead and saturated, by what enters the feed-forward's last linear.
+    """The shares of each layer's neurons that are dead, saturated and constant, by what enters the feed-forward's last linear.
 
     A neuron is off on a token where its activation is at most 1% of the root mean square of all the layer's. It is dead where it is off on at least
-    99.9% of the real tokens, saturated where it is on, on at least 99%: a linear unit then, as far as these tokens go. Of few tokens
-    a neuron that speaks rarely looks dead. Intervals are of rows that are drawn, in up to 40 blocks.
+    99.9% of the real tokens, saturated where it is on, on at least 99%: a linear unit then, as far as these tokens go. It is constant where its
+    standard deviation is within that same 1%: it tells nothing apart, whether dead or, as a neuron whose weights are zero and whose bias is not, saturated.
+    Of few tokens a neuron that speaks rarely looks dead. Intervals are of rows that are drawn, in up to 40 blocks.
     """
     sites = feed_forward_sites(watched.model, watched.layers)
     if not sites:
@@ -87,39 +88,59 @@ class _Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class _Counts:
-    """By layer and block of rows: on how many tokens each neuron is on; and how many there are."""
+    """By layer and block of rows: on how many tokens each neuron is on, the sums of its activations and of their squares.
+
+    And how many tokens there are.
+    """
 
     rows: int
-    on: dict[str, Int[np.ndarray, "blocks neurons"]] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+    seen: dict[str, Float[np.ndarray, "blocks 3 neurons"]] = field(default_factory=dict)
     tokens: dict[str, Int[np.ndarray, " blocks"]] = field(default_factory=dict)
 
     def look(self, name: str, values: Float[Tensor, "n neurons"], owners: np.ndarray, limit: float) -> None:
         blocks = min(self.rows, _BLOCKS)
-        if name not in self.on:
-            self.on[name] = np.zeros((blocks, values.shape[1]), dtype=np.int64)
+        if name not in self.seen:
+            self.limits[name] = limit
+            self.seen[name] = np.zeros((blocks, 3, values.shape[1]))
             self.tokens[name] = np.zeros(blocks, dtype=np.int64)
-        member = torch.zeros(blocks, len(values)).index_put_(
-            (torch.from_numpy(owners % blocks), torch.arange(len(values))), torch.tensor(1.0)
-        )
-        self.on[name] += (member @ (values.abs() > limit).float()).round().long().numpy()
-        self.tokens[name] += np.bincount(owners % blocks, minlength=blocks)
+        exact, here = values.double(), owners % blocks
+        for block in np.unique(here):
+            own = exact[torch.from_numpy(here == block)]
+            told = torch.stack([(own.abs() > limit).sum(0), own.sum(0), own.square().sum(0)])
+            self.seen[name][block] += told.numpy()
+        self.tokens[name] += np.bincount(here, minlength=blocks)
 
     def shares(self, name: str, confidence: float, seed: int) -> dict[str, tuple[float, float, float]]:
-        """Of the neurons: dead and saturated ones, with their intervals."""
-        on, tokens = self.on[name], self.tokens[name]
-        drawn = [_shares(times @ on, times @ tokens) for times in resampled_counts(len(on), _RESAMPLES, seed)]
-        value = _shares(on.sum(0)[None], tokens.sum(0)[None])
-        tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-        told = {}
-        for figure in value:
-            low, high = np.quantile(np.concatenate([each[figure] for each in drawn]), tails)
-            told[figure] = float(value[figure][0]), float(low), float(high)
-        return told
+        """Of the neurons: dead, saturated and constant ones, with their intervals."""
+        seen, tokens, limit = self.seen[name], self.tokens[name], self.limits[name]
+        drawn = [
+            _shares(np.tensordot(times, seen, 1), times @ tokens, limit)
+            for times in resampled_counts(len(seen), _RESAMPLES, seed)
+        ]
+        value = _shares(seen.sum(0)[None], tokens.sum(0)[None], limit)
+        return {
+            figure: _around(float(each[0]), np.concatenate([draw[figure] for draw in drawn]), confidence)
+            for figure, each in value.items()
+        }
 
 
-def _shares(on: Int[np.ndarray, "some neurons"], tokens: Int[np.ndarray, " some"]) -> dict[str, np.ndarray]:
-    often = on / tokens[:, None]
-    return {"dead": (often <= 1 - _DEAD).mean(1), "saturated": (often >= _SATURATED).mean(1)}
+def _around(value: float, draws: Float[np.ndarray, " resamples"], confidence: float) -> tuple[float, float, float]:
+    """A share with the spread of its resamples about their mean, which is off it: fewer neurons are as steady on rows drawn twice."""
+    low, high = value + np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]) - draws.mean()
+    return value, max(0.0, float(low)), min(1.0, float(high))
+
+
+def _shares(
+    seen: Float[np.ndarray, "some 3 neurons"], tokens: Int[np.ndarray, " some"], limit: float
+) -> dict[str, np.ndarray]:
+    often, mean, square = np.moveaxis(seen / tokens[:, None, None], 1, 0)
+    steady = square - np.square(mean) <= limit**2
+    return {
+        "dead": (often <= 1 - _DEAD).mean(1),
+        "saturated": (often >= _SATURATED).mean(1),
+        "constant": steady.mean(1),
+    }
 
 
 def _pass(watched: Watched, sites: dict[str, str], look: Look, batch_size: int, advance: Advance) -> None:
