@@ -54,7 +54,7 @@ def attention_flow(original: Watched, compressed: Watched, rounds: Rounds, advan
         size = min(rounds.batch_size, _rows_at_once(original))
         for batch in original.examples.batches(size, alike):
             maps = [_maps(each, each.examples.batch(batch.rows)) for each in (original, compressed)]
-            _look(original, batch, maps[0], maps[1], rounds, seen)
+            _look((original, compressed), batch, maps, rounds, seen)
             advance(len(batch.rows))
     if not seen:
         return [_untold("the original gives no attention maps away")]
@@ -74,8 +74,11 @@ def _rows_at_once(watched: Watched) -> int:
 
 
 def _maps(watched: Watched, batch: Batch) -> Maps:
+    """Of one batch. Asked for are maps only where they do not come unasked: transformers leaves hooks in a model that is asked."""
     with torch.inference_mode(), attending(watched.model, watched.layers) as seen:
-        watched.model(**batch.inputs, output_attentions=True)
+        watched.model(**batch.inputs)
+        if not seen:
+            watched.model(**batch.inputs, output_attentions=True)
         return dict(seen)
 
 
@@ -145,14 +148,15 @@ class _Layer:
 
 
 def _look(
-    watched: Watched, batch: Batch, originals: Maps, compressed: Maps, rounds: Rounds, seen: dict[str, _Layer]
+    watched: tuple[Watched, Watched], batch: Batch, maps: list[Maps], rounds: Rounds, seen: dict[str, _Layer]
 ) -> None:
     """Add what a batch shows of every layer."""
-    for name, original in originals.items():
-        real = watched.real(batch, original.shape[2])
-        other = compressed.get(name)
+    for name, original in maps[0].items():
+        real = watched[0].real(batch, original.shape[2])
+        other = maps[1].get(name)
         if name not in seen:
-            seen[name] = _layer(name, original, other, rounds.kept.get(name))
+            kept = rounds.kept.get(name) if name in watched[1].layers.names else ()
+            seen[name] = _layer(name, original, other, kept)
         layer = seen[name]
         layer.keep("entropy original", _over_queries(entropy(original), real))
         layer.keep("sparsity original", paths_needed(original, real))
@@ -165,7 +169,8 @@ def _layer(name: str, original: Tensor, other: Tensor | None, kept: Sequence[int
     heads = original.shape[1]
     left = tuple(range(heads) if kept is None else kept)
     if other is None:
-        return _Layer(name=name, heads=heads, kept=None)
+        why = "the compressed model gives no attention away there" if left else ""
+        return _Layer(name=name, heads=heads, kept=None, why=why)
     if original.shape[2:] != other.shape[2:]:
         why = f"{tuple(original.shape[2:])} tokens attend to others in the original, {tuple(other.shape[2:])} now"
         return _Layer(name=name, heads=heads, kept=None, why=why)
@@ -184,7 +189,7 @@ def _compare(layer: _Layer, original: Tensor, left: Tensor, real: Bool[Tensor, "
         return
     now, before = [], []
     for head in layer.removed:
-        gone = original[:, head : head + 1]
+        gone = original[:, head : head + 1].expand_as(left)
         now.append(_over_queries(divergence(gone, left), real))
         before.append(_over_queries(divergence(gone, original[:, kept]), real))
     layer.keep("now", torch.cat(now, 1))

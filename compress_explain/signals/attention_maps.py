@@ -46,7 +46,7 @@ def _implementations(model: PreTrainedModel) -> dict[str, str]:
 def attending(model: PreTrainedModel, layers: Layers) -> Iterator[Maps]:
     """Inside it every pass leaves each layer's self-attention under its name, where the layer gives it away.
 
-    Asked for it is by the argument ``output_attentions``, with attention that is :func:`eager`. It is the first of a layer's maps: a decoder's
+    Most do where attention is :func:`eager`, the others where they are asked by the argument ``output_attentions``. It is the first of a layer's maps: a decoder's
     cross-attention comes second. Taken from the layer itself, it cannot slip to another where a layer has no attention left.
     """
     seen: Maps = {}

@@ -60,7 +60,9 @@ def feed_forward_sites(model: PreTrainedModel, layers: Layers) -> dict[str, str]
     """By layer: the linear that its neurons enter; no layer whose feed-forward part is gone, none of an unknown family."""
     if model.config.model_type not in families():
         return {}
-    forms = family_of(model.config.model_type).stacks[-1].feed_forward
+    stacks = family_of(model.config.model_type).stacks
+    known = {stack.name: stack.feed_forward for stack in stacks}
+    forms = known.get(layers.names[0].split(".")[0], stacks[-1].feed_forward)
     found = {}
     for name, path in zip(layers.names, layers.modules, strict=True):
         modules = {inner for inner, _ in model.get_submodule(path).named_modules()}
@@ -128,7 +130,7 @@ class _Counts:
 def _around(value: float, draws: Float[np.ndarray, " resamples"], confidence: float) -> tuple[float, float, float]:
     """A share with the spread of its resamples about their mean, which is off it: fewer neurons are as steady on rows drawn twice."""
     low, high = value + np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]) - draws.mean()
-    return value, max(0.0, float(low)), min(1.0, float(high))
+    return value, min(value, max(0.0, float(low))), max(value, min(1.0, float(high)))
 
 
 def _shares(
@@ -148,7 +150,8 @@ def _pass(watched: Watched, sites: dict[str, str], look: Look, batch_size: int, 
     for batch in watched.examples.batches(batch_size):
         with torch.inference_mode(), _entering(watched.model, sites) as seen:
             watched.model(**batch.inputs)
-            for name, values in seen.items():
+            for name, entered in seen.items():
+                values = entered.reshape(len(batch.rows), -1, entered.shape[-1])  # some families line all tokens up
                 real = watched.real(batch, values.shape[1])
                 owners = batch.rows[real.nonzero()[:, 0].numpy()]
                 look(name, values[real].float(), owners)
