@@ -140,6 +140,15 @@ def test_sparsity_is_the_share_of_paths_that_hold_most():
     assert float(paths_needed(seen[:, :1], padded)) == pytest.approx(23 / 25)  # the fewest of 25 that hold 90%
 
 
+def test_paths_are_counted_as_if_they_were_sorted():
+    maps = torch.rand(3, 2, 30, 30, generator=torch.Generator().manual_seed(0)).pow(9)
+    maps /= maps.sum(-1, keepdim=True)
+    strongest = maps.flatten(1).double().sort(1, descending=True).values.cumsum(1)
+    by_hand = ((strongest < 0.9 * strongest[:, -1:]).sum(1) + 1) / 1800
+    found = paths_needed(maps, torch.ones(3, 30, dtype=torch.bool))
+    assert torch.allclose(found, by_hand.double(), atol=1 / 1800 + 1e-9)
+
+
 def test_padding_asks_nothing_and_the_size_of_batches_changes_nothing(bert, split):
     other = without_heads(bert, 1, [0])[0]
     kept = {"encoder.layer.1": [1, 2, 3]}
