@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,15 +59,12 @@ class Probing:
         return range(self.seed, self.seed + _SHUFFLES)
 
 
-def probe_all(
-    held: Held, questions: Sequence[Asked], probing: Probing, advance: Callable[[int], None] = lambda rows: None
-) -> Iterator[Finding]:
-    """Every figure of every signal: probes, selectivity, retention, and the wrong decisions that the quality signal catches."""
+def probe_all(held: Held, questions: Sequence[Asked], probing: Probing, *, quality: bool = True) -> Iterator[Finding]:
+    """Every figure of every signal: probes, selectivity, retention; with ``quality`` also whether wrong decisions are known."""
     for asked in questions:
         yield from _of_question(held, asked, probing)
-        advance(1)
-    yield from _of_quality(held, probing)
-    advance(1)
+    if quality:
+        yield from _of_quality(held, probing)
 
 
 def _of_question(held: Held, asked: Asked, probing: Probing) -> Iterator[Finding]:
