@@ -81,6 +81,7 @@ def environment() -> Environment:
         "magnitude": numbers.magnitude,
         "kinds": numbers.kinds,
         "blame": in_words,
+        "interval": signal_words.interval_of,
         "percent": signal_words.percent,
     }
     return environment

@@ -50,10 +50,10 @@ def short_depth(name: str, depths: Sequence[str]) -> str:
     return found[1] if len(alike) < 2 else f"{name.partition('.')[0]}.{found[1]}"
 
 
-def interval(finding: Finding, digits: int = 3) -> str:
+def interval_of(finding: Finding, digits: int = 3) -> str:
     """A value and its interval, or the value alone where it has none.
 
-    >>> interval(Finding(part="cka", figure="cka", value=0.5, unit="CKA", n=3, low=0.25, high=0.75), 2)
+    >>> interval_of(Finding(part="cka", figure="cka", value=0.5, unit="CKA", n=3, low=0.25, high=0.75), 2)
     '0.50 (0.25 to 0.75)'
     """
     if not has_interval(finding):
@@ -86,4 +86,4 @@ def percent(value: float) -> str:
 
 def told_with_n(finding: Finding) -> str:
     """What a mark says when it is pointed at."""
-    return f"{interval(finding)}, n = {count(finding.n)}"
+    return f"{interval_of(finding)}, n = {count(finding.n)}"

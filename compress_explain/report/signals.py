@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from compress_explain.report.signal_curves import Axes, DepthChart, Strand, axes_over, depth_chart
+from compress_explain.report.signal_maps import CkaSection, cka_section
 from compress_explain.report.signal_retention import RetentionRow, retention_rows, retention_sentences
 from compress_explain.report.signal_words import spoken_signal
 from compress_explain.signals.found import COMPRESSED, ORIGINAL, RANDOM, SHUFFLED, Found, SignalFound
@@ -25,6 +26,7 @@ class SignalsSection:
     sentences: tuple[str, ...]
     retention: tuple[RetentionRow, ...]
     curves: tuple[DepthChart, ...]
+    alike: CkaSection | None
 
 
 def signals_section(measured: pd.DataFrame | None, confidence: float = 0.90) -> SignalsSection | None:
@@ -38,6 +40,7 @@ def signals_section(measured: pd.DataFrame | None, confidence: float = 0.90) -> 
         sentences=retention_sentences(rows, confidence),
         retention=rows,
         curves=tuple(_curves(found)),
+        alike=cka_section(found),
     )
 
 
