@@ -9,13 +9,30 @@ from typing import Any
 import pandas as pd
 
 from compress_explain.report.signal_curves import Axes, DepthChart, Strand, axes_over, depth_chart
+from compress_explain.report.signal_flow import FlowSection, flow_section
+from compress_explain.report.signal_interventions import (
+    AblationSection,
+    PatchingSection,
+    ablation_section,
+    patching_section,
+)
 from compress_explain.report.signal_maps import CkaSection, cka_section
+from compress_explain.report.signal_quality import QualitySection, quality_section
+from compress_explain.report.signal_reading import ReadingSection, reading_section
 from compress_explain.report.signal_retention import RetentionRow, retention_rows, retention_sentences
 from compress_explain.report.signal_words import spoken_signal
 from compress_explain.signals.found import COMPRESSED, ORIGINAL, RANDOM, SHUFFLED, Found, SignalFound
 
 Scores = dict[tuple[str, str], dict[str, Any]]
 _MODELS = (ORIGINAL, COMPRESSED)
+_PARTS = {
+    "cka": "how alike the models are",
+    "patching": "where the decision is lost",
+    "ablation": "which components matter",
+    "attribution": "what the models look at",
+    "flow": "how features flow",
+    "catches": "wrong decisions that are flagged",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +44,12 @@ class SignalsSection:
     retention: tuple[RetentionRow, ...]
     curves: tuple[DepthChart, ...]
     alike: CkaSection | None
+    patching: PatchingSection | None
+    quality: QualitySection | None
+    reading: ReadingSection | None
+    flow: FlowSection | None
+    ablation: AblationSection | None
+    untold: tuple[tuple[str, str], ...]
 
 
 def signals_section(measured: pd.DataFrame | None, confidence: float = 0.90) -> SignalsSection | None:
@@ -41,6 +64,12 @@ def signals_section(measured: pd.DataFrame | None, confidence: float = 0.90) -> 
         retention=rows,
         curves=tuple(_curves(found)),
         alike=cka_section(found),
+        patching=patching_section(found),
+        quality=quality_section(found, confidence),
+        reading=reading_section(found),
+        flow=flow_section(found),
+        ablation=ablation_section(found),
+        untold=tuple((_PARTS.get(part, part), why) for part, why in found.untold.items()),
     )
 
 
