@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from compress_explain.report.numbers import count
 from compress_explain.report.signal_curves import DepthChart, Strand, axes_over, depth_chart
-from compress_explain.report.signal_words import interval_of_share, layer_in_words
+from compress_explain.report.signal_words import interval_of_share, layer_in_words, spoken_slice
 from compress_explain.signals.findings import Finding
 from compress_explain.signals.found import COMPRESSED, FLIPPED, ORIGINAL, Found, has_interval
 
@@ -74,7 +74,7 @@ def patching_section(found: Found) -> PatchingSection | None:
     return PatchingSection(
         sentence=_sentence(stream, found.depths),
         charts=tuple(
-            depth_chart(f"patching-{name}", f"{_SLICES[name]}, share of the difference", axes, own, level=0.0)
+            depth_chart(f"patching-{name}", _SLICES[name], axes, own, level=0.0)
             for name, own in strands.items()
             if any(strand.findings for strand in own)
         ),
@@ -123,7 +123,7 @@ def _sentence(stream: Sequence[Finding], depths: Sequence[str]) -> str:
     _, early, late = max(surely, key=lambda step: step[0])
     return (
         f"Most of the difference arises at {layer_in_words(late.layer, depths)}: what the compressed model holds there breaks "
-        f"{interval_of_share(late)} of the original's decisions, what it holds at {layer_in_words(early.layer, depths)} "
+        f"{interval_of_share(late)} of the original's decisions, what it holds at {layer_in_words(early.layer, depths)} only "
         f"{interval_of_share(early)}; n = {count(late.n)} rows."
     )
 
@@ -133,7 +133,7 @@ def _rows(told: Sequence[Finding]) -> list[PatchRow]:
     for each in told:
         places.setdefault((each.slice, each.layer, each.other), {})[each.figure] = each
     return [
-        PatchRow(layer=layer, site=site.replace("_", " "), slice=name, recovered=own.get("recovered"), broken=own.get("broken"))
+        PatchRow(layer=layer, site=site.replace("_", " "), slice=spoken_slice(name), recovered=own.get("recovered"), broken=own.get("broken"))
         for (name, layer, site), own in places.items()
     ]  # fmt: skip
 

@@ -94,12 +94,12 @@ def _sentence(given: tuple[GivenRow, ...], catches: tuple[CatchRow, ...]) -> str
     if beyond:
         row = max(beyond, key=lambda each: each.low - each.chance)
         said.append(
-            f"at a rate of {row.rate} its probe flags {count(row.exclusive)} wrong decisions of the {row.model} model that "
+            f"At a rate of {row.rate} its probe flags {count(row.exclusive)} wrong decisions of the {row.model} model that "
             f"confidence misses, where chance would flag {plain(row.chance, 1)}"
         )
     elif catches:
-        said.append("at no rate does a probe flag surely more wrong decisions that confidence misses than chance would")
-    return f"{'; '.join(said)}."
+        said.append("At no rate does a probe flag surely more wrong decisions that confidence misses than chance would")
+    return " ".join(f"{each}." for each in said)
 
 
 def _hidden(name: str, finding: Finding) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress_explain.report.numbers import count
-from compress_explain.report.signal_words import interval_of
+from compress_explain.report.signal_words import interval_of, spoken_slice
 from compress_explain.signals.findings import Finding
 from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, has_interval
 
@@ -65,7 +65,7 @@ def _agreement(told: list[Finding]) -> list[AgreementRow]:
     return [
         AgreementRow(
             method=_METHODS[method],
-            slice=name,
+            slice=spoken_slice(name),
             agreement=each,
             overlap=by_key.get((f"overlap.{method}", name)),
             chance=by_key.get(("overlap_by_chance", name)),

@@ -6,9 +6,10 @@ import math
 import re
 from collections.abc import Sequence
 
-from compress_explain.report.numbers import MISSING, count, plain, share
+from compress_explain.data.examples import ALL
+from compress_explain.report.numbers import MISSING, count, plain
 from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import has_interval
+from compress_explain.signals.found import FLIPPED, has_interval
 
 _SPOKEN = {
     "task": "right answer",
@@ -25,6 +26,14 @@ def spoken_signal(name: str) -> str:
     ('negation', 'right answer')
     """
     return _SPOKEN.get(name, name.removeprefix("attribute."))
+
+
+def spoken_slice(name: str) -> str:
+    """
+    >>> spoken_slice("flipped"), spoken_slice("negation")
+    ('decided otherwise', 'negation')
+    """
+    return {ALL: "all rows", FLIPPED: "decided otherwise"}.get(name, name)
 
 
 def layer_in_words(name: str, depths: Sequence[str]) -> str:
@@ -65,23 +74,20 @@ def interval_of_share(finding: Finding) -> str:
     """The same in percent.
 
     >>> interval_of_share(Finding(part="p", figure="f", value=0.5, unit="share", n=3, low=-0.254, high=1.75))
-    '50% (−25% to 175%)'
+    '50.0% (−25.4% to 175.0%)'
     """
     if not has_interval(finding):
-        return share(finding.value)
+        return percent(finding.value)
     return f"{percent(finding.value)} ({percent(finding.low)} to {percent(finding.high)})"
 
 
 def percent(value: float) -> str:
-    """In whole percent, or to a decimal close to all of it.
+    """With one decimal, so that a value and its interval have as many.
 
-    >>> percent(0.9942), percent(1.0), percent(-0.2), percent(0.999985)
-    ('99.4%', '100%', '−20%', '100%')
+    >>> percent(0.9942), percent(-0.2)
+    ('99.4%', '−20.0%')
     """
-    if not math.isfinite(value):
-        return MISSING
-    close = 0.95 < value < 1.05 and round(100 * value, 1) != round(100 * value)
-    return plain(100 * value, 1 if close else 0) + "%"
+    return plain(100 * value, 1) + "%" if math.isfinite(value) else MISSING
 
 
 def told_with_n(finding: Finding) -> str:
