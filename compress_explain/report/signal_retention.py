@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from compress_explain.report.numbers import count, share
-from compress_explain.report.signal_words import interval_of_share, layer_in_words, spoken_signal
+from compress_explain.report.signal_words import interval_of_share, layer_in_words
 from compress_explain.signals.findings import Finding
 from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, SignalFound, can_be_told
+from compress_explain.signals.words import spoken_signal
 
 SURVIVES, WEAKER, MOSTLY_LOST, OPEN, UNTOLD = "survives", "weaker", "mostly lost", "open", "cannot be told"
 WORDS = {SURVIVES: "pass", WEAKER: "fail", MOSTLY_LOST: "fail", OPEN: "inconclusive", UNTOLD: "inconclusive"}

@@ -11,21 +11,8 @@ from compress_explain.report.numbers import MISSING, count, plain
 from compress_explain.signals.findings import Finding
 from compress_explain.signals.found import FLIPPED, has_interval
 
-_SPOKEN = {
-    "task": "right answer",
-    "decision": "the original's decision",
-    "quality": "decision quality",
-}
 _NUMBER = re.compile(r"\.(\d+)$")
 _NOTHING_BEFORE = "embedding"
-
-
-def spoken_signal(name: str) -> str:
-    """
-    >>> spoken_signal("attribute.negation"), spoken_signal("task")
-    ('negation', 'right answer')
-    """
-    return _SPOKEN.get(name, name.removeprefix("attribute."))
 
 
 def spoken_slice(name: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -20,10 +20,11 @@ from compress_explain.report.signal_maps import CkaSection, cka_section
 from compress_explain.report.signal_quality import QualitySection, quality_section
 from compress_explain.report.signal_reading import ReadingSection, reading_section
 from compress_explain.report.signal_retention import RetentionRow, retention_rows, retention_sentences
-from compress_explain.report.signal_words import spoken_signal
+from compress_explain.signals.advice import Advice, advice
 from compress_explain.signals.found import COMPRESSED, ORIGINAL, RANDOM, SHUFFLED, Found, SignalFound
+from compress_explain.signals.words import spoken_signal
 
-Scores = dict[tuple[str, str], dict[str, Any]]
+_NO_SHARES: Mapping[str, float] = MappingProxyType({})
 _MODELS = (ORIGINAL, COMPRESSED)
 _PARTS = {
     "cka": "how alike the models are",
@@ -41,6 +42,7 @@ class SignalsSection:
 
     confidence: float
     sentences: tuple[str, ...]
+    advice: tuple[Advice, ...]
     retention: tuple[RetentionRow, ...]
     curves: tuple[DepthChart, ...]
     alike: CkaSection | None
@@ -52,8 +54,13 @@ class SignalsSection:
     untold: tuple[tuple[str, str], ...]
 
 
-def signals_section(measured: pd.DataFrame | None, confidence: float = 0.90) -> SignalsSection | None:
-    """Of the table that the evaluator ``signals`` stored; None where there is none. ``confidence`` is that of its intervals."""
+def signals_section(
+    measured: pd.DataFrame | None, confidence: float = 0.90, shares: Mapping[str, float] = _NO_SHARES
+) -> SignalsSection | None:
+    """Of the table that the evaluator ``signals`` stored; None where there is none.
+
+    ``confidence`` is that of its intervals; ``shares`` are those of all rows that stand in each slice.
+    """
     if measured is None or measured.empty:
         return None
     found = Found(table=measured)
@@ -61,6 +68,7 @@ def signals_section(measured: pd.DataFrame | None, confidence: float = 0.90) -> 
     return SignalsSection(
         confidence=confidence,
         sentences=retention_sentences(rows, confidence),
+        advice=tuple(advice(measured, shares)),
         retention=rows,
         curves=tuple(_curves(found)),
         alike=cka_section(found),
