@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
@@ -19,20 +19,18 @@ Step = tuple[float, str, str]  # how large, up to which layer, the figures behin
 
 
 def bottleneck(found: Found) -> Advice | None:
-    """The layer at which most measures surely leap: retention falls, CKA falls, or more of the original breaks."""
+    """The layer at which measures surely leap: retention falls, CKA falls, or more of the original breaks; or that they disagree."""
     steps = [step for step in (_retention(found), _alike(found), _broken(found)) if step is not None]
     if not steps:
         return None
-    votes = defaultdict[str, list[Step]](list)
-    for step in steps:
-        votes[step[1]].append(step)
-    layer, behind = max(votes.items(), key=lambda each: (len(each[1]), max(step[0] for step in each[1])))
-    others = [step for step in steps if step[1] != layer]
-    return Advice(
-        kind="bottleneck",
-        text=f"Most is lost at {layer}: begin there if less is to be taken out, or if something is to be tuned again.",
-        evidence=tuple(words for _, _, words in (*behind, *others)),
-    )
+    votes = Counter(layer for _, layer, _ in steps)
+    layer, most = votes.most_common(1)[0]
+    text = f"Most is lost at {layer}: begin there if less is to be taken out, or if something is to be tuned again."
+    if len(votes) > 1 and most == 1:
+        named = sorted(votes, key=found.depths.index)
+        text = f"There is no one layer at which most is lost: each measure leaps at another, {' and '.join(named)}."
+    behind = sorted(steps, key=lambda step: -votes[step[1]])
+    return Advice(kind="bottleneck", text=text, evidence=tuple(words for _, _, words in behind))
 
 
 def layers_to_distil(found: Found) -> Advice | None:
