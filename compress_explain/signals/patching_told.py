@@ -14,14 +14,13 @@ from compress_explain.data.examples import ALL, Examples
 from compress_explain.signals.decisions import decision_rows, decision_slices
 from compress_explain.signals.findings import Finding
 from compress_explain.signals.places import LAYER
-from compress_explain.stats import resampled_sums
+from compress_explain.signals.ratios import ratios_of_sums
 
 PART = "patching"
 RECOVERED, BROKEN = FIGURES = ("recovered", "broken")
 FLIPPED = "flipped"  # the slice of decisions that both models decide differently
 LOGIT = "logit"  # where the path ends
 _LEAST = 30  # rows of a slice that something is told of
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ class Moved:
 
     def _of(self, name: str, members: np.ndarray, rows: np.ndarray, confidence: float, seed: int) -> Iterator[Finding]:
         parts = self.along[:, :, members].reshape(-1, len(members))
-        told = shares(parts, self.whole[members], rows, confidence, seed)
+        told = ratios_of_sums(parts, self.whole[members], rows, confidence, seed)
         keys = [(figure, *place) for figure in FIGURES for place in self.places]
         for (figure, layer, site), (value, low, high) in zip(keys, told, strict=True):
             yield Finding(
@@ -77,34 +76,6 @@ class Moved:
         if math.isnan(value):
             return "what passes here has another shape in the compressed model"
         return f"{self.left_out} rows are left out: the models read them as other tokens" if self.left_out else ""
-
-
-def shares(
-    parts: Float[np.ndarray, "figures n"],
-    whole: Float[np.ndarray, " n"],
-    rows: np.ndarray,
-    confidence: float,
-    seed: int,
-) -> Float[np.ndarray, "figures 3"]:
-    """The sum of each part over that of the whole, with the percentiles of the same of rows that are drawn.
-
-    All figures are of the same resamples. NaN where the whole is 0; no interval of one row, nor where a twentieth of the
-    resamples have no whole.
-    """
-    numbers = np.unique(rows, return_inverse=True)[1]
-    counted = np.stack([np.bincount(numbers, weights=each) for each in (*parts, whole)], 1)
-    told = np.full((len(parts), 3), np.nan)
-    if not whole.sum() > 0:
-        return told
-    told[:, 0] = parts.sum(1) / whole.sum()
-    if len(counted) < 2:
-        return told
-    sums = resampled_sums(counted, _RESAMPLES, seed)
-    some = sums[:, -1] > 0
-    if some.mean() >= 0.95:
-        tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-        told[:, 1:] = np.quantile(sums[some, :-1] / sums[some, -1:], tails, axis=0).T
-    return told
 
 
 def bottleneck(table: pd.DataFrame) -> str | None:

@@ -103,12 +103,12 @@ class Pass:
                 stack.enter_context(_given(module, value))
             else:
                 stack.enter_context(answering(module, always(self.prefix.output(place.module))))
-                stack.enter_context(_giving(module, value))
+                stack.enter_context(giving(module, value))
             yield
 
 
 @contextmanager
-def _giving(module: nn.Module, value: Float[Tensor, "*batch width"]) -> Iterator[None]:
+def giving(module: nn.Module, value: Float[Tensor, "*batch width"]) -> Iterator[None]:
     """Inside it ``module`` gives ``value``, and what else it gave before; other hooks, which may round, have had their say."""
 
     def swap(module: nn.Module, inputs: Any, output: Any) -> Any:
