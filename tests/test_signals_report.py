@@ -89,6 +89,7 @@ def test_the_strictest_statistic_is_what_the_sentence_rests_on():
     naive = signals_section(as_table(weak)).quality
     assert naive.given[0].original.low > 0, "the naive one still lies above 0"
     assert "is not seen to hold more" in naive.sentence and "holds more" not in naive.sentence
+    assert any(row.beyond for row in naive.catches) and "flags" not in naive.sentence
 
 
 def test_catches_count_only_beyond_chance():
@@ -145,6 +146,18 @@ def test_measures_that_leap_at_one_layer_name_it_and_others_are_said_to_disagree
     assert together.text.startswith("Most is lost at encoder.layer.4") and len(together.evidence) == 2
     [apart] = advice(as_table(leaping(2)))
     assert "each measure leaps at another, encoder.layer.2 and encoder.layer.4" in apart.text
+
+
+def test_what_is_sure_but_tiny_is_not_advised_on():
+    tiny = [
+        replace(each, value=0.99 if each.layer == depths(6)[-1] else 1.0, low=0.989 if each.layer == depths(6)[-1] else 1.0,
+                high=0.991 if each.layer == depths(6)[-1] else 1.0)
+        if each.part in ("retention", "cka") and not each.note
+        else each
+        for each in findings()
+        if each.part != "patching"
+    ]  # fmt: skip
+    assert set(kinds(tiny)) <= {"student"}
 
 
 def test_nothing_is_advised_where_no_interval_bears_it_out():

@@ -14,6 +14,7 @@ from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, SignalFo
 from compress_explain.signals.words import figures, spoken_signal
 
 _LAYERS, _HEADS = 2, 4  # that are named at most
+_MUCH = 0.05  # of a share, or of CKA, below which a loss is not worth a word however sure it is
 _FAR = 2.0  # times the median of all heads, from which one matters much
 Step = tuple[float, str, str]  # how large, up to which layer, the figures behind it
 
@@ -99,12 +100,12 @@ def _head(before: Finding, now: Finding | None, weaker: Sequence[str]) -> str:
 
 
 def _losses(found: Found) -> Iterator[tuple[SignalFound, str, Finding, Finding]]:
-    """Every signal and layer at which the original surely shows something and the compressed model surely less of it."""
+    """Every signal and layer at which the original surely shows something and the compressed model surely lacks a part that counts."""
     for signal in found.signals:
         shown = signal.curve(ORIGINAL, "selectivity")
         for layer, left in signal.retention.items():
             before = shown.get(layer)
-            if before is not None and before.low > 0 and left.high < 1:
+            if before is not None and before.low > 0 and left.high < 1 - _MUCH:
                 yield signal, layer, before, left
 
 
@@ -130,9 +131,10 @@ def _broken(found: Found) -> Step | None:
 
 
 def _leaps(curve: Mapping[str, Finding], depths: Sequence[str], *, down: bool = False) -> Iterator[Step]:
-    """From one depth to the next that is told, where both intervals lie apart."""
+    """From one depth to the next that is told, where it changes by something that counts and both intervals lie apart."""
     told = [curve[depth] for depth in depths if depth in curve and has_interval(curve[depth])]
     for early, late in pairwise(told):
-        if late.high < early.low if down else late.low > early.high:
+        apart = late.high < early.low if down else late.low > early.high
+        if apart and abs(late.value - early.value) >= _MUCH:
             words = f"{figures(early)} at {early.layer}, {figures(late)} at {late.layer}"
             yield abs(late.value - early.value), late.layer, words
