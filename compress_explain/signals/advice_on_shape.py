@@ -52,6 +52,6 @@ def _width(found: Found, layers: int) -> tuple[str, tuple[str, ...]]:
         return "", ()
     widest = max(told, key=lambda each: each.value)
     return (
-        f" Up to there its stream spreads over about {math.ceil(widest.high)} directions: hardly narrower than that.",
+        f" Up to there its stream spreads over at least {math.ceil(widest.low)} directions: hardly narrower than that.",
         (f"effective rank at {widest.layer}: {figures(widest, 1)}",),
     )
