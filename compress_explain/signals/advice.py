@@ -1,38 +1,27 @@
-"""What the findings suggest doing, in words, each suggestion with the figures that it rests on."""
+"""What the evidence on signals suggests, in words: nothing that an interval does not bear out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
+from types import MappingProxyType
 
 import pandas as pd
 
-from compress_explain.signals.better_students import layers_to_distil, student_shape
-from compress_explain.signals.evidence import Advice, Evidence
-from compress_explain.signals.rare_attributes import rare_and_clear
-from compress_explain.signals.weak_places import bottleneck, heads_to_keep
+from compress_explain.signals.advice_on_layers import bottleneck, heads_to_keep, layers_to_distil
+from compress_explain.signals.advice_on_shape import student
+from compress_explain.signals.advice_on_signatures import signatures
+from compress_explain.signals.advised import Advice
+from compress_explain.signals.found import Found
 
 __all__ = ["Advice", "advice"]
-
-_NOTHING = Advice(
-    kind="nothing",
-    text="Nothing is suggested: no figure here differs so surely from its neighbours, or from a whole signal, that one could act on it.",
-    evidence=(),
-)
+_NO_SHARES: Mapping[str, float] = MappingProxyType({})
 
 
-def advice(table: pd.DataFrame, shares: Mapping[str, float] | None = None) -> list[Advice]:
-    """At least one: what is sure enough to act on, or that nothing is.
+def advice(table: pd.DataFrame, shares: Mapping[str, float] = _NO_SHARES) -> list[Advice]:
+    """What a table of findings suggests; empty where its figures bear nothing out.
 
-    ``table`` holds one :class:`Finding` a row. ``shares`` says of slices what share of rows is in each, in [0, 1]; rare
-    attributes are looked at only where it is known.
+    ``shares`` are those of all rows that stand in each slice; without them no slice is taken for a rare one.
     """
-    evidence = Evidence.of(table)
-    found = chain(
-        rare_and_clear(evidence, shares or {}),
-        bottleneck(evidence),
-        heads_to_keep(evidence),
-        layers_to_distil(evidence),
-        student_shape(evidence),
-    )
-    return list(found) or [_NOTHING]
+    found = Found(table=table)
+    single = (bottleneck(found), layers_to_distil(found), heads_to_keep(found), student(found))
+    return [*(each for each in single if each is not None), *signatures(found, shares)]

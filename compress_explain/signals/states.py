@@ -154,12 +154,12 @@ def read_splits(
     layers: Layers,
     splits: Sequence[Examples],
     where: Where,
-    chosen: Sequence[Bool[np.ndarray, " decisions"]],
+    chosen: Sequence[np.ndarray],
     *,
     batch_size: int = 32,
     order: tuple[int, ...] | None = None,
 ) -> States:
-    """:func:`read_states` of several splits, one after the other."""
+    """:func:`read_states` of several splits, one after the other; ``chosen`` are the flags of each one's decisions."""
     read = [
         read_states(model, layers, split, where, batch_size=batch_size, chosen=flags, order=order)
         for split, flags in zip(splits, chosen, strict=True)
