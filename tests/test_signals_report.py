@@ -123,14 +123,41 @@ def test_attributions_that_point_at_nothing_are_not_relied_on():
     assert "little hangs on that" in signals_section(as_table(at_random)).reading.sentence
 
 
+def probed_within(half, **others):
+    """The table, with probes' figures known to ``half`` on either side, or to what ``others`` say of a signal."""
+    return [
+        replace(each, low=each.value - others.get(each.signal, half), high=each.value + others.get(each.signal, half))
+        if each.figure == "auc"
+        else each
+        for each in findings()
+    ]
+
+
 def test_advice_names_the_head_the_layers_and_the_depth_with_their_figures():
-    by_kind = {each.kind: each for each in advice(table())}
+    by_kind = {each.kind: each for each in advice(as_table(probed_within(0.005)))}
     assert set(by_kind) == {"bottleneck", "distil", "keep", "student"}
     assert "encoder.layer.5.attention.head.2" in by_kind["keep"].text
     assert "encoder.layer.4 and encoder.layer.5" in by_kind["distil"].text
     assert "5 layers" in by_kind["student"].text and "at least 39 directions" in by_kind["student"].text
     for each in by_kind.values():
         assert each.evidence and all("n = " in line for line in each.evidence)
+
+
+def test_a_student_is_as_deep_as_intervals_bear_out_and_other_signals_are_named():
+    def student(found):
+        return next((each for each in advice(as_table(found)) if each.kind == "student"), None)
+
+    sure, vague = student(probed_within(0.005)), student(probed_within(0.005, task=0.1))
+    assert "cannot be told" not in sure.text
+    assert any(line.startswith("right answer: 0.9") for line in sure.evidence)
+    assert "Of right answer that cannot be told" in vague.text
+    assert not any("right answer" in line for line in vague.evidence)
+    assert student(probed_within(0.1)) is None, "all that speaks for a depth are the middles of wide intervals"
+
+
+def test_a_head_is_not_said_to_be_gone_where_nobody_looked():
+    looked = [each for each in findings() if (each.part, each.model) != ("ablation", "compressed")]
+    assert "keep" in kinds(findings()) and "keep" not in kinds(looked)
 
 
 def leaping(at):

@@ -67,7 +67,9 @@ def heads_to_keep(found: Found) -> Advice | None:
         if ".head." in each.other and has_interval(each)
     ]
     now = {each.other: each for each in found.of("ablation", "kl.mean", model=COMPRESSED) if has_interval(each)}
-    if not heads or not weaker:
+    if (
+        not heads or not weaker or not now
+    ):  # without the compressed model's own figures nobody knows what became of them
         return None
     much = _FAR * median(each.value for each in heads)
     chosen = [
