@@ -122,9 +122,9 @@ def _sentence(stream: Sequence[Finding], depths: Sequence[str]) -> str:
         )
     _, early, late = max(surely, key=lambda step: step[0])
     return (
-        f"Most of the difference arises at {layer_in_words(late.layer, depths)}: what the compressed model holds there breaks "
-        f"{interval_of_share(late)} of the original's decisions, what it holds at {layer_in_words(early.layer, depths)} only "
-        f"{interval_of_share(early)}; n = {count(late.n)} rows."
+        f"The largest step is at {layer_in_words(late.layer, depths)}: put into the original, what the compressed model holds there "
+        f"makes {interval_of_share(late)} of the difference between both answers, what it holds at "
+        f"{layer_in_words(early.layer, depths)} {interval_of_share(early)}; n = {count(late.n)} rows."
     )
 
 

@@ -29,7 +29,7 @@ def bottleneck(found: Found) -> Advice | None:
     text = f"Most is lost at {layer}: begin there if less is to be taken out, or if something is to be tuned again."
     if len(votes) > 1 and most == 1:
         named = sorted(votes, key=found.depths.index)
-        text = f"There is no one layer at which most is lost: each measure leaps at another, {' and '.join(named)}."
+        text = f"There is no one layer at which most is lost: each measure leaps at another, {', '.join(named[:-1])} and {named[-1]}."
     behind = sorted(steps, key=lambda step: -votes[step[1]])
     return Advice(kind="bottleneck", text=text, evidence=tuple(words for _, _, words in behind))
 
