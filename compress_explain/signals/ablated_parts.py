@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -77,6 +78,6 @@ class _Reader:
         bounds = np.linspace(0, count, EIGHTHS + 1).astype(int).tolist()
         found = {
             f"{whole}.{start}-{end - 1}": [index for index, number in enumerate(numbers) if start <= number < end]
-            for start, end in zip(bounds, bounds[1:], strict=False)
+            for start, end in pairwise(bounds)
         }
         return {name: indices for name, indices in found.items() if indices}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def means_of(watched: Watched, parts: Sequence[Ablated], batch_size: int) -> Map
     entering = {part.module: _Mean() for part in parts if part.columns is not None}
     given = {part.module: _Mean() for part in parts if part.columns is None}
     for batch in watched.examples.batches(batch_size):
-        handles = _watch(watched.model, entering, given, lambda values, batch=batch: _real(watched, batch, values))
+        handles = _watch(watched.model, entering, given, partial(_real, watched, batch))
         try:
             watched.model(**batch.inputs)
         finally:

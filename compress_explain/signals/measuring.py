@@ -13,18 +13,20 @@ from transformers import PreTrainedModel
 
 from compress_explain.comparison.contest import Contest, Side
 from compress_explain.data.examples import Examples
-from compress_explain.families import families
-from compress_explain.model.anatomy import read_anatomy
+from compress_explain.errors import InputError
+from compress_explain.model.anatomy import Anatomy, read_anatomy
 from compress_explain.progress import Advance
+from compress_explain.signals.ablation import ablate
 from compress_explain.signals.alike import alike
 from compress_explain.signals.asked import DECISION, QUALITY, TASK, asked_of
 from compress_explain.signals.findings import Finding, as_table
 from compress_explain.signals.flow import flow
 from compress_explain.signals.layers import Layers, beside, layers_of
-from compress_explain.signals.looking import ATTRIBUTION, CKA, FLOW, PROBES, Looking
+from compress_explain.signals.looking import ABLATION, ATTRIBUTION, CKA, FLOW, PATCHING, PROBES, Looking
 from compress_explain.signals.nothing import without_knowledge
 from compress_explain.signals.original_names import Gone, gone_from
 from compress_explain.signals.parts import parts_of
+from compress_explain.signals.patching import patch
 from compress_explain.signals.probing import CHOSEN, Held, Probing, probe_all
 from compress_explain.signals.resampling import Draws
 from compress_explain.signals.saliency import saliency
@@ -64,7 +66,8 @@ class _Look:
         total = len(self.original.examples)
         spent = 0
         doing: dict[str, Callable[[], Iterable[Finding]]] = {
-            PROBES: self._probes, CKA: self._cka, ATTRIBUTION: self._attribution, FLOW: self._flow,
+            PROBES: self._probes, CKA: self._cka, PATCHING: self._patching, ABLATION: self._ablation,
+            ATTRIBUTION: self._attribution, FLOW: self._flow,
         }  # fmt: skip
         for number, name in enumerate(self.looking.parts, start=1):
             yield from doing[name]()
@@ -149,6 +152,31 @@ class _Look:
             third = _last(self._states(self.reference, self.layers[0], self.original), reported)
         yield from alike(mine, theirs, reference=third, confidence=self.looking.confidence, seed=self.looking.seed)
 
+    def _patching(self) -> Iterable[Finding]:
+        looking = self.looking
+        return patch(
+            self._module(self.original), self._module(self.compressed), self.original.examples, self.compressed.examples,
+            *self.layers, order=self.compressed.order, rows=looking.patched_rows, batch_size=self.contest.batch_size,
+            confidence=looking.confidence, seed=looking.seed,
+        )  # fmt: skip
+
+    def _ablation(self) -> Iterator[Finding]:
+        looking, mine, theirs = self.looking, self._anatomy(self.original), self._anatomy(self.compressed)
+        renamed = {} if mine is None or theirs is None else self.gone.renamed(mine, theirs)
+        for side, layers in zip(self.contest.sides, self.layers, strict=True):
+            own = side.name == "original"
+            yield from ablate(
+                self._module(side), side.examples, layers, renamed={} if own else renamed, like=None if own else mine,
+                rows=looking.ablated_rows, model_name=side.name, confidence=looking.confidence, seed=looking.seed,
+            )  # fmt: skip
+
+    def _anatomy(self, side: Side) -> Anatomy | None:
+        """Its components; None where they are not known, or a sublayer is gone."""
+        try:
+            return read_anatomy(self._module(side), side.examples.tokens)
+        except InputError:
+            return None
+
     def _attribution(self) -> Iterable[Finding]:
         looking = self.looking
         return saliency(
@@ -158,12 +186,10 @@ class _Look:
         )  # fmt: skip
 
     def _flow(self) -> Iterable[Finding]:
-        looking, model = self.looking, self._module(self.original)
-        kept = {}
-        if self.gone.members and model.config.model_type in families():
-            kept = self.gone.heads_left(read_anatomy(model, self.original.examples.tokens))
+        looking, anatomy = self.looking, self._anatomy(self.original)
+        kept = {} if anatomy is None else self.gone.heads_left(anatomy)
         return flow(
-            model, self._module(self.compressed), self.original.examples, self.compressed.examples, *self.layers, kept=kept,
+            self._module(self.original), self._module(self.compressed), self.original.examples, self.compressed.examples, *self.layers, kept=kept,
             rows=looking.flow_rows, batch_size=self.contest.batch_size, confidence=looking.confidence, seed=looking.seed,
         )  # fmt: skip
 
