@@ -460,6 +460,14 @@ def test_an_eighth_of_a_compressed_model_is_what_is_left_of_the_originals():
     assert "encoder.layer.0.ffn.neuron.0-2" not in first
 
 
+def test_one_way_alone_is_told_as_it_is_beside_the_other():
+    model, examples = tiny_model("bert"), tiny_examples("bert", rows=8)
+    both, one = ablated(model, examples), ablated(model, examples, ways=("mean",))
+    assert set(one.figure) == {"kl.mean", "flips.mean"}
+    chosen = both[both.figure.str.endswith("mean")]
+    assert chosen.value.tolist() == one.value.tolist() and chosen.other.tolist() == one.other.tolist()
+
+
 def test_a_language_model_is_ablated_on_its_decisions():
     model = tiny_model("gpt2", generates=True)
     examples = language_examples(rows=5)
