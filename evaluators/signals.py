@@ -46,7 +46,7 @@ class Signals:
     decisions: int = 4096
     learning_rows: int = 2048
     patched_rows: int = 128
-    ablated_rows: int = 64
+    ablated_rows: int = 16
     explained_rows: int = 32
     flow_rows: int = 128
     steps: int = 16

@@ -13,6 +13,7 @@ import torch
 from compress_explain.data.examples import ALL
 from compress_explain.editing.masks import Masks
 from compress_explain.model.anatomy import read_anatomy
+from compress_explain.model.loading import load_subject
 from compress_explain.signals import patching
 from compress_explain.signals.ablated_parts import ablated_parts
 from compress_explain.signals.ablation import ablate
@@ -22,7 +23,9 @@ from compress_explain.signals.patching import patch
 from compress_explain.signals.patching_told import LOGIT, bottleneck
 from compress_explain.signals.places import LAYER, Pass, places_of
 from compress_explain.signals.ratios import ratios_of_sums
+from tests.asked import asked_rows, asking_tokenizer, finder
 from tests.states import language_examples
+from tests.test_questions import encoded
 from tests.tiny import logits_of, tiny_examples, tiny_inputs, tiny_model
 from tests.trained import reviews, trained_model
 
@@ -189,6 +192,20 @@ def test_the_same_model_twice_has_nothing_to_recover():
     assert bottleneck(table) is None
 
 
+def test_what_only_rounding_does_is_no_loss():
+    model = tiny_model("bert")
+    other = copy.deepcopy(model)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    for layer in other.bert.encoder.layer:  # the same sums, in another order
+        up, down = layer.intermediate.dense, layer.output.dense
+        up.weight.data, up.bias.data, down.weight.data = up.weight[order], up.bias[order], down.weight[:, order]
+    examples = tiny_examples("bert")
+    batch = examples.batch(np.arange(len(examples)))
+    assert not torch.equal(logits_of(model, batch.inputs), logits_of(other, batch.inputs))
+    table = patched(model, other, examples)
+    assert set(table.note) == {"both models give the same logits"} and bottleneck(table) is None
+
+
 def test_classes_in_another_order_are_put_in_order():
     model = tiny_model("bert")
     other = copy.deepcopy(model)
@@ -263,6 +280,27 @@ def test_a_language_model_is_told_of_its_decisions_alone():
     alone = patched(model, other, examples, batch_size=1)  # no padding at all
     assert np.allclose(table.value, alone.value, atol=1e-5)
     assert told(table, "recovered", "decoder.layer.2").value == 1.0
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finder")
+    finder("bert").save_pretrained(folder)
+    asking_tokenizer().save_pretrained(folder)
+    return encoded(load_subject(str(folder), "question-answering"), asked_rows(18, seed=6), empty_answers="allow")
+
+
+def test_of_answers_only_the_tokens_where_one_can_lie_are_told_of(questions):
+    model = finder("bert")
+    lifted = copy.deepcopy(model)
+    with torch.no_grad():
+        lifted.qa_outputs.bias.add_(3.0)  # every token alike: no distribution changes
+    table = patched(model, lifted, questions)
+    assert table.value.isna().all() and bottleneck(table) is None
+    both = patched(model, shaken(lifted, "layer.1.", by=0.3), questions)
+    without_lift = patched(model, shaken(model, "layer.1.", by=0.3), questions)
+    assert told(both, "recovered", "encoder.layer.1").value == pytest.approx(1, abs=1e-4)
+    assert np.allclose(both.value, without_lift.value, atol=1e-3) and bottleneck(both) == "encoder.layer.1"
 
 
 def test_where_nothing_differs_nothing_is_run(monkeypatch):

@@ -56,7 +56,8 @@ def ablate(
     ``kl.zero`` is the mean of KL(own, ablated) in nats with what the part hands on set to zero, ``kl.mean`` with it set to its mean
     over all tokens of the rows, which leaves what the part says of any input and takes what it says of this one (Wang et al. 2022,
     arXiv:2211.00593); ``flips.zero`` and ``flips.mean`` are the shares of decisions that become others. Of a head or neuron that
-    is what enters its site, of a sublayer what is added to the stream, biases included. Nothing is fitted or compensated.
+    is what enters its site, of a sublayer what is added to the stream, biases included. Nothing is fitted or compensated. Where one token carries values
+    far beyond all others, as a first token often does, the mean carries a share of them to every token and may do more harm than zero.
 
     ``other`` of a finding is the component: ``renamed`` maps the model's own names to the original's, and ``like`` is the
     original, whose eighths of neurons are taken. Intervals are of rows that are drawn; where no decision became another, up to the bound on a

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress_explain.data.examples import Batch, Examples
+from compress_explain.data.spans import ELSEWHERE
 from compress_explain.errors import InputError
 from compress_explain.progress import Advance
 from compress_explain.signals.decisions import decision_logits, decision_numbers
@@ -25,6 +26,8 @@ from compress_explain.signals.layers import Layers
 from compress_explain.signals.patching_told import Moved
 from compress_explain.signals.places import LAYER, Pass, Place, places_of
 from compress_explain.signals.read_alike import rows_read_alike
+
+_ROUNDING = 1e-5  # what single precision leaves of a logit's size, at most
 
 
 def patch(
@@ -44,11 +47,11 @@ def patch(
 ) -> list[Finding]:
     """What is ``recovered`` and what is ``broken`` at every place that both models have, on at most ``rows`` rows.
 
-    With the logits of a decision, centred over classes, o of the original, c of the compressed model and p of the one that is
-    patched, the first figure is sum <p - c, o - c> / sum |o - c|^2 with the original's activation put into the compressed
+    With the logits of a decision, centred over the classes that it can fall on, o of the original, c of the compressed model and
+    p of the one that is patched, the first figure is sum <p - c, o - c> / sum |o - c|^2 with the original's activation put into the compressed
     model, the second sum <p - o, c - o> / sum |o - c|^2 with the compressed model's put into the original. Each is the slope of a
     least-squares line: 1 where p is what the activation came from, 0 where nothing moved; below 0, or above 1, where it moved
-    away, or further. Decisions on which both models' logits are equal have no weight.
+    away, or further. Decisions on which both models' logits are equal, but for rounding, have no weight.
 
     ``layer`` is where, ``other`` the site: ``layer`` is the stream after it (before the first one, at ``embedding``), ``attention`` and
     ``feed_forward`` what that sublayer adds. Told on all rows, on slices of which at least 30 are there, and on the decisions
@@ -115,9 +118,8 @@ def _exchange(sides: tuple[_Patched, _Patched], batches: tuple[Batch, Batch], mo
     if own[0].shape != own[1].shape:
         problem = f"decides between another number of classes than the original, which has {own[0].shape[1]}"
         raise InputError("compressed model", own[1].shape[1], problem, "leave patching out")
-    gap = own[0] - own[1]
-    centred = gap - gap.mean(-1, keepdim=True)  # of the other factor the mean does not matter then
-    moved.whole[here] = _products(gap, centred)
+    gap = _gap(*own)
+    moved.whole[here] = _products(own[0] - own[1], gap)
     moved.flipped[here] = (own[0].argmax(-1) != own[1].argmax(-1)).numpy()
     for number, key in enumerate(moved.places):
         values = [run.at(side.places[key]) for side, run in zip(sides, runs, strict=True)]
@@ -129,7 +131,19 @@ def _exchange(sides: tuple[_Patched, _Patched], batches: tuple[Batch, Batch], mo
         for into, sign in ((1, 1), (0, -1)):  # the compressed model is led to the original, the original away
             logits = runs[into].with_at(sides[into].places[key], values[1 - into])
             change = sides[into].answers(batches[into], logits) - own[into]
-            moved.along[1 - into, number, here] = sign * _products(change, centred)
+            moved.along[1 - into, number, here] = sign * _products(change, gap)
+
+
+def _gap(one: Float[Tensor, "n classes"], other: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+    """What lies between both models' logits, centred: the mean of whatever it is multiplied with does not matter then.
+
+    Only classes that a decision can fall on count, as an answer cannot lie everywhere; 0 where no more than rounding lies between.
+    """
+    possible = one != ELSEWHERE
+    apart = (one - other) * possible
+    centred = (apart - apart.sum(-1, keepdim=True) / possible.sum(-1, keepdim=True).clamp(min=1)) * possible
+    size = (one * possible).abs().amax(-1, keepdim=True)
+    return torch.where(centred.abs().amax(-1, keepdim=True) > _ROUNDING * size, centred, 0.0)
 
 
 def _products(one: Float[Tensor, "n classes"], other: Float[Tensor, "n classes"]) -> Float[np.ndarray, " n"]:
