@@ -169,7 +169,7 @@ def test_what_is_not_there_is_not_read_off_and_what_is_there_is():
     draws = Draws.of(parts_of(states.rows, 0, 0), states.rows, 100, 0)
     read = read_off(states, Asked(signal="x", answers=answers), draws, 0.03)
     assert abs(read.at(0).value - 0.5) < 0.03 < read.at(1).value - 0.85
-    assert (read.best() == 1).all()
+    assert (read.best == 1).all()
     shuffled = read_off(states, Asked(signal="x", answers=answers), draws, 0.03, shuffled=0)
     assert abs(shuffled.at(1).value - 0.5) < 0.1
 

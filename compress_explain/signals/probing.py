@@ -139,7 +139,7 @@ def told_of_signal(
     """Figures of one signal by depth: of all models, above the control, and as a share of the original's."""
     for model, readings in read.items():
         yield from _curve(held, model, signal, figure, readings, probing)
-    depths, best = held.original.depths, read[ORIGINAL].best(read[RANDOM])
+    depths, best = held.original.depths, read[ORIGINAL].best
     usual = int(np.bincount(best).argmax())
     for place, depth in enumerate(depths):
         at = best if place == usual else np.full_like(best, place)
@@ -220,7 +220,7 @@ def _finding(
 
 def _catches(model: str, states: States, quality: Quality, draws: Draws) -> Iterator[Finding]:
     """Of wrong decisions, at the depth that other rows chose; scores are ranked within each part, whose probe is its own."""
-    best = quality.readings[GIVEN_OUTPUT].best()
+    best = quality.readings[GIVEN_OUTPUT].best
     ranked = [
         np.argsort(np.argsort(scores[depth], kind="stable"), kind="stable") / len(part.report)
         for scores, depth, part in zip(quality.scores, best, draws.parts, strict=True)

@@ -59,10 +59,10 @@ class Readings:
             value=float(self.weights @ self.values[parts, index]), draws=self.weights @ self.draws[parts, index]
         )
 
-    def best(self, control: Readings | None = None) -> Int[np.ndarray, " parts"]:
-        """The depth that the rows to choose by choose for each part: where the figure lies highest above the control's."""
-        above = self.choosing if control is None else self.choosing - np.nan_to_num(control.choosing)
-        told: np.ndarray = np.where(np.isnan(above), -np.inf, above).argmax(1)
+    @property
+    def best(self) -> Int[np.ndarray, " parts"]:
+        """The depth that the rows to choose by choose for each part: where the figure is largest."""
+        told: np.ndarray = np.where(np.isnan(self.choosing), -np.inf, self.choosing).argmax(1)
         return told
 
 
