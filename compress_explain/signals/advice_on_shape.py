@@ -10,6 +10,7 @@ from compress_explain.signals.found import ORIGINAL, Found, SignalFound, has_int
 from compress_explain.signals.words import figures, spoken_signal
 
 _NEARLY = 0.95  # of a signal's maximum
+_COUNTS = 0.05  # above the controls, below which a signal is not one that a student must carry
 
 
 def student(found: Found) -> Advice | None:
@@ -35,11 +36,11 @@ def student(found: Found) -> Advice | None:
 
 
 def _reached(signal: SignalFound, depths: tuple[str, ...]) -> tuple[Finding, Finding] | None:
-    """The first depth that is nearly at the maximum, and the maximum; None where the original surely shows nothing."""
+    """The first depth that is nearly at the maximum, and the maximum; None where the original is not sure to show much."""
     shown = signal.curve(ORIGINAL, "selectivity")
     told = [shown[depth] for depth in depths if depth in shown and has_interval(shown[depth])]
     most = max(told, key=lambda each: each.value, default=None)
-    if most is None or most.low <= 0:
+    if most is None or most.low <= _COUNTS:
         return None
     at = next(each for each in told if each.low > 0 and each.value >= _NEARLY * most.value)
     return at, most
