@@ -74,7 +74,7 @@ def patching_section(found: Found) -> PatchingSection | None:
     return PatchingSection(
         sentence=_sentence(stream, found.depths),
         charts=tuple(
-            depth_chart(f"patching-{name}", _SLICES[name], axes, own, level=0.0)
+            depth_chart(f"patching-{name}", f"{_SLICES[name]}, n = {_most(own)}", axes, own, level=0.0)
             for name, own in strands.items()
             if any(strand.findings for strand in own)
         ),
@@ -117,8 +117,8 @@ def _sentence(stream: Sequence[Finding], depths: Sequence[str]) -> str:
     surely = [step for step in steps if step[2].low > step[1].high]
     if not surely:
         return (
-            f"No single layer stands out as the one at which decisions are lost; by {layer_in_words(told[-1].layer, depths)} "
-            f"{interval_of_share(told[-1])} of the difference is there, n = {count(told[-1].n)} rows."
+            f"No single layer stands out as the one at which decisions are lost; after {layer_in_words(told[-1].layer, depths)} "
+            f"{interval_of_share(told[-1])} of the difference between both answers is there, n = {count(told[-1].n)} rows."
         )
     _, early, late = max(surely, key=lambda step: step[0])
     return (
@@ -129,13 +129,20 @@ def _sentence(stream: Sequence[Finding], depths: Sequence[str]) -> str:
 
 
 def _rows(told: Sequence[Finding]) -> list[PatchRow]:
+    """All sites on all rows and on those decided otherwise, the stream alone on other slices."""
     places: dict[tuple[str, str, str], dict[str, Finding]] = {}
     for each in told:
-        places.setdefault((each.slice, each.layer, each.other), {})[each.figure] = each
+        if each.other == _STREAM or each.slice in _SLICES:
+            places.setdefault((each.slice, each.layer, each.other), {})[each.figure] = each
     return [
         PatchRow(layer=layer, site=site.replace("_", " "), slice=spoken_slice(name), recovered=own.get("recovered"), broken=own.get("broken"))
         for (name, layer, site), own in places.items()
     ]  # fmt: skip
+
+
+def _most(strands: Sequence[Strand]) -> str:
+    """On how many rows, or decisions where a row has several, the figures of a chart rest."""
+    return count(max(each.n for strand in strands for each in strand.findings.values()))
 
 
 def _ablated(told: dict[tuple[str, str, str], Finding], name: str) -> AblationRow:

@@ -14,7 +14,7 @@ from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, SignalFo
 from compress_explain.signals.words import figures, spoken_signal
 
 _LAYERS, _HEADS = 2, 4  # that are named at most
-_MUCH = 0.05  # of a share, or of CKA, below which a loss is not worth a word however sure it is
+_MUCH = 0.05  # of a share, of CKA, or above a control, below which nothing is worth a word however sure it is
 _FAR = 2.0  # times the median of all heads, from which one matters much
 Step = tuple[float, str, str]  # how large, up to which layer, the figures behind it
 
@@ -102,12 +102,12 @@ def _head(before: Finding, now: Finding | None, weaker: Sequence[str]) -> str:
 
 
 def _losses(found: Found) -> Iterator[tuple[SignalFound, str, Finding, Finding]]:
-    """Every signal and layer at which the original surely shows something and the compressed model surely lacks a part that counts."""
+    """Every signal and layer at which the original surely shows something that counts and the compressed model surely lacks a part of it."""
     for signal in found.signals:
         shown = signal.curve(ORIGINAL, "selectivity")
         for layer, left in signal.retention.items():
             before = shown.get(layer)
-            if before is not None and before.low > 0 and left.high < 1 - _MUCH:
+            if before is not None and before.low > _MUCH and left.high < 1 - _MUCH:
                 yield signal, layer, before, left
 
 
