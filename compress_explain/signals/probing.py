@@ -74,8 +74,9 @@ def _of_question(held: Held, asked: Asked, probing: Probing) -> Iterator[Finding
     few = min(asked.least(part.report) for part in probing.draws.parts) * len(probing.draws.parts)
     if few < _FEW:
         note = f"one of its {asked.classes} classes has about {few} of the decisions that are reported, too few to tell"
-        yield Finding(part="retention", figure="retained", value=math.nan, unit="share", n=probing.draws.reported,
-                      signal=asked.signal, other=CHOSEN, note=note)  # fmt: skip
+        for figure in ("retained", "retained_above_chance"):
+            yield Finding(part="retention", figure=figure, value=math.nan, unit="share", n=probing.draws.reported,
+                          signal=asked.signal, other=CHOSEN, note=note)  # fmt: skip
         return
     draws, strength = probing.draws, probing.strength
     read = {
@@ -95,21 +96,28 @@ def _of_quality(held: Held, probing: Probing) -> Iterator[Finding]:
         ORIGINAL: quality_of(held.original, held.original, draws, strength, seed=seed),
         COMPRESSED: quality_of(held.compressed, held.compressed, draws, strength, seed=seed),
     }
-    strictest = (GIVEN_OUTPUT,)
-    control = {
-        RANDOM: quality_of(held.random, held.original, draws, strength, figures=strictest, seed=seed),
-        SHUFFLED: quality_of(
-            held.original, held.original, draws, strength, figures=strictest, seed=seed, shuffled=seed
-        ),
-    }
+    read = {model: each.readings[GIVEN_OUTPUT] for model, each in own.items()} | _controls_of_quality(held, probing)
     for figure in FIGURES:
         if figure != GIVEN_OUTPUT:
             for model, quality in own.items():
                 yield from _curve(held, model, QUALITY, figure, quality.readings[figure], probing)
-    read = {model: each.readings[GIVEN_OUTPUT] for model, each in own.items()} | control
     yield from told_of_signal(held, QUALITY, GIVEN_OUTPUT, read, 0.0, probing)
     for model, states in ((ORIGINAL, held.original), (COMPRESSED, held.compressed)):
         yield from _catches(model, states, own[model], draws)
+
+
+def _controls_of_quality(held: Held, probing: Probing) -> dict[str, Readings]:
+    """What random weights, and probes of shuffled targets, say of the original's loss by the strictest statistic."""
+    draws, strength, seed, strictest = probing.draws, probing.strength, probing.seed, (GIVEN_OUTPUT,)
+    random = quality_of(held.random, held.original, draws, strength, figures=strictest, seed=seed)
+    shuffled = [
+        quality_of(held.original, held.original, draws, strength, figures=strictest, seed=seed, shuffled=each)
+        for each in probing.shuffles
+    ]
+    return {
+        RANDOM: random.readings[GIVEN_OUTPUT],
+        SHUFFLED: averaged([each.readings[GIVEN_OUTPUT] for each in shuffled]),
+    }
 
 
 def told_of_signal(
