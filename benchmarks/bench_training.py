@@ -37,7 +37,7 @@ from transformers import (
 )
 
 TOKENS, BATCH, VOCABULARY = 96, 16, 4_000
-RATE = 2e-3
+RATE = 1e-3
 CHECKPOINTS, FIRST = 12, 8  # the steps of the second checkpoint
 HELD_OUT = 64  # blocks
 FIELDS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("what", choices=("train", "observe"))
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="CSV files with a column text")
     parser.add_argument("--out", type=Path, required=True, help="a folder for the models")
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", default=",".join(VARIANTS), help="some of them")
     parser.add_argument("--threads", type=int, default=1)

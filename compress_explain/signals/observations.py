@@ -6,7 +6,6 @@ steps. Files are written under another name first: what has its name is whole.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,4 +102,4 @@ def _tables(kept: Kept) -> Iterator[pd.DataFrame]:
 def _whole(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".part-{path.name}")  # keeps the ending, which NumPy would add
     write(part)
-    os.replace(part, path)
+    part.replace(path)
