@@ -245,7 +245,7 @@ def _check_parts(config: Config, faults: list[InputError], *, searching: bool) -
         if against and config.champion is None:
             remedy = "add champion: models:/NAME@champion, or the folder of a run"
             faults.append(InputError("gates: against", against[0], "no champion is named", remedy))
-        check_gates(gates, metrics, [gate.slice for gate in gates] if config.slices else [])
+        check_gates(gates, metrics, [gate.slice for gate in gates] if config.slices else [], config.slices)
     if faults:
         raise together(faults)
 

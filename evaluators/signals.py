@@ -15,7 +15,8 @@ from compress_explain.progress import Advance
 from compress_explain.signals.asked import ATTRIBUTE, DECISION, QUALITY, TASK
 from compress_explain.signals.catches import exclusive_catches
 from compress_explain.signals.cka import debiased_cka
-from compress_explain.signals.measuring import PARTS, Looking, look, tasks_that_can
+from compress_explain.signals.looking import PARTS, Looking, tasks_that_can
+from compress_explain.signals.measuring import look
 from compress_explain.signals.partial import partial_spearman
 from compress_explain.signals.scoring import CKA_SCORE, above_chance_of, retention_of, scores_told
 
@@ -45,7 +46,7 @@ class Signals:
     decisions: int = 4096
     learning_rows: int = 2048
     patched_rows: int = 128
-    ablated_rows: int = 64
+    ablated_rows: int = 16
     explained_rows: int = 32
     flow_rows: int = 128
     steps: int = 16

@@ -20,7 +20,7 @@ _CONTENTS = """\
 - **Artifacts → report.html**: the whole story on one page
 - **Artifacts → overview**: gates, scores, steps, layers, components and ledger as tables
 - **Model metrics**: `test/…` compares the models, `layer/…` shows what each layer keeps (step = layer), \
-`course/…` what each step did (step = its position)
+`course/…` what each step did (step = its position), `signals/…` what both models still know (step = depth), if that was measured
 - **Child runs**: one a step, each with its expected and its observed effect
 - **Logged models**: the compressed model, ready to be loaded"""
 

@@ -11,6 +11,7 @@ from typing import Any
 from compress_explain.record.outcome import Run
 
 from .names import Point, points, slug
+from .signals import signal_curves
 from .steps import Step, gate_counts
 
 HEADLINES = 40
@@ -27,8 +28,8 @@ def headlines(run: Run) -> list[Point]:
 
 
 def curves(run: Run, steps: list[Step]) -> list[Point]:
-    """What is kept of every layer (step = layer), and what every step did (step = its position)."""
-    return [*_layers(run), *_course(steps)]
+    """What is kept of every layer (step = layer), what every step did (step = its position), what is still known (step = depth)."""
+    return [*_layers(run), *_course(steps), *signal_curves(run)]
 
 
 def layer_rows(run: Run) -> list[dict[str, Any]]:

@@ -37,7 +37,12 @@ def sentences(rows: int, seed: int) -> pd.DataFrame:
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *FILLER]
+    return word_tokenizer([*GOOD, *BAD, *FILLER])
+
+
+def word_tokenizer(known: list[str]) -> PreTrainedTokenizerFast:
+    """One token a word, all others unknown."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *known]
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(

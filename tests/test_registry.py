@@ -33,11 +33,13 @@ from compress_explain.record.champion import read_champion
 from compress_explain.record.checkpoint import load_compressed, save_compressed
 from compress_explain.record.ledger import Record
 from compress_explain.record.outcome import Run
-from compress_explain.registry import MlflowRegistry, resolve_tracking_uri, served, steps
+from compress_explain.registry import MlflowRegistry, figures, resolve_tracking_uri, served, steps
 from compress_explain.registry.names import Point, points, slugs
 from compress_explain.registry.reach import quiet
+from compress_explain.report.judgement import Judgement
 from compress_explain.terminal.commands import run_config
 
+from .signals_table import table
 from .small_job import small_job_files
 
 WRITES = (
@@ -197,6 +199,15 @@ def test_the_curves_have_one_point_a_layer(page: SimpleNamespace, passed: Path) 
     kept = [4 - len(removed.get(f"encoder.layer.{layer}.attention.head", [])) for layer in (0, 1)]
     points = page.client.get_metric_history(page.held.parent.info.run_id, "layer/heads_kept")
     assert [(point.step, point.value) for point in points] == [(0, kept[0]), (1, kept[1])]
+
+
+def test_what_is_still_known_has_one_curve_a_signal_and_model(passed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any(point.key.startswith("signals/") for point in figures.curves(Run(passed), []))
+    monkeypatch.setattr(Judgement, "measured", lambda self, name: table(2) if name == "signals" else None)
+    points = [point for point in figures.curves(Run(passed), []) if point.key.startswith("signals/task/")]
+    by_key = {key: [point.step for point in points if point.key == key] for key in {point.key for point in points}}
+    assert by_key["signals/task/original"] == by_key["signals/task/compressed"] == [0, 1, 2]
+    assert by_key["signals/task/retained"] == [1, 2]  # at the embedding it cannot be told
 
 
 def test_each_step_is_a_child_with_its_expected_and_observed_effect(page: SimpleNamespace, passed: Path) -> None:

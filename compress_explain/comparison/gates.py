@@ -174,13 +174,17 @@ def overall(verdicts: Sequence[Verdict]) -> State:
     return "pass"
 
 
-def check_gates(gates: Sequence[Gate], metrics: Iterable[str], slices: Sequence[str]) -> None:
+def check_gates(
+    gates: Sequence[Gate], metrics: Iterable[str], slices: Sequence[str], columns: Iterable[str] | None = None
+) -> None:
     """Refuse gates that no run could satisfy or that contradict each other.
+
+    ``columns`` are what a ``*`` in a metric stands for; by default those that the slices are of.
 
     Raises:
         InputError: an unknown metric or slice, the same limit twice, or min above max.
     """
-    known = list(named_after(metrics, slices))
+    known = list(named_after(metrics, slices if columns is None else columns))
     for gate in gates:
         if gate.metric not in known:
             raise InputError("gates: metric", gate.metric, "no evaluator gives this", did_you_mean(gate.metric, known))
@@ -196,15 +200,15 @@ def check_gates(gates: Sequence[Gate], metrics: Iterable[str], slices: Sequence[
             _check_pair(first, second)
 
 
-def named_after(metrics: Iterable[str], slices: Sequence[str]) -> Iterator[str]:
+def named_after(metrics: Iterable[str], slices: Iterable[str]) -> Iterator[str]:
     """The metrics, and in the place of those with a ``*`` one for every column of slices and every slice that stands alone.
 
     >>> list(named_after(["accuracy", "signals.attribute.*.retention"], ["negation", "length=q1", "length=q2"]))
     ['accuracy', 'signals.attribute.negation.retention', 'signals.attribute.length.retention']
     """
+    columns = tuple(dict.fromkeys(name.partition("=")[0] for name in slices))
     for metric in metrics:
-        columns = dict.fromkeys(name.partition("=")[0] for name in slices) if "*" in metric else (metric,)
-        yield from (metric.replace("*", column) for column in columns)
+        yield from (metric.replace("*", column) for column in (columns if "*" in metric else ("",)))
 
 
 def is_one_of(metric: str, metrics: Iterable[str]) -> bool:

@@ -13,6 +13,8 @@ from compress_explain.comparison.predictions import Pairs
 from compress_explain.comparison.scores import Score, told_of
 from compress_explain.plugins.conformance import is_frozen_dataclass
 from compress_explain.progress import Advance
+from compress_explain.signals.looking import Looking as HowClosely
+from compress_explain.signals.scoring import signal_of
 
 
 @runtime_checkable
@@ -44,6 +46,17 @@ class Measuring(Protocol):
     def scores(self, measured: pd.DataFrame) -> list[Score]: ...
 
 
+@runtime_checkable
+class Looking(Measuring, Protocol):
+    """Looks into the models, and says how closely: how much of a signal is retained can be told of the masked model too.
+
+    So gates on that are judged on the way, and drive reinstatement.
+    """
+
+    @property
+    def looking(self) -> HowClosely: ...
+
+
 DEFAULT = ("quality", "slices", "calibration", "fidelity", "discovery")  # what is told of predictions alone, by name
 
 
@@ -71,9 +84,20 @@ def metrics_for(evaluators: Sequence[Evaluator | Measuring], task: str) -> set[s
 
 
 def on_the_way(gates: Iterable[Gate], evaluators: Iterable[Evaluator | Measuring]) -> list[Gate]:
-    """The gates that can be judged before anything is deployed: on predictions, and against the original."""
+    """The gates that can be judged before anything is deployed: on predictions or on signals, and against the original."""
+    evaluators = list(evaluators)
+    looks = looking(evaluators) is not None
     later = [metric for each in measuring(evaluators).values() for metric in each.metrics]
-    return [gate for gate in gates if not is_one_of(gate.metric, later) and gate.against == "original"]
+    return [
+        gate
+        for gate in gates
+        if gate.against == "original" and (not is_one_of(gate.metric, later) or (looks and signal_of(gate.metric)))
+    ]
+
+
+def looking(evaluators: Iterable[Evaluator | Measuring]) -> HowClosely | None:
+    """How closely the models are looked into; None where nobody does."""
+    return next((each.looking for each in evaluators if isinstance(each, Looking)), None)
 
 
 def asked_on_the_way(gates: Iterable[Gate], evaluators: Iterable[Evaluator | Measuring]) -> list[Evaluator]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput
 
@@ -30,8 +31,8 @@ class Prefix:
     ``logits`` is the output of the recorded pass. Only inside ``torch.inference_mode`` or ``no_grad``.
     """
 
-    def __init__(self, masks: Masks, inputs: dict[str, Tensor]) -> None:
-        self.model, self.inputs = masks.model, inputs
+    def __init__(self, of: Masks | PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+        self.model, self.inputs = of.model if isinstance(of, Masks) else of, inputs
         self.rows = len(next(iter(inputs.values())))
         self._inputs: dict[str, tuple[Any, ...]] = {}  # as they came, before any hook that masks
         self._outputs: dict[str, Any] = {}

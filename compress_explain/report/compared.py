@@ -15,6 +15,7 @@ from compress_explain.report.hardware import EVALUATORS, hardware_section
 from compress_explain.report.judgement import Judgement
 from compress_explain.report.layer_times import layer_times_section
 from compress_explain.report.robustness import robustness_section
+from compress_explain.report.signals import SignalsSection, signals_section
 from compress_explain.report.slices import slice_section
 
 
@@ -43,4 +44,14 @@ def compared(
         "robustness": robustness_section(final.scores, final.measured("robustness"), rows),
         "hardware": hardware_section(final.scores, tables, targets),
         "layer_times": layer_times_section(final.measured("layertimes")),
+        "signals": _signals(final),
     }
+
+
+def _signals(judgement: Judgement) -> SignalsSection | None:
+    measured = judgement.measured("signals")
+    if measured is None:
+        return None
+    told = (row["confidence"] for (metric, _), row in judgement.scores.items() if metric.startswith("signals."))
+    shares = {name: float(flags.mean()) for name, flags in judgement.pairs.slices.items()}
+    return signals_section(measured, next(told, 0.90), shares)

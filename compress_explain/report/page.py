@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compress_explain.deployment.targets import targets_of
-from compress_explain.report import numbers
+from compress_explain.report import numbers, signal_words
 from compress_explain.report.attributed import attributed, in_words
 from compress_explain.report.audited import audited
 from compress_explain.report.channels import channels
@@ -81,5 +81,7 @@ def environment() -> Environment:
         "magnitude": numbers.magnitude,
         "kinds": numbers.kinds,
         "blame": in_words,
+        "interval": signal_words.interval_of,
+        "percent": signal_words.percent,
     }
     return environment

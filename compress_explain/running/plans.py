@@ -31,8 +31,10 @@ from compress_explain.pricing import (
 from compress_explain.pricing.channels import of_channels
 from compress_explain.record.replay import applied_plans
 from compress_explain.running.channels_back import AT_ONCE, blocks_gone, channels_back
-from compress_explain.running.reinstate import choose_restorations, tokens_back
+from compress_explain.running.reinstate import choose_restorations, noise, tokens_back
 from compress_explain.running.session import Session
+from compress_explain.running.signals_on_the_way import speaking_signal, spoken_by
+from compress_explain.signals.scoring import signal_of
 
 
 def propose(session: Session, step: str, author: str, decide: Callable[[], tuple[Edit, ...]]) -> Plan:
@@ -89,14 +91,19 @@ def restorations(
 ) -> tuple[Edit, ...]:
     """What to put back, worth at most ``allowance`` FLOPs (one component: ``most``), priced for every gate at once.
 
-    Of channels the first few blocks are tried; they also come back when nothing is seen to help. Tokens come last:
+    Where the tightest gate is about a signal, for that signal alone: the model answers with its probe then. Of channels the first few blocks are tried; they also come back when nothing is seen to help. Tokens come last:
     calibration does not use them and cannot price them.
     """
-    calibration, plans = session.read(session.priced), list(applied_plans(session.ledger))
+    plans = list(applied_plans(session.ledger))
+    signal = speaking_signal(session, verdicts, [verdict.slack / noise(verdict) for verdict in verdicts])
+    about = [verdict for verdict in verdicts if signal_of(verdict.gate.metric) == signal]
     blocks = blocks_gone(plans, session.masks, _block(session))
-    with session.progress.track(f"pricing restorations ({step})", len(calibration)) as advance:
+    with (
+        spoken_by(session, signal, session.read(session.priced)) as rows,
+        session.progress.track(f"pricing restorations ({step})", len(rows)) as advance,
+    ):
         chosen = choose_restorations(
-            session.masks, calibration, verdicts, flops=allowance, most=most, blocks=blocks[:AT_ONCE],
+            session.masks, rows, about, flops=allowance, most=most, blocks=blocks[:AT_ONCE],
             reserve=session.job.reinstatement.reserve, batch_size=session.job.batch_size, work=session.work, advance=advance,
         )  # fmt: skip
     return (

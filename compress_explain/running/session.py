@@ -43,7 +43,9 @@ from compress_explain.record.ledger import Ledger
 from compress_explain.record.provenance import environment
 from compress_explain.record.traced import record_stream, with_stream_of
 from compress_explain.running.job import Job
+from compress_explain.running.signals_on_the_way import retained_on_the_way, steering_of
 from compress_explain.running.timing import latency_of
+from compress_explain.signals.steering import Steering
 from compress_explain.tuning import Recipe
 from compress_explain.vocabulary import Lexicon
 from compress_explain.weight_edits import Factors
@@ -103,6 +105,11 @@ class Session:
         """The rows of calibration that price."""
         return self.job.splits.calibration.draw(self.job.priced_rows, self.job.seed)
 
+    @cached_property
+    def steering(self) -> Steering:
+        """What the original holds of the signals that gates are about."""
+        return steering_of(self)
+
     def observe(self, step: str) -> Pairs:
         """Predictions of the masked model on validation, beside the original's."""
         validation = self.job.splits.validation
@@ -127,6 +134,7 @@ class Session:
         gates = on_the_way(job.gates, job.evaluators)
         asked = asked_on_the_way(gates, job.evaluators) if measured is None else telling(job.evaluators)
         scores = [score for evaluator in asked for score in evaluator.evaluate(pairs)]
+        scores += retained_on_the_way(self, step, gates) if measured is None else []
         if measured is not None:
             scores += measured
             gates = list(job.gates) if job.champion else [gate for gate in job.gates if gate.against != "champion"]

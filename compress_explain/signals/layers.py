@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress_explain.errors import InputError
-from compress_explain.families import families, family_of
+from compress_explain.families import Stack, families, family_of
 from compress_explain.model.anatomy import base_prefix
 
 EMBEDDING = "embedding"  # the stream before the first layer
@@ -45,8 +45,8 @@ def layers_of(model: PreTrainedModel) -> Layers:
     Raises:
         InputError: there is no such list.
     """
-    if model.config.model_type in families():
-        stack = family_of(model.config.model_type).stacks[-1]
+    stack = _stack_read(model)
+    if stack is not None:
         path = base_prefix(model) + stack.layers
         norm = stack.norm
         if stack.norm_before is not None:
@@ -60,6 +60,15 @@ def layers_of(model: PreTrainedModel) -> Layers:
         modules=tuple(f"{path}.{index}" for index in range(count)),
         norm=norm,
     )
+
+
+def _stack_read(model: PreTrainedModel) -> Stack | None:
+    """The last of the family's stacks that this model has: of one for images or sounds alone, that of those."""
+    if model.config.model_type not in families():
+        return None
+    paths = {name for name, _ in model.named_modules()}
+    stacks = family_of(model.config.model_type).stacks
+    return next((stack for stack in reversed(stacks) if base_prefix(model) + stack.layers in paths), None)
 
 
 def _longest_list(model: PreTrainedModel) -> str:

@@ -2,55 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
-import torch
 from transformers import PreTrainedModel
 
 from compress_explain.comparison.contest import Contest, Side
 from compress_explain.data.examples import Examples
-from compress_explain.model.tasks import TASKS
+from compress_explain.errors import InputError
+from compress_explain.model.anatomy import Anatomy, read_anatomy
 from compress_explain.progress import Advance
+from compress_explain.signals.ablation import ablate
 from compress_explain.signals.alike import alike
 from compress_explain.signals.asked import DECISION, QUALITY, TASK, asked_of
 from compress_explain.signals.findings import Finding, as_table
+from compress_explain.signals.flow import flow
 from compress_explain.signals.layers import Layers, beside, layers_of
+from compress_explain.signals.looking import ABLATION, ATTRIBUTION, CKA, FLOW, PATCHING, PROBES, Looking
+from compress_explain.signals.nothing import without_knowledge
 from compress_explain.signals.original_names import Gone, gone_from
 from compress_explain.signals.parts import parts_of
+from compress_explain.signals.patching import patch
 from compress_explain.signals.probing import CHOSEN, Held, Probing, probe_all
 from compress_explain.signals.resampling import Draws
-from compress_explain.signals.states import States, Where, drawn_decisions, read_states, where_read
+from compress_explain.signals.saliency import saliency
+from compress_explain.signals.states import States, Where, drawn_decisions, read_splits, where_read
 
-PROBES, CKA, PATCHING, ABLATION, ATTRIBUTION, FLOW = "probes", "cka", "patching", "ablation", "attribution", "flow"
-PARTS = (PROBES, CKA, PATCHING, ABLATION, ATTRIBUTION, FLOW)
 _SAME = 0.99  # of decisions on which the model that is looked into must answer as what is deployed does
-
-
-@dataclass(frozen=True, kw_only=True)
-class Looking:
-    """How closely: ``parts`` of :data:`PARTS`, and how many decisions and rows each takes.
-
-    ``strength`` is that of probes (scikit-learn's C), ``steps`` those of integrated gradients; ``confidence`` is two-sided.
-    """
-
-    parts: tuple[str, ...] = PARTS
-    decisions: int = 4096
-    learning_rows: int = 2048
-    patched_rows: int = 128
-    ablated_rows: int = 64
-    explained_rows: int = 32
-    flow_rows: int = 128
-    steps: int = 16
-    strength: float = 0.03
-    resamples: int = 400
-    confidence: float = 0.90
-    seed: int = 0
 
 
 def look(
@@ -83,7 +65,10 @@ class _Look:
     def findings(self, advance: Advance) -> Iterator[Finding]:
         total = len(self.original.examples)
         spent = 0
-        doing: dict[str, Callable[[], Iterator[Finding]]] = {PROBES: self._probes, CKA: self._cka}
+        doing: dict[str, Callable[[], Iterable[Finding]]] = {
+            PROBES: self._probes, CKA: self._cka, PATCHING: self._patching, ABLATION: self._ablation,
+            ATTRIBUTION: self._attribution, FLOW: self._flow,
+        }  # fmt: skip
         for number, name in enumerate(self.looking.parts, start=1):
             yield from doing[name]()
             advance(number * total // len(self.looking.parts) - spent)
@@ -130,13 +115,8 @@ class _Look:
     def _states(self, model: PreTrainedModel, layers: Layers, side: Side) -> States:
         """Of the rows to learn from, and then of those that are reported."""
         where = self.where if side.name == "original" else where_read(model, layers, side.examples)
-        read = [
-            read_states(
-                model, layers, split, where, batch_size=self.contest.batch_size, chosen=chosen, order=side.order
-            )
-            for split, chosen in zip(self._splits(side), self.chosen, strict=True)
-        ]
-        return read[0] if len(read) == 1 else read[0].followed_by(read[1])
+        size = self.contest.batch_size
+        return read_splits(model, layers, self._splits(side), where, self.chosen, batch_size=size, order=side.order)
 
     def _splits(self, side: Side) -> list[Examples]:
         if side.learning is None:
@@ -172,6 +152,47 @@ class _Look:
             third = _last(self._states(self.reference, self.layers[0], self.original), reported)
         yield from alike(mine, theirs, reference=third, confidence=self.looking.confidence, seed=self.looking.seed)
 
+    def _patching(self) -> Iterable[Finding]:
+        looking = self.looking
+        return patch(
+            self._module(self.original), self._module(self.compressed), self.original.examples, self.compressed.examples,
+            *self.layers, order=self.compressed.order, rows=looking.patched_rows, batch_size=self.contest.batch_size,
+            confidence=looking.confidence, seed=looking.seed,
+        )  # fmt: skip
+
+    def _ablation(self) -> Iterator[Finding]:
+        looking, mine, theirs = self.looking, self._anatomy(self.original), self._anatomy(self.compressed)
+        renamed = {} if mine is None or theirs is None else self.gone.renamed(mine, theirs)
+        for side, layers in zip(self.contest.sides, self.layers, strict=True):
+            own = side.name == "original"
+            yield from ablate(
+                self._module(side), side.examples, layers, renamed={} if own else renamed, like=None if own else mine,
+                rows=looking.ablated_rows, model_name=side.name, confidence=looking.confidence, seed=looking.seed,
+            )  # fmt: skip
+
+    def _anatomy(self, side: Side) -> Anatomy | None:
+        """Its components; None where they are not known, or a sublayer is gone."""
+        try:
+            return read_anatomy(self._module(side), side.examples.tokens)
+        except InputError:
+            return None
+
+    def _attribution(self) -> Iterable[Finding]:
+        looking = self.looking
+        return saliency(
+            self._module(self.original), self._module(self.compressed), self.original.examples, self.compressed.examples,
+            rows=looking.explained_rows, steps=looking.steps, order=self.compressed.order, confidence=looking.confidence,
+            seed=looking.seed,
+        )  # fmt: skip
+
+    def _flow(self) -> Iterable[Finding]:
+        looking, anatomy = self.looking, self._anatomy(self.original)
+        kept = {} if anatomy is None else self.gone.heads_left(anatomy)
+        return flow(
+            self._module(self.original), self._module(self.compressed), self.original.examples, self.compressed.examples, *self.layers, kept=kept,
+            rows=looking.flow_rows, batch_size=self.contest.batch_size, confidence=looking.confidence, seed=looking.seed,
+        )  # fmt: skip
+
     def _module(self, side: Side) -> PreTrainedModel:
         assert side.module is not None, "asked for before"
         return side.module
@@ -180,19 +201,3 @@ class _Look:
 def _last(states: States, count: int) -> States:
     """The last ``count`` decisions."""
     return states.only(np.arange(len(states) - count, len(states)))
-
-
-def without_knowledge(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """A model of the same shape with the weights that training begins with."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return type(model)(copy.deepcopy(model.config)).eval()
-
-
-def tasks_that_can() -> tuple[str, ...]:
-    """The tasks whose decisions stand at places of the stream."""
-    return tuple(
-        name
-        for name, task in TASKS.items()
-        if task.decides in ("row", "word", "token") and name != "text2text-generation"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,7 @@ ORIGINAL, COMPRESSED, RANDOM, SHUFFLED = "original", "compressed", "random", "sh
 CHOSEN = "chosen"
 RATES = (0.05, 0.10, 0.20)
 _FEW = 10  # decisions of a class, below which nothing is told of it
+_FEW_WRONG = 20  # wrong decisions, likewise
 _SHUFFLES = 3
 _UNITS = {"auc": "AUC"}
 
@@ -59,24 +60,19 @@ class Probing:
         return range(self.seed, self.seed + _SHUFFLES)
 
 
-def probe_all(
-    held: Held, questions: Sequence[Asked], probing: Probing, advance: Callable[[int], None] = lambda rows: None
-) -> Iterator[Finding]:
-    """Every figure of every signal: probes, selectivity, retention, and the wrong decisions that the quality signal catches."""
+def probe_all(held: Held, questions: Sequence[Asked], probing: Probing, *, quality: bool = True) -> Iterator[Finding]:
+    """Every figure of every signal: probes, selectivity, retention; with ``quality`` also whether wrong decisions are known."""
     for asked in questions:
         yield from _of_question(held, asked, probing)
-        advance(1)
-    yield from _of_quality(held, probing)
-    advance(1)
+    if quality:
+        yield from _of_quality(held, probing)
 
 
 def _of_question(held: Held, asked: Asked, probing: Probing) -> Iterator[Finding]:
     few = min(asked.least(part.report) for part in probing.draws.parts) * len(probing.draws.parts)
     if few < _FEW:
         note = f"one of its {asked.classes} classes has about {few} of the decisions that are reported, too few to tell"
-        for figure in ("retained", "retained_above_chance"):
-            yield Finding(part="retention", figure=figure, value=math.nan, unit="share", n=probing.draws.reported,
-                          signal=asked.signal, other=CHOSEN, note=note)  # fmt: skip
+        yield from _untold(asked.signal, note, probing)
         return
     draws, strength = probing.draws, probing.strength
     read = {
@@ -90,7 +86,24 @@ def _of_question(held: Held, asked: Asked, probing: Probing) -> Iterator[Finding
     yield from told_of_signal(held, asked.signal, "auc", read, CHANCE, probing)
 
 
+def _untold(signal: str, why: str, probing: Probing) -> Iterator[Finding]:
+    for figure in ("retained", "retained_above_chance"):
+        yield Finding(
+            part="retention", figure=figure, value=math.nan, unit="share", n=probing.draws.reported, signal=signal, other=CHOSEN,
+            note=why,
+        )  # fmt: skip
+
+
 def _of_quality(held: Held, probing: Probing) -> Iterator[Finding]:
+    wrong = min(
+        int(states.wrong[part.report].sum())
+        for states in (held.original, held.compressed) for part in probing.draws.parts
+    ) * len(probing.draws.parts)  # fmt: skip
+    if wrong < _FEW_WRONG:
+        yield from _untold(
+            QUALITY, f"about {wrong} of the decisions that are reported are wrong, too few to tell", probing
+        )
+        return
     draws, strength, seed = probing.draws, probing.strength, probing.seed
     own = {
         ORIGINAL: quality_of(held.original, held.original, draws, strength, seed=seed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import pandas as pd
@@ -30,6 +31,16 @@ def above_chance_of(signal: str) -> str:
     'signals.task.above_chance'
     """
     return f"signals.{signal}.above_chance"
+
+
+def signal_of(metric: str) -> str | None:
+    """The signal that a metric is about; None of any other metric.
+
+    >>> signal_of("signals.attribute.negation.retention"), signal_of("signals.cka")
+    ('attribute.negation', None)
+    """
+    told = re.fullmatch(r"signals\.(.+)\.(retention|above_chance)", metric)
+    return told and told[1]
 
 
 def scores_told(measured: pd.DataFrame, confidence: float) -> list[Score]:

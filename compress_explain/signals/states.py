@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -132,7 +133,7 @@ def read_states(
     for batch in examples.batches(batch_size):
         with torch.inference_mode(), passing(model, layers) as seen:
             logits = logits_in(model(**batch.inputs)).float()
-            stream = torch.stack([_at_decisions(seen[depth], batch, examples, where) for depth in layers.depths], 1)
+            stream = torch.stack([at_decisions(seen[depth], batch, examples, where) for depth in layers.depths], 1)
             logits = logits if where != "each" else logits[_valid(batch, examples)]
         here = np.concatenate([np.arange(ends[row] - examples.decisions[row], ends[row]) for row in batch.rows])
         kept = torch.from_numpy(keep[here])
@@ -146,6 +147,24 @@ def read_states(
         advance(len(batch.rows))
     assert values is not None, "a split is never empty"
     return States(depths=layers.depths, values=values, rows=rows, **told)
+
+
+def read_splits(
+    model: PreTrainedModel,
+    layers: Layers,
+    splits: Sequence[Examples],
+    where: Where,
+    chosen: Sequence[np.ndarray],
+    *,
+    batch_size: int = 32,
+    order: tuple[int, ...] | None = None,
+) -> States:
+    """:func:`read_states` of several splits, one after the other; ``chosen`` are the flags of each one's decisions."""
+    read = [
+        read_states(model, layers, split, where, batch_size=batch_size, chosen=flags, order=order)
+        for split, flags in zip(splits, chosen, strict=True)
+    ]
+    return reduce(States.followed_by, read)
 
 
 def _answered(logits: Float[Tensor, "n classes"], right: Int[Tensor, " n"]) -> dict[str, np.ndarray]:
@@ -166,9 +185,10 @@ def _answered(logits: Float[Tensor, "n classes"], right: Int[Tensor, " n"]) -> d
 _MANY = 1000  # classes: a vocabulary
 
 
-def _at_decisions(
+def at_decisions(
     stream: Float[Tensor, "batch tokens width"], batch: Batch, examples: Examples, where: Where
 ) -> Float[Tensor, "decisions width"]:
+    """The stream at each decision of a batch, row by row; differentiable."""
     if where == "each":
         return stream[_valid(batch, examples)]
     if where == "first":
