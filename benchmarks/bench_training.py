@@ -37,7 +37,6 @@ from transformers import (
 )
 
 TOKENS, BATCH, VOCABULARY = 96, 16, 4_000
-RATE = 1e-3
 CHECKPOINTS, FIRST = 12, 8  # the steps of the second checkpoint
 HELD_OUT = 64  # blocks
 FIELDS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -116,7 +115,7 @@ def train(
         return json.loads(done.read_text())
     model = new_model(variant, tokenizer, TOKENS, seed)
     arguments = TrainingArguments(
-        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH, learning_rate=RATE,
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH, learning_rate=variant.rate,
         warmup_steps=steps // 10, lr_scheduler_type="linear", weight_decay=0.01, seed=seed, data_seed=seed, save_strategy="no",
         eval_strategy="no", logging_steps=20, save_only_model=True, report_to=[], use_cpu=True, disable_tqdm=True,
         dataloader_pin_memory=False,
@@ -147,7 +146,7 @@ def main() -> None:
     parser.add_argument("what", choices=("train", "observe"))
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="CSV files with a column text")
     parser.add_argument("--out", type=Path, required=True, help="a folder for the models")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", default=",".join(VARIANTS), help="some of them")
     parser.add_argument("--threads", type=int, default=1)

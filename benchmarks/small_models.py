@@ -16,15 +16,28 @@ from torch import Tensor, nn
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
 WIDTH, LAYERS, HEADS, NEURONS = 128, 4, 4, 512
-SPREAD = 0.1  # of first weights: with the usual 0.02 the variants with norms after sublayers learn no more than how common tokens are
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Where norms stand, and whether what a layer's FFN reads is added to what it gives."""
+    """Where norms stand, and whether what a layer's FFN reads is added to what it gives.
+
+    Each norm has first weights and a learning rate that it learns with: from a spread of 0.02 models with norms after
+    sublayers come no further than how common tokens are, and from 0.1 those with norms before learn slowly.
+    """
 
     norm: str
     residual: bool
+
+    @property
+    def spread(self) -> float:
+        """Of first weights."""
+        return 0.02 if self.norm == "pre" else 0.06
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate."""
+        return 2e-3 if self.norm == "pre" else 1e-3
 
     @property
     def name(self) -> str:
@@ -43,7 +56,7 @@ def new_model(variant: Variant, tokenizer: PreTrainedTokenizerFast, tokens: int,
     config = OPTConfig(
         vocab_size=len(tokenizer), hidden_size=WIDTH, word_embed_proj_dim=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         ffn_dim=NEURONS, max_position_embeddings=tokens, do_layer_norm_before=variant.norm == "pre", dropout=0.0,
-        attention_dropout=0.0, activation_function="gelu", use_cache=False, init_std=SPREAD, pad_token_id=tokenizer.pad_token_id,
+        attention_dropout=0.0, activation_function="gelu", use_cache=False, init_std=variant.spread, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, ffn_residual=variant.residual,
     )  # fmt: skip
     return _hooked(OPTForCausalLM(config))

@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, Trainer, Tra
 from compress_explain.cli import _guarded, app
 from compress_explain.data.examples import ALL, Examples
 from compress_explain.errors import Exit, InputError
+from compress_explain.registry import MlflowRegistry
 from compress_explain.signals.callback import SignalsCallback
 from compress_explain.signals.falling import falls_of, spread_of
 from compress_explain.signals.forming import course_of
@@ -337,3 +338,19 @@ def test_the_command_line_starts_without_what_observing_takes():
     code = "import compress_explain.cli, sys; print('sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_curves_by_layer_are_mirrored_once(observed, tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    summary, out, _ = observed
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    registry = MlflowRegistry(tracking_uri=uri, experiment="signals")
+    assert registry.publish_observed(out) == registry.publish_observed(out)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    [run] = client.search_runs([client.get_experiment_by_name("signals").experiment_id])
+    curve = client.get_metric_history(run.info.run_id, "signal/attribute_kind/decoder_layer_1")
+    assert [point.step for point in curve] == [0, 10, 20, 30]
+    assert curve[1].value > curve[3].value + 0.3
+    told = client.get_metric_history(run.info.run_id, "strength/task")
+    assert [point.value for point in told] == [each["value"] for each in of(summary, "task")["strength"]]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {TABLE, SUMMARY, PAGE}
