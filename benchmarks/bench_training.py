@@ -1,12 +1,10 @@
 """Small language models trained on text, with checkpoints on the way: what their signals do is then observed.
 
-    python benchmarks/bench_training.py train --data sentences.csv news.csv --out models
-    python benchmarks/bench_training.py observe --data held_out.csv --out models
+    python benchmarks/bench_training.py --data sentences.csv news.csv --out models
 
 Every variant of ``small_models.py`` is trained with every seed, 12 checkpoints each, the steps of which are spaced by their
 logarithm; the first is taken before the first step. The order of rows and the first weights follow from the seed; the tokenizer and
-the rows that are held out are the same for all. A training that is there already is not done again. ``observe`` takes each variant's
-first seed and sets the others beside it.
+the rows that are held out are the same for all. A training that is there already is not done again. ``bench_observing.py`` looks at what they leave.
 """
 
 from __future__ import annotations
@@ -143,7 +141,6 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "observe"))
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="CSV files with a column text")
     parser.add_argument("--out", type=Path, required=True, help="a folder for the models")
     parser.add_argument("--steps", type=int, default=400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -76,7 +77,7 @@ def test_a_checkpoint_is_loaded_as_what_it_was_trained_as(tokenizer, name, tmp_p
 def test_steps_are_spaced_by_their_logarithm_and_begin_before_the_first():
     steps = training.steps_kept(700)
     assert (len(steps), steps[0], steps[-1]) == (training.CHECKPOINTS, 0, 700)
-    ratios = [later / earlier for earlier, later in zip(steps[1:], steps[2:], strict=False)]
+    ratios = [later / earlier for earlier, later in itertools.pairwise(steps[1:])]
     assert max(ratios) < 1.3 * min(ratios)
 
 

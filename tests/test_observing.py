@@ -11,11 +11,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import GPT2Config, GPT2ForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from compress_explain.cli import _guarded, app
+from compress_explain.data.encoding import Reading
 from compress_explain.data.examples import ALL, Examples
+from compress_explain.data.slices import SliceRule
 from compress_explain.errors import Exit, InputError
+from compress_explain.model.loading import Subject
 from compress_explain.registry import MlflowRegistry
 from compress_explain.signals.callback import SignalsCallback
 from compress_explain.signals.falling import falls_of, spread_of
@@ -25,7 +35,9 @@ from compress_explain.signals.observed import PAGE, SUMMARY, TABLE
 from compress_explain.signals.observing import Observation, Observing
 from compress_explain.signals.over_training import Watched, observe
 from compress_explain.signals.resampling import Readings
+from compress_explain.signals.rows import rows_to_watch
 from compress_explain.signals.series import series_in, series_of
+from tests.small_job import tiny_tokenizer
 
 QUICK = Observing(decisions=300, resamples=80)
 DEPTHS = ("embedding", "layer.0", "layer.1")
@@ -354,3 +366,21 @@ def test_curves_by_layer_are_mirrored_once(observed, tmp_path):
     told = client.get_metric_history(run.info.run_id, "strength/task")
     assert [point.value for point in told] == [each["value"] for each in of(summary, "task")["strength"]]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {TABLE, SUMMARY, PAGE}
+
+
+def test_bands_of_tokens_are_the_same_for_rows_to_learn_from(tmp_path):
+    first, more = ({"text": [f"good film {n} " * (n % 5 + 2) for n in some]} for some in (range(20), range(20, 60)))
+    pd.DataFrame(first).to_csv(tmp_path / "test.csv")
+    pd.DataFrame(more).to_csv(tmp_path / "learn.csv")
+    tokenizer = tiny_tokenizer()
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1))
+    subject = Subject(model=model, processor=tokenizer, task="text-generation", source="", digest="")
+    rules = (SliceRule(name="position", token="position", quantiles=3),)
+    reading = Reading(input="text", label="label", max_length=None, long_text="truncate")
+    sources = str(tmp_path / "test.csv"), str(tmp_path / "learn.csv")
+    examples, learning = rows_to_watch(*sources, subject, reading, rules=rules)
+    assert list(examples.token_slices) == list(learning.token_slices) and len(examples.token_slices) == 3
+    for split in (examples, learning):
+        assert np.stack([np.concatenate(flags) for flags in split.token_slices.values()]).sum(0).tolist() == [1] * int(
+            split.decisions.sum()
+        )

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from compress_explain.data.encoding import Reading
 from compress_explain.data.examples import Examples
-from compress_explain.data.loading import load_test, load_test_and_more
 from compress_explain.data.slices import load_rules
 from compress_explain.model.loading import Subject, infer_task, load_subject, quieten
 from compress_explain.plugins.catalog import REGISTRIES
@@ -21,6 +20,7 @@ from compress_explain.report.observed import sentences
 from compress_explain.signals.observed import PAGE
 from compress_explain.signals.observing import Observing
 from compress_explain.signals.over_training import Watched, observe
+from compress_explain.signals.rows import rows_to_watch
 from compress_explain.signals.series import series_in
 from compress_explain.terminal.console import output
 
@@ -76,9 +76,7 @@ def _rows(asked: Asked, subject: Subject) -> tuple[Examples, Examples | None]:
     )  # fmt: skip
     rules = () if asked.slices is None else load_rules(asked.slices)
     seed = asked.observing.seed
-    if asked.learn is None:
-        return load_test(asked.data, rules, subject, reading, rows=asked.rows, seed=seed), None
-    return load_test_and_more((asked.data, asked.learn), rules, subject, reading, rows=asked.rows, seed=seed)
+    return rows_to_watch(asked.data, asked.learn, subject, reading, rules=rules, rows=asked.rows, seed=seed)
 
 
 def show(summary: dict[str, Any]) -> None:
