@@ -279,6 +279,46 @@ def signals(
 
 
 @app.command()
+def observe(
+    checkpoints: Annotated[
+        Path, typer.Argument(help="a folder with checkpoint-STEP folders", metavar="CHECKPOINT_DIR")
+    ],
+    data: DataFile,
+    learn: LearnFrom = None,
+    seeds: Annotated[
+        list[Path], typer.Option(help="the same training with another seed; may be given several times")
+    ] = [],  # noqa: B006
+    slices: Slices = None,
+    out: Annotated[Path, typer.Option(help="the folder to write; what it holds of this is not made again")] = Path(
+        "runs/observed"
+    ),
+    task: TaskName = None,
+    input_column: Annotated[str | None, typer.Option("--input", help="the column of texts or image files")] = None,
+    label_column: Annotated[str | None, typer.Option("--label", help="the column of labels")] = None,
+    rows: Rows = None,
+    max_length: MaxLength = None,
+    batch_size: Annotated[int, typer.Option(help="rows a pass", min=1)] = 32,
+    threads: Annotated[int | None, typer.Option(help="of this process; the default is torch's", min=1)] = None,
+    decisions: Annotated[int, typer.Option(help="how many are looked at, at most")] = 2048,
+    confidence: Annotated[float, typer.Option(help="of two-sided intervals")] = 0.90,
+    seed: Annotated[int, typer.Option(help="of drawn rows and decisions, and of resampling")] = 0,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="an MLflow store to mirror to; MLFLOW_TRACKING_URI if that is set")
+    ] = None,
+) -> None:
+    """Look into the checkpoints of a training: when does each signal form, at which layer, and is it kept?"""
+    from compress_explain.signals.observing import Observing
+    from compress_explain.terminal.observing import Asked, observe_folder
+
+    asked = Asked(
+        checkpoints=checkpoints, data=data, learn=learn, seeds=tuple(seeds), slices=slices, task=task, input=input_column,
+        label=label_column, rows=rows, max_length=max_length, batch_size=batch_size, threads=threads,
+        observing=Observing(decisions=decisions, confidence=confidence, seed=seed), tracking_uri=tracking_uri,
+    )  # fmt: skip
+    observe_folder(asked, out)
+
+
+@app.command()
 def judge(
     folder: RunFolder,
     gates: GateFile = None,

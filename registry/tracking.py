@@ -64,6 +64,19 @@ class MlflowRegistry:
 
             return mirror_search(found, uri, experiment=self.experiment, register_as=self.register_as)
 
+    def publish_observed(self, folder: Path) -> str:
+        """Mirror what was observed of a training in ``folder`` as one run, its curves by training step, and return its address.
+
+        Raises:
+            InputError: nothing was observed in the folder, or the store fails.
+        """
+        uri = resolve_tracking_uri(self.tracking_uri)
+        check_reachable(uri)
+        with quiet(), explained(uri, "what was observed could not be mirrored completely", Path(folder)):
+            from .observed import mirror_observed
+
+            return mirror_observed(Path(folder), uri, experiment=self.experiment)
+
     def fetch_model(self, address: str, into: Path) -> Path:
         """Bring the files of the model at ``address`` (``models:/…``, ``runs:/…``) into ``into`` and return their folder.
 

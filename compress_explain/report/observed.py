@@ -1,0 +1,184 @@
+"""The page of an observed training: when signals form, where, whether they are kept, and what falls while the loss improves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from compress_explain.report.numbers import count, plain, share, signed
+from compress_explain.report.over_steps import OverSteps, Track, over_steps
+from compress_explain.report.page import environment
+from compress_explain.signals.observing import ABOVE, BEFORE, CKA, LAST, PROBE
+
+_LOOKS = 8  # colours with dashes
+_SPOKEN = {"task": "the right answer", "quality": "which decisions will be wrong"}
+
+
+def render_observed(summary: dict[str, Any], table: pd.DataFrame) -> str:
+    """The whole page, from what ``observed.json`` and ``observed.parquet`` hold. The same of both gives the same bytes."""
+    mine = table[table["seed"] == 0]
+    page: dict[str, Any] = {
+        "training": summary["training"],
+        "seeds": summary["seeds"],
+        "sentences": sentences(summary),
+        "rows": tuple(_row(each) for each in summary["signals"]),
+        "entries": tuple((_look(index), spoken(each["signal"])) for index, each in enumerate(summary["signals"])),
+        "depths": tuple((_look(index), depth) for index, depth in enumerate(summary["depths"])),
+        "loss": over_steps("loss", "Loss, nats a decision", list(_losses(summary)), wide=640, high=130, zero=False),
+        "strength": over_steps(
+            "strength", "Signals above the control, at their best layer", list(_strengths(summary)), wide=640
+        ),
+        "layers": tuple(_by_layer(summary, mine)),
+        "alike": tuple(_alike(summary, mine)),
+        "spreads": tuple(_spreads(summary)),
+        "confidence": summary["settings"]["confidence"],
+        "decisions": summary["decisions"],
+        "steps": summary["steps"],
+        "settings": ", ".join(f"{name}: {value}" for name, value in summary["settings"].items()),
+    }
+    return environment().get_template("observed.html").render(page)
+
+
+def spoken(signal: str) -> str:
+    """A signal in words.
+
+    >>> spoken("attribute.negation"), spoken("task")
+    ('negation', 'the right answer')
+    """
+    return _SPOKEN.get(signal, signal.removeprefix("attribute."))
+
+
+def sentences(summary: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What became of each ``signals``, and early warnings, the ``falls``, in words."""
+    return {
+        "signals": tuple(_told(each, summary) for each in summary["signals"]),
+        "falls": tuple(_falls(summary)),
+    }
+
+
+def _told(signal: dict[str, Any], summary: dict[str, Any]) -> str:
+    name, peak, kept = _upper(spoken(signal["signal"])), signal["peak"], signal["kept"]
+    if signal["verdict"] == "absent":
+        return f"{name}: at no step do the layers show more of it than the control ({_interval(peak)} at the most)."
+    formed, last = signal["formed"], signal["last"]
+    begins = (
+        f"{name} forms by step {count(formed['step'])} at {formed['layer']} and is clearest at step {count(peak['step'])} "
+        f"at {peak['layer']}: {_interval(peak)} above the control."
+    )
+    if peak["step"] == summary["steps"][-1]:
+        return f"{begins} It has its maximum at the end."
+    at = f"At the end, at {last['layer']}, {_shares(kept)} of that is left"
+    ends = {
+        "kept": "the difference is within what resampling allows",
+        "weakened": "training weakens it",
+        "erased": "no more than the control shows: training erases it",
+    }
+    return f"{begins} {at}; {ends[signal['verdict']]}."
+
+
+def _falls(summary: dict[str, Any]) -> Iterator[str]:
+    falls, expected = summary["falls"], plain(summary["falls_by_chance"], 1)
+    if not falls:
+        yield "No signal falls from one look to the next while the loss improves."
+        return
+    yield f"{count(len(falls))} falls while the loss improves; about {expected} are to be expected by chance where nothing falls."
+    for fall in falls:
+        said = (
+            f"{_upper(spoken(fall['signal']))}: {_interval(fall['change'], signs=True)} from step {count(fall['before'])} to "
+            f"{count(fall['after'])}, while the loss changes by {signed(fall['loss']['value'], 3)} nats."
+        )
+        if fall["spread"] is not None:
+            word = "Noise: seeds differ by more" if fall["noise"] else "More than seeds differ by"
+            said += f" {word} ({plain(fall['spread'], 3)}); it falls in {fall['repeated']} of {fall['seeds']} other seeds too."
+        yield said
+
+
+def _row(signal: dict[str, Any]) -> dict[str, Any]:
+    formed, peak, last = signal["formed"], signal["peak"], signal["last"]
+    return {
+        "name": spoken(signal["signal"]), "unit": signal["unit"], "verdict": signal["verdict"],
+        "formed": "–" if formed is None else f"{count(formed['step'])}, {formed['layer']}",
+        "peak": f"{count(peak['step'])}, {peak['layer']}", "height": _interval(peak), "last": _interval(last),
+        "kept": "–" if formed is None else _shares(signal["kept"]),
+    }  # fmt: skip
+
+
+def _losses(summary: dict[str, Any]) -> Iterator[Track]:
+    for each in summary["of_seeds"]:
+        yield Track(name=each["name"], look=0, points=_points(each["loss"], bands=False), beside=True)
+    yield Track(name="loss", look=0, points=_points(summary["loss"]))
+
+
+def _strengths(summary: dict[str, Any]) -> Iterator[Track]:
+    for index, each in enumerate(summary["signals"]):
+        for seed in summary["of_seeds"]:
+            for other in seed["signals"]:
+                if other["signal"] == each["signal"]:
+                    name = f"{spoken(each['signal'])}, {seed['name']}"
+                    yield Track(
+                        name=name, look=_look(index), points=_points(other["strength"], bands=False), beside=True
+                    )
+        yield Track(name=spoken(each["signal"]), look=_look(index), points=_points(each["strength"]))
+
+
+def _by_layer(summary: dict[str, Any], table: pd.DataFrame) -> Iterator[OverSteps | None]:
+    for number, each in enumerate(summary["signals"]):
+        rows = table[(table["part"] == PROBE) & (table["figure"] == ABOVE) & (table["signal"] == each["signal"])]
+        title = f"{_upper(spoken(each['signal']))}, {each['unit']} above the control"
+        yield over_steps(f"layers-{number}", title, list(_depth_tracks(summary, rows)), wide=300, high=160)
+
+
+def _alike(summary: dict[str, Any], table: pd.DataFrame) -> Iterator[OverSteps | None]:
+    for figure, title in ((LAST, "CKA with the last checkpoint"), (BEFORE, "CKA with the checkpoint before")):
+        rows = table[(table["part"] == CKA) & (table["figure"] == figure)]
+        if len(rows):
+            yield over_steps(figure, title, list(_depth_tracks(summary, rows)), wide=300, high=160)
+
+
+def _depth_tracks(summary: dict[str, Any], rows: pd.DataFrame) -> Iterator[Track]:
+    for index, depth in enumerate(summary["depths"]):
+        here = rows[rows["layer"] == depth].sort_values("step")
+        points = [tuple(row) for row in here[["step", "value", "low", "high"]].itertuples(index=False)]
+        yield Track(name=depth, look=_look(index), points=points)
+
+
+def _spreads(summary: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """By signal the range over seeds at each step, beside half the width of the bootstrap interval."""
+    told = {each["signal"]: each["strength"] for each in summary["signals"]} | {"loss": summary["loss"]}
+    for signal, spread in summary["spread"].items():
+        widths = {str(each["step"]): (each["low"], each["high"]) for each in told[signal]}
+        cells = []
+        for step in map(str, summary["steps"]):
+            low, high = widths.get(step, (None, None))
+            wide = "–" if low is None or high is None else plain(high - low, 3)
+            cells.append(f"{plain(spread.get(step), 3)} | {wide}")
+        yield spoken(signal), cells
+
+
+def _points(told: list[dict[str, Any]], *, bands: bool = True) -> list[tuple[int, float, float | None, float | None]]:
+    found = [each for each in told if each["value"] is not None]
+    return [
+        (each["step"], each["value"], *((each["low"], each["high"]) if bands else (None, None)))  # type: ignore[misc]
+        for each in found
+    ]
+
+
+def _look(index: int) -> int:
+    return index % _LOOKS
+
+
+def _interval(told: dict[str, Any], *, signs: bool = False) -> str:
+    write = signed if signs else plain
+    low, high = told["low"], told["high"]
+    return write(told["value"], 3) + ("" if low is None else f" ({write(low, 3)} to {write(high, 3)})")
+
+
+def _shares(told: dict[str, Any]) -> str:
+    low, high = told["low"], told["high"]
+    return share(told["value"]) + ("" if low is None else f" ({share(low)} to {share(high)})")
+
+
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]

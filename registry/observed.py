@@ -1,0 +1,87 @@
+"""Mirroring an observed training: one run whose metrics are what each layer shows of each signal, by training step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Run as Tracked
+
+from compress_explain.errors import InputError
+from compress_explain.record.ledger import file_digest
+from compress_explain.signals.observed import COURSE, PAGE, STRENGTH, SUMMARY, TABLE
+from compress_explain.signals.observing import ABOVE, CKA, LOSS, PROBE
+
+from .addresses import run_page
+from .mirror import COMPLETE, INCOMPLETE, alone, experiment_of
+from .names import Point, flattened, is_finite, slug, tag
+from .records import log_missing
+from .uploads import upload_missing
+
+_DIGEST = tag("observed")
+
+
+def mirror_observed(folder: Path, uri: str, *, experiment: str | None) -> str:
+    """Bring what was observed into the store at ``uri`` and return the address of its page; what is there is not brought again.
+
+    Raises:
+        InputError: nothing was observed in the folder, or the experiment was deleted.
+    """
+    files = {name: folder / name for name in (TABLE, SUMMARY, PAGE)}
+    missing = next((name for name, path in files.items() if not path.exists()), None)
+    if missing is not None:
+        raise InputError("folder", str(folder), f"{missing} is not in it", "observe a training first")
+    summary, table = json.loads(files[SUMMARY].read_text()), pd.read_parquet(files[TABLE])
+    client = MlflowClient(tracking_uri=uri)
+    with alone(folder):
+        experiment_id = experiment_of(client, uri, experiment or summary["training"])
+        digest = file_digest(files[TABLE])
+        run_id = (
+            _find(client, experiment_id, digest) or _start(client, experiment_id, summary["training"], digest)
+        ).info.run_id
+        tracked = client.get_run(run_id)
+        if tracked.data.tags.get(tag("mirror")) != COMPLETE:
+            upload_missing(
+                files, there=partial(client.list_artifacts, run_id), send=partial(client.log_artifact, run_id)
+            )
+            settings = dict(
+                flattened({**summary["settings"], "training": summary["training"], "seeds": summary["seeds"]})
+            )
+            log_missing(client, tracked, list(curves(table)), tracked.info.start_time, settings)
+            client.set_terminated(run_id, "FINISHED")
+            client.set_tag(run_id, tag("mirror"), COMPLETE)
+    return run_page(uri, experiment_id, run_id)  # fmt: skip
+
+
+def curves(table: pd.DataFrame) -> Iterator[Point]:
+    """The first seed's figures as metrics, step = training step: by layer what each signal shows above the control, and CKA."""
+    mine = table[table["seed"] == 0]
+    for row in mine.to_dict("records"):
+        key = _key(row["part"], row["figure"], slug(row["signal"]), slug(row["layer"]))
+        if key is not None and is_finite(row["value"]):
+            yield Point(key=key, value=float(row["value"]), step=int(row["step"]))
+
+
+def _key(part: str, figure: str, signal: str, layer: str) -> str | None:
+    """The name of a metric; None for what is not shown."""
+    if part == LOSS:
+        return "loss"
+    if part == PROBE and figure == ABOVE:
+        return f"signal/{signal}/{layer}"
+    if part == COURSE and figure == STRENGTH:
+        return f"strength/{signal}"
+    return f"{slug(figure)}/{layer}" if part == CKA else None
+
+
+def _find(client: MlflowClient, experiment_id: str, digest: str) -> Tracked | None:
+    found = client.search_runs([experiment_id], f"tags.`{_DIGEST}` = '{digest}'", max_results=1)
+    return found[0] if found else None
+
+
+def _start(client: MlflowClient, experiment_id: str, name: str, digest: str) -> Tracked:
+    tags = {_DIGEST: digest, tag("mirror"): INCOMPLETE}
+    return client.create_run(experiment_id, tags=tags, run_name=f"signals of {name}")
