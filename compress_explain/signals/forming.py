@@ -47,7 +47,7 @@ class Course:
 def course_of(signal: str, observations: Sequence[Observation], depths: Sequence[str], confidence: float) -> Course:
     """The course of one signal over looks in the order of their steps; ``depths`` are the layers' names."""
     looks = [each.above[signal] for each in observations]
-    best = [each.best() for each in looks]  # one depth a part
+    best = [each.best for each in looks]  # one depth a part
     strength = tuple(each.at(depth) for each, depth in zip(looks, best, strict=True))
     parts = np.arange(len(looks[0].weights))
     choosing = np.array([each.choosing[parts, depth] for each, depth in zip(looks, best, strict=True)])

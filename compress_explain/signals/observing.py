@@ -21,7 +21,7 @@ from compress_explain.signals.asked import DECISION, QUALITY, Asked, asked_of
 from compress_explain.signals.cka import cka_interval, debiased_cka
 from compress_explain.signals.findings import Finding
 from compress_explain.signals.layers import Layers, layers_of
-from compress_explain.signals.measuring import without_knowledge
+from compress_explain.signals.nothing import without_knowledge
 from compress_explain.signals.parts import parts_of
 from compress_explain.signals.quality import GIVEN_OUTPUT, quality_of
 from compress_explain.signals.reading_off import CHANCE, read_off
