@@ -12,13 +12,13 @@ from compress_explain.comparison.contest import Contest
 from compress_explain.comparison.scores import Score
 from compress_explain.errors import InputError, did_you_mean
 from compress_explain.progress import Advance
-from compress_explain.signals.asked import ATTRIBUTE, DECISION, QUALITY, TASK
-from compress_explain.signals.catches import exclusive_catches
-from compress_explain.signals.cka import debiased_cka
 from compress_explain.signals.looking import PARTS, Looking, tasks_that_can
 from compress_explain.signals.measuring import look
-from compress_explain.signals.partial import partial_spearman
+from compress_explain.signals.probing.asked import ATTRIBUTE, DECISION, QUALITY, TASK
+from compress_explain.signals.probing.catches import exclusive_catches
+from compress_explain.signals.probing.partial import partial_spearman
 from compress_explain.signals.scoring import CKA_SCORE, above_chance_of, retention_of, scores_told
+from compress_explain.signals.similarity.cka import debiased_cka
 
 __all__ = ["Signals", "debiased_cka", "exclusive_catches", "partial_spearman"]
 

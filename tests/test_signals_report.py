@@ -12,7 +12,7 @@ import pytest
 from compress_explain.report.page import environment
 from compress_explain.report.signal_retention import MOSTLY_LOST, OPEN, SURVIVES, UNTOLD, WEAKER
 from compress_explain.report.signals import signals_section
-from compress_explain.signals.advice import advice
+from compress_explain.signals.advice.advice import advice
 from compress_explain.signals.findings import Finding, as_table
 from compress_explain.signals.found import Found
 from tests.signals_table import DECISION, NEGATION, QUALITY, TASK, depths, findings, table, told

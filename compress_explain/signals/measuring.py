@@ -16,21 +16,21 @@ from compress_explain.data.examples import Examples
 from compress_explain.errors import InputError
 from compress_explain.model.anatomy import Anatomy, read_anatomy
 from compress_explain.progress import Advance
-from compress_explain.signals.ablation import ablate
-from compress_explain.signals.alike import alike
-from compress_explain.signals.asked import DECISION, QUALITY, TASK, asked_of
+from compress_explain.signals.attribution.saliency import saliency
 from compress_explain.signals.findings import Finding, as_table
-from compress_explain.signals.flow import flow
-from compress_explain.signals.layers import Layers, beside, layers_of
+from compress_explain.signals.flow.flow import flow
+from compress_explain.signals.interventions.ablation import ablate
+from compress_explain.signals.interventions.patching import patch
 from compress_explain.signals.looking import ABLATION, ATTRIBUTION, CKA, FLOW, PATCHING, PROBES, Looking
-from compress_explain.signals.nothing import without_knowledge
-from compress_explain.signals.original_names import Gone, gone_from
-from compress_explain.signals.parts import parts_of
-from compress_explain.signals.patching import patch
-from compress_explain.signals.probing import CHOSEN, Held, Probing, probe_all
-from compress_explain.signals.resampling import Draws
-from compress_explain.signals.saliency import saliency
-from compress_explain.signals.states import States, Where, drawn_decisions, read_splits, where_read
+from compress_explain.signals.probing.asked import DECISION, QUALITY, TASK, asked_of
+from compress_explain.signals.probing.parts import parts_of
+from compress_explain.signals.probing.probing import CHOSEN, Held, Probing, probe_all
+from compress_explain.signals.probing.resampling import Draws
+from compress_explain.signals.similarity.alike import alike
+from compress_explain.signals.stream.layers import Layers, beside, layers_of
+from compress_explain.signals.stream.nothing import without_knowledge
+from compress_explain.signals.stream.original_names import Gone, gone_from
+from compress_explain.signals.stream.states import States, Where, drawn_decisions, read_splits, where_read
 
 _SAME = 0.99  # of decisions on which the model that is looked into must answer as what is deployed does
 

@@ -20,16 +20,16 @@ from transformers import PreTrainedModel
 
 from compress_explain.data.examples import Batch, Examples
 from compress_explain.errors import InputError
-from compress_explain.signals.asked import QUALITY, Asked, asked_of
 from compress_explain.signals.findings import as_table
-from compress_explain.signals.layers import Layers, layers_of, passing
 from compress_explain.signals.looking import Looking
-from compress_explain.signals.nothing import without_knowledge
-from compress_explain.signals.parts import Part, parts_of
-from compress_explain.signals.probes import Probe, area, fit_probe
-from compress_explain.signals.probing import Held, Probing, probe_all
-from compress_explain.signals.resampling import Draws
-from compress_explain.signals.states import States, Where, at_decisions, drawn_decisions, read_splits, where_read
+from compress_explain.signals.probing.asked import QUALITY, Asked, asked_of
+from compress_explain.signals.probing.parts import Part, parts_of
+from compress_explain.signals.probing.probes import Probe, area, fit_probe
+from compress_explain.signals.probing.probing import Held, Probing, probe_all
+from compress_explain.signals.probing.resampling import Draws
+from compress_explain.signals.stream.layers import Layers, layers_of, passing
+from compress_explain.signals.stream.nothing import without_knowledge
+from compress_explain.signals.stream.states import States, Where, at_decisions, drawn_decisions, read_splits, where_read
 
 
 @dataclass(frozen=True, kw_only=True)
