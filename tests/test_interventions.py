@@ -14,8 +14,8 @@ from compress_explain.data.examples import ALL
 from compress_explain.editing.masks import Masks
 from compress_explain.model.anatomy import read_anatomy
 from compress_explain.model.loading import load_subject
-from compress_explain.signals import patching
 from compress_explain.signals.findings import as_table
+from compress_explain.signals.interventions import patching
 from compress_explain.signals.interventions.ablated_parts import ablated_parts
 from compress_explain.signals.interventions.ablation import ablate
 from compress_explain.signals.interventions.patching import patch
