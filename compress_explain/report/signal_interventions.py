@@ -10,8 +10,9 @@ from itertools import pairwise
 from compress_explain.report.numbers import count
 from compress_explain.report.signal_curves import DepthChart, Strand, axes_over, depth_chart
 from compress_explain.report.signal_words import interval_of_share, layer_in_words, spoken_slice
-from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import COMPRESSED, FLIPPED, ORIGINAL, Found, has_interval
+from compress_explain.signals.findings import FLIPPED, Finding
+from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, has_interval
+from compress_explain.signals.words import spoken_signal
 
 _ALL, _STREAM, _MOST = "all", "layer", 10
 _LINES = {"recovered": COMPRESSED, "broken": ORIGINAL}  # as which model each is drawn
@@ -69,13 +70,13 @@ def patching_section(found: Found) -> PatchingSection | None:
     if not told:
         return None
     stream = [each for each in told if each.other == _STREAM]
-    strands = {name: _strands(stream, name) for name in _SLICES}
+    strands = {_SLICES[name]: _strands(stream, name) for name in _SLICES} | _of_signals(found)
     axes = axes_over(found.depths, [strand for own in strands.values() for strand in own], 0.0, 1.0)
     return PatchingSection(
         sentence=_sentence(stream, found.depths),
         charts=tuple(
-            depth_chart(f"patching-{name}", f"{_SLICES[name]}, n = {_most(own)}", axes, own, level=0.0)
-            for name, own in strands.items()
+            depth_chart(f"patching-{number}", f"{name}, n = {_most(own)}", axes, own, level=0.0)
+            for number, (name, own) in enumerate(strands.items())
             if any(strand.findings for strand in own)
         ),
         rows=tuple(_rows(told)),
@@ -94,6 +95,17 @@ def ablation_section(found: Found) -> AblationSection | None:
         sublayers=tuple(row for row in rows if not _is_part(row.component)),
         n=rows[0].original.n,
     )
+
+
+def _of_signals(found: Found) -> dict[str, list[Strand]]:
+    """Of signals of which less is left: the models answered with their probe in the place of the decision."""
+    told = [
+        each for each in found.of("signal_patching", slice=_ALL) if math.isfinite(each.value) and each.other == _STREAM
+    ]
+    names = dict.fromkeys(each.signal for each in told)
+    return {
+        f"Of {spoken_signal(name)}": _strands([each for each in told if each.signal == name], _ALL) for name in names
+    }
 
 
 def _strands(stream: Sequence[Finding], slice_name: str) -> list[Strand]:

@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from compress_explain.data.examples import ALL
-from compress_explain.signals.findings import Finding
+from compress_explain.signals.findings import FLIPPED, Finding
 from compress_explain.signals.flow.row_figures import mean_of_rows, ratio_of_sums
 
 PART = "attribution"
 METHODS = ("integrated_gradients", "input_x_gradient")
 MODELS = ("original", "compressed")
-FLIPPED = "flipped"  # rows that the two models decide otherwise
 LEAST_PIECES = 3  # of a row: the ranks of two tell nothing
 _LEAST_ROWS = 30  # of a slice
 

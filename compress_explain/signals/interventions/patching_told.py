@@ -11,14 +11,13 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from compress_explain.data.examples import ALL, Examples
-from compress_explain.signals.findings import Finding
+from compress_explain.signals.findings import FLIPPED, Finding
 from compress_explain.signals.interventions.ratios import ratios_of_sums
 from compress_explain.signals.stream.decisions import decision_rows, decision_slices
 from compress_explain.signals.stream.places import LAYER
 
 PART = "patching"
 RECOVERED, BROKEN = FIGURES = ("recovered", "broken")
-FLIPPED = "flipped"  # the slice of decisions that both models decide differently
 LOGIT = "logit"  # where the path ends
 _LEAST = 30  # rows of a slice that something is told of
 
