@@ -22,6 +22,7 @@ from compress_explain.deployment.int8 import Int8Dynamic as Int8DynamicScheme
 from compress_explain.deployment.runtime import OnnxRunner, run_examples
 from compress_explain.editing.edits import Plan
 from compress_explain.editing.masks import Masks
+from compress_explain.editing.rounded import let_round
 from compress_explain.editing.surgery import materialize
 from compress_explain.errors import EditError, InputError
 from compress_explain.evaluators import Quality
@@ -52,6 +53,18 @@ def plan_of(masks, examples, strategy):
 
 
 # Under masks
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_model_that_is_let_round_computes_as_the_masked_one_bit_for_bit(family):
+    masks, examples = tiny(family)
+    alone, anatomy = copy.deepcopy(masks.model), masks.anatomy
+    quantized = dict.fromkeys(list(anatomy.linears)[::2], "int8-dynamic")
+    let_round(alone, anatomy, quantized, {})
+    with masks:
+        masks.quantize(quantized)
+        np.testing.assert_array_equal(predict(alone, examples, 16), predict(masks.model, examples, 16))
+    assert (predict(alone, examples, 16) != predict(masks.model, examples, 16)).any()
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
