@@ -19,10 +19,10 @@ from small_models import VARIANTS, load_variant
 from compress_explain.data.encoding import Reading
 from compress_explain.data.slices import SliceRule
 from compress_explain.model.loading import load_subject
-from compress_explain.signals.observing import Observing
-from compress_explain.signals.over_training import Watched, observe
-from compress_explain.signals.rows import rows_to_watch
-from compress_explain.signals.series import series_in
+from compress_explain.signals.training.observing import Observing
+from compress_explain.signals.training.over_training import Watched, observe
+from compress_explain.signals.training.rows import rows_to_watch
+from compress_explain.signals.training.series import series_in
 
 RULES = (
     SliceRule(name="negation", matches=r"\b(not|no|never|nothing|n't)\b"),

@@ -307,7 +307,7 @@ def observe(
     ] = None,
 ) -> None:
     """Look into the checkpoints of a training: when does each signal form, at which layer, and is it kept?"""
-    from compress_explain.signals.observing import Observing
+    from compress_explain.signals.training.observing import Observing
     from compress_explain.terminal.observing import Asked, observe_folder
 
     asked = Asked(

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from compress_explain.comparison.contest import Contest
 from compress_explain.comparison.scores import Score
 from compress_explain.errors import InputError, did_you_mean
+from compress_explain.model.loading import load_subject
 from compress_explain.progress import Advance
-from compress_explain.signals.asked import ATTRIBUTE, DECISION, QUALITY, TASK
-from compress_explain.signals.catches import exclusive_catches
-from compress_explain.signals.cka import debiased_cka
 from compress_explain.signals.looking import PARTS, Looking, tasks_that_can
 from compress_explain.signals.measuring import look
-from compress_explain.signals.partial import partial_spearman
+from compress_explain.signals.probing.asked import ATTRIBUTE, DECISION, QUALITY, TASK
+from compress_explain.signals.probing.catches import exclusive_catches
+from compress_explain.signals.probing.partial import partial_spearman
 from compress_explain.signals.scoring import CKA_SCORE, above_chance_of, retention_of, scores_told
+from compress_explain.signals.similarity.cka import debiased_cka
 
 __all__ = ["Signals", "debiased_cka", "exclusive_catches", "partial_spearman"]
 
@@ -46,9 +48,9 @@ class Signals:
     decisions: int = 4096
     learning_rows: int = 2048
     patched_rows: int = 128
-    ablated_rows: int = 16
-    explained_rows: int = 32
-    flow_rows: int = 128
+    ablated_rows: int = 12
+    explained_rows: int = 20
+    flow_rows: int = 96
     steps: int = 16
     strength: float = 0.03
     resamples: int = 400
@@ -72,6 +74,8 @@ class Signals:
                 )
         if not isinstance(self.strength, int | float) or not 0 < self.strength < math.inf:
             raise _refused("strength", self.strength, "must be a number above 0", "give 0.03")
+        if self.reference is not None and not Path(self.reference).is_dir():
+            raise _refused("reference", self.reference, "no such folder", f"check the path (from {Path.cwd()})")
         if not isinstance(self.confidence, int | float) or not 0 < self.confidence < 1:
             raise _refused("confidence", self.confidence, "must lie in (0, 1)", "give 0.9")
 
@@ -86,7 +90,9 @@ class Signals:
         return self.metrics if task in tasks_that_can() else ()
 
     def measure(self, contest: Contest, advance: Advance) -> pd.DataFrame:
-        return look(contest, self.looking, advance, self.reference)
+        task = contest.original.examples.task
+        reference = None if self.reference is None else load_subject(self.reference, task, any_family=True).model
+        return look(contest, self.looking, advance, reference)
 
     def scores(self, measured: pd.DataFrame) -> list[Score]:
         return scores_told(measured, self.confidence)

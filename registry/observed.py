@@ -13,8 +13,8 @@ from mlflow.entities import Run as Tracked
 
 from compress_explain.errors import InputError
 from compress_explain.record.ledger import file_digest
-from compress_explain.signals.observed import COURSE, PAGE, STRENGTH, SUMMARY, TABLE
-from compress_explain.signals.observing import ABOVE, CKA, LOSS, PROBE
+from compress_explain.signals.training.observed import COURSE, PAGE, STRENGTH, SUMMARY, TABLE
+from compress_explain.signals.training.observing import ABOVE, CKA, LOSS, PROBE
 
 from .addresses import run_page
 from .mirror import COMPLETE, INCOMPLETE, alone, experiment_of

@@ -107,7 +107,7 @@ def planted_job(folder: Path, *, heads: float, gates: list[dict[str, object]]) -
         "data": {name: str(folder / f"{name}.csv") for name in ("calibration", "validation", "test")},
         "slices": {"named": {"where": "named"}},
         "strategies": [{"heads": {"share": heads, "rounds": 1}}],
-        "evaluators": ["quality", {"signals": {"parts": ["probes", "cka"], "resamples": 200}}],
+        "evaluators": ["quality", {"signals": {"parts": ["probes", "cka", "patching"], "resamples": 200}}],
         "gates": gates,
         "out": str(folder / "run"),
         "registries": [],

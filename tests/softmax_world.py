@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from compress_explain.signals.parts import parts_of
-from compress_explain.signals.quality import FIGURES, quality_of
-from compress_explain.signals.resampling import Draws
-from compress_explain.signals.states import States
+from compress_explain.signals.probing.parts import parts_of
+from compress_explain.signals.probing.quality import FIGURES, quality_of
+from compress_explain.signals.probing.resampling import Draws
+from compress_explain.signals.stream.states import States
 
 WIDTH, CLASSES = 32, 50
 

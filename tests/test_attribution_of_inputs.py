@@ -13,10 +13,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from compress_explain.data.examples import ALL, Batch
 from compress_explain.errors import InputError
-from compress_explain.signals.patch_pieces import Patches
-from compress_explain.signals.read_alike import rows_read_alike
-from compress_explain.signals.saliency import pieces_of, saliency
-from compress_explain.signals.token_pieces import Tokens
+from compress_explain.signals.attribution.patch_pieces import Patches
+from compress_explain.signals.attribution.saliency import pieces_of, saliency
+from compress_explain.signals.attribution.token_pieces import Tokens
+from compress_explain.signals.stream.read_alike import rows_read_alike
 from tests.tiny import tiny_examples, tiny_model
 from tests.trained import FILLERS, reviews, trained_model
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from compress_explain.signals.attention_maps import attending, divergence, eager, entropy, paths_needed
-from compress_explain.signals.flow import flow
-from compress_explain.signals.geometry import geometry
-from compress_explain.signals.layers import Layers, beside, layers_of, passing
-from compress_explain.signals.moments import Dimension, Moments, effective_rank, participation_ratio
-from compress_explain.signals.units_alive import feed_forward_sites, units_alive
-from compress_explain.signals.watched import Watched
+from compress_explain.signals.flow.attention_maps import attending, divergence, eager, entropy, paths_needed
+from compress_explain.signals.flow.flow import flow
+from compress_explain.signals.flow.geometry import geometry
+from compress_explain.signals.flow.moments import Dimension, Moments, effective_rank, participation_ratio
+from compress_explain.signals.flow.units_alive import feed_forward_sites, units_alive
+from compress_explain.signals.stream.layers import Layers, beside, layers_of, passing
+from compress_explain.signals.stream.watched import Watched
 from tests.tiny import tiny_examples, tiny_inputs, tiny_model
 
 FAMILIES = ("bert", "distilbert", "deberta-v2", "modernbert", "vit", "gpt2", "llama", "opt", "gpt_neox", "t5")

@@ -14,15 +14,15 @@ from compress_explain.data.examples import ALL
 from compress_explain.editing.masks import Masks
 from compress_explain.model.anatomy import read_anatomy
 from compress_explain.model.loading import load_subject
-from compress_explain.signals import patching
-from compress_explain.signals.ablated_parts import ablated_parts
-from compress_explain.signals.ablation import ablate
 from compress_explain.signals.findings import as_table
-from compress_explain.signals.layers import EMBEDDING, layers_of, replaced
-from compress_explain.signals.patching import patch
-from compress_explain.signals.patching_told import LOGIT, bottleneck
-from compress_explain.signals.places import LAYER, Pass, places_of
-from compress_explain.signals.ratios import ratios_of_sums
+from compress_explain.signals.interventions import patching
+from compress_explain.signals.interventions.ablated_parts import ablated_parts
+from compress_explain.signals.interventions.ablation import ablate
+from compress_explain.signals.interventions.patching import patch
+from compress_explain.signals.interventions.patching_told import LOGIT, bottleneck
+from compress_explain.signals.interventions.ratios import ratios_of_sums
+from compress_explain.signals.stream.layers import EMBEDDING, layers_of, replaced
+from compress_explain.signals.stream.places import LAYER, Pass, places_of
 from tests.asked import asked_rows, asking_tokenizer, finder
 from tests.states import language_examples
 from tests.test_questions import encoded

@@ -27,16 +27,16 @@ from compress_explain.data.slices import SliceRule
 from compress_explain.errors import Exit, InputError
 from compress_explain.model.loading import Subject
 from compress_explain.registry import MlflowRegistry
-from compress_explain.signals.callback import SignalsCallback
-from compress_explain.signals.falling import falls_of, spread_of
-from compress_explain.signals.forming import course_of
-from compress_explain.signals.observations import Kept
-from compress_explain.signals.observed import PAGE, SUMMARY, TABLE
-from compress_explain.signals.observing import Observation, Observing
-from compress_explain.signals.over_training import Watched, observe
-from compress_explain.signals.resampling import Readings
-from compress_explain.signals.rows import rows_to_watch
-from compress_explain.signals.series import series_in, series_of
+from compress_explain.signals.probing.resampling import Readings
+from compress_explain.signals.training.callback import SignalsCallback
+from compress_explain.signals.training.falling import falls_of, spread_of
+from compress_explain.signals.training.forming import course_of
+from compress_explain.signals.training.observations import Kept
+from compress_explain.signals.training.observed import PAGE, SUMMARY, TABLE
+from compress_explain.signals.training.observing import Observation, Observing
+from compress_explain.signals.training.over_training import Watched, observe
+from compress_explain.signals.training.rows import rows_to_watch
+from compress_explain.signals.training.series import series_in, series_of
 from tests.small_job import tiny_tokenizer
 
 QUICK = Observing(decisions=300, resamples=80)
@@ -187,7 +187,7 @@ def test_spread_is_the_range_over_seeds(observed):
 
 def test_what_is_there_is_not_looked_at_again_and_something_else_is_refused(observed, monkeypatch):
     summary, out, watched = observed
-    monkeypatch.setattr("compress_explain.signals.observing.Observer.told", None)  # which would fail
+    monkeypatch.setattr("compress_explain.signals.training.observing.Observer.told", None)  # which would fail
     assert observe(watched, out) == summary
     other = Watched(series=watched.series, examples=rows(3), learning=rows(9), observing=QUICK)
     with pytest.raises(InputError, match="made of other weights, rows or settings"):

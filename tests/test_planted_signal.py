@@ -60,6 +60,15 @@ def test_the_maps_point_at_the_layer_that_lost_it(without):
     assert same.loc["encoder.layer.0", "low"] > 0.995 > same.loc["encoder.layer.1", "high"]
 
 
+def test_patching_what_answers_for_the_attribute_points_there_too(without):
+    found, _ = without
+    told = found[(found["part"] == "signal_patching") & (found["other"] == "layer") & (found["slice"] == "all")]
+    assert set(told["signal"]) == {"attribute.named"}
+    recovered = told[told["figure"] == "recovered"].set_index("layer")
+    assert recovered.loc["encoder.layer.0", "high"] < 0.1
+    assert recovered.loc["encoder.layer.1", "low"] > 0.9
+
+
 def test_a_gate_on_the_signal_brings_back_the_head_that_carries_it(gated):
     found, ledger = gated
     planned = ledger.find("planned", "reinstate-1")

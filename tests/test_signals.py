@@ -10,17 +10,17 @@ from scipy.stats import rankdata, spearmanr
 from compress_explain.comparison.gates import check_gates
 from compress_explain.errors import InputError
 from compress_explain.evaluators.signals import Signals, debiased_cka, exclusive_catches, partial_spearman
-from compress_explain.signals.asked import Asked
-from compress_explain.signals.cka import cka_interval, cka_map
-from compress_explain.signals.layers import beside, layers_of, passing
-from compress_explain.signals.nothing import without_knowledge
-from compress_explain.signals.partial import resampled_partial_spearman
-from compress_explain.signals.parts import parts_of
-from compress_explain.signals.probes import area, fit_probe, resampled_area
-from compress_explain.signals.quality import GIVEN_CONFIDENCE, GIVEN_OUTPUT, quality_of
-from compress_explain.signals.reading_off import read_off
-from compress_explain.signals.resampling import Draws
-from compress_explain.signals.states import States, read_states, where_read
+from compress_explain.signals.probing.asked import Asked
+from compress_explain.signals.probing.partial import resampled_partial_spearman
+from compress_explain.signals.probing.parts import parts_of
+from compress_explain.signals.probing.probes import area, fit_probe, resampled_area
+from compress_explain.signals.probing.quality import GIVEN_CONFIDENCE, GIVEN_OUTPUT, quality_of
+from compress_explain.signals.probing.reading_off import read_off
+from compress_explain.signals.probing.resampling import Draws
+from compress_explain.signals.similarity.cka import cka_interval, cka_map
+from compress_explain.signals.stream.layers import beside, layers_of, passing
+from compress_explain.signals.stream.nothing import without_knowledge
+from compress_explain.signals.stream.states import States, read_states, where_read
 from tests.softmax_world import drawn_from_itself, found_in_it
 from tests.tiny import tiny_examples, tiny_model
 
@@ -169,7 +169,7 @@ def test_what_is_not_there_is_not_read_off_and_what_is_there_is():
     draws = Draws.of(parts_of(states.rows, 0, 0), states.rows, 100, 0)
     read = read_off(states, Asked(signal="x", answers=answers), draws, 0.03)
     assert abs(read.at(0).value - 0.5) < 0.03 < read.at(1).value - 0.85
-    assert (read.best() == 1).all()
+    assert (read.best == 1).all()
     shuffled = read_off(states, Asked(signal="x", answers=answers), draws, 0.03, shuffled=0)
     assert abs(shuffled.at(1).value - 0.5) < 0.1
 

@@ -12,7 +12,7 @@ import pytest
 from compress_explain.report.page import environment
 from compress_explain.report.signal_retention import MOSTLY_LOST, OPEN, SURVIVES, UNTOLD, WEAKER
 from compress_explain.report.signals import signals_section
-from compress_explain.signals.advice import advice
+from compress_explain.signals.advice.advice import advice
 from compress_explain.signals.findings import Finding, as_table
 from compress_explain.signals.found import Found
 from tests.signals_table import DECISION, NEGATION, QUALITY, TASK, depths, findings, table, told
@@ -89,6 +89,7 @@ def test_the_strictest_statistic_is_what_the_sentence_rests_on():
     naive = signals_section(as_table(weak)).quality
     assert naive.given[0].original.low > 0, "the naive one still lies above 0"
     assert "is not seen to hold more" in naive.sentence and "holds more" not in naive.sentence
+    assert any(row.beyond for row in naive.catches) and "flags" not in naive.sentence
 
 
 def test_catches_count_only_beyond_chance():
@@ -122,14 +123,41 @@ def test_attributions_that_point_at_nothing_are_not_relied_on():
     assert "little hangs on that" in signals_section(as_table(at_random)).reading.sentence
 
 
+def probed_within(half, **others):
+    """The table, with probes' figures known to ``half`` on either side, or to what ``others`` say of a signal."""
+    return [
+        replace(each, low=each.value - others.get(each.signal, half), high=each.value + others.get(each.signal, half))
+        if each.figure == "auc"
+        else each
+        for each in findings()
+    ]
+
+
 def test_advice_names_the_head_the_layers_and_the_depth_with_their_figures():
-    by_kind = {each.kind: each for each in advice(table())}
+    by_kind = {each.kind: each for each in advice(as_table(probed_within(0.005)))}
     assert set(by_kind) == {"bottleneck", "distil", "keep", "student"}
     assert "encoder.layer.5.attention.head.2" in by_kind["keep"].text
     assert "encoder.layer.4 and encoder.layer.5" in by_kind["distil"].text
-    assert "5 layers" in by_kind["student"].text and "41 directions" in by_kind["student"].text
+    assert "5 layers" in by_kind["student"].text and "at least 39 directions" in by_kind["student"].text
     for each in by_kind.values():
         assert each.evidence and all("n = " in line for line in each.evidence)
+
+
+def test_a_student_is_as_deep_as_intervals_bear_out_and_other_signals_are_named():
+    def student(found):
+        return next((each for each in advice(as_table(found)) if each.kind == "student"), None)
+
+    sure, vague = student(probed_within(0.005)), student(probed_within(0.005, task=0.1))
+    assert "cannot be told" not in sure.text
+    assert any(line.startswith("right answer: 0.9") for line in sure.evidence)
+    assert "Of right answer that cannot be told" in vague.text
+    assert not any("right answer" in line for line in vague.evidence)
+    assert student(probed_within(0.1)) is None, "all that speaks for a depth are the middles of wide intervals"
+
+
+def test_a_head_is_not_said_to_be_gone_where_nobody_looked():
+    looked = [each for each in findings() if (each.part, each.model) != ("ablation", "compressed")]
+    assert "keep" in kinds(findings()) and "keep" not in kinds(looked)
 
 
 def leaping(at):
@@ -145,6 +173,18 @@ def test_measures_that_leap_at_one_layer_name_it_and_others_are_said_to_disagree
     assert together.text.startswith("Most is lost at encoder.layer.4") and len(together.evidence) == 2
     [apart] = advice(as_table(leaping(2)))
     assert "each measure leaps at another, encoder.layer.2 and encoder.layer.4" in apart.text
+
+
+def test_what_is_sure_but_tiny_is_not_advised_on():
+    tiny = [
+        replace(each, value=0.99 if each.layer == depths(6)[-1] else 1.0, low=0.989 if each.layer == depths(6)[-1] else 1.0,
+                high=0.991 if each.layer == depths(6)[-1] else 1.0)
+        if each.part in ("retention", "cka") and not each.note
+        else each
+        for each in findings()
+        if each.part != "patching"
+    ]  # fmt: skip
+    assert set(kinds(tiny)) <= {"student"}
 
 
 def test_nothing_is_advised_where_no_interval_bears_it_out():

@@ -10,7 +10,7 @@ import pandas as pd
 from compress_explain.report.numbers import count, plain, signed
 from compress_explain.report.over_steps import OverSteps, Track, over_steps
 from compress_explain.report.page import environment
-from compress_explain.signals.observing import ABOVE, BEFORE, CKA, LAST, PROBE
+from compress_explain.signals.training.observing import ABOVE, BEFORE, CKA, LAST, PROBE
 
 _LOOKS = 8  # colours with dashes
 _SPOKEN = {"task": "the right answer", "quality": "which decisions will be wrong"}

@@ -64,7 +64,12 @@ def over_steps(
     if not values:
         return None
     box = (_LEFT, _TOP, _LEFT + wide, _TOP + high)
-    along = Scale(low=math.log1p(steps[0]), high=max(math.log1p(steps[-1]), math.log1p(steps[0]) + 1), start=box[0] + 8, stop=box[2] - 8)
+    along = Scale(
+        low=math.log1p(steps[0]),
+        high=max(math.log1p(steps[-1]), math.log1p(steps[0]) + 1),
+        start=box[0] + 8,
+        stop=box[2] - 8,
+    )
     up = scale_over([0.0, *values] if zero else values, box[3], box[1])
     return OverSteps(
         name=name, title=title, width=box[2] + _RIGHT, height=box[3] + 40, box=box,

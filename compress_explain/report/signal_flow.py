@@ -71,6 +71,7 @@ def flow_section(found: Found) -> FlowSection | None:
         return None
     moved = tuple(_moved(told))
     notes = [each.note for each in every if each.note and (each.figure == "norm_position" or math.isnan(each.value))]
+    notes += [f"effective rank is told {each.note}" for each in told if each.note and each.figure == "effective_rank"]
     return FlowSection(
         sentence=_sentence(moved, told),
         charts=tuple(_charts(found, told)),

@@ -10,8 +10,9 @@ from itertools import pairwise
 from compress_explain.report.numbers import count
 from compress_explain.report.signal_curves import DepthChart, Strand, axes_over, depth_chart
 from compress_explain.report.signal_words import interval_of_share, layer_in_words, spoken_slice
-from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import COMPRESSED, FLIPPED, ORIGINAL, Found, has_interval
+from compress_explain.signals.findings import FLIPPED, Finding
+from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, has_interval
+from compress_explain.signals.words import spoken_signal
 
 _ALL, _STREAM, _MOST = "all", "layer", 10
 _LINES = {"recovered": COMPRESSED, "broken": ORIGINAL}  # as which model each is drawn
@@ -69,13 +70,13 @@ def patching_section(found: Found) -> PatchingSection | None:
     if not told:
         return None
     stream = [each for each in told if each.other == _STREAM]
-    strands = {name: _strands(stream, name) for name in _SLICES}
+    strands = {_SLICES[name]: _strands(stream, name) for name in _SLICES} | _of_signals(found)
     axes = axes_over(found.depths, [strand for own in strands.values() for strand in own], 0.0, 1.0)
     return PatchingSection(
         sentence=_sentence(stream, found.depths),
         charts=tuple(
-            depth_chart(f"patching-{name}", _SLICES[name], axes, own, level=0.0)
-            for name, own in strands.items()
+            depth_chart(f"patching-{number}", f"{name}, n = {_most(own)}", axes, own, level=0.0)
+            for number, (name, own) in enumerate(strands.items())
             if any(strand.findings for strand in own)
         ),
         rows=tuple(_rows(told)),
@@ -94,6 +95,17 @@ def ablation_section(found: Found) -> AblationSection | None:
         sublayers=tuple(row for row in rows if not _is_part(row.component)),
         n=rows[0].original.n,
     )
+
+
+def _of_signals(found: Found) -> dict[str, list[Strand]]:
+    """Of signals of which less is left: the models answered with their probe in the place of the decision."""
+    told = [
+        each for each in found.of("signal_patching", slice=_ALL) if math.isfinite(each.value) and each.other == _STREAM
+    ]
+    names = dict.fromkeys(each.signal for each in told)
+    return {
+        f"Of {spoken_signal(name)}": _strands([each for each in told if each.signal == name], _ALL) for name in names
+    }
 
 
 def _strands(stream: Sequence[Finding], slice_name: str) -> list[Strand]:
@@ -117,25 +129,32 @@ def _sentence(stream: Sequence[Finding], depths: Sequence[str]) -> str:
     surely = [step for step in steps if step[2].low > step[1].high]
     if not surely:
         return (
-            f"No single layer stands out as the one at which decisions are lost; by {layer_in_words(told[-1].layer, depths)} "
-            f"{interval_of_share(told[-1])} of the difference is there, n = {count(told[-1].n)} rows."
+            f"No single layer stands out as the one at which decisions are lost; after {layer_in_words(told[-1].layer, depths)} "
+            f"{interval_of_share(told[-1])} of the difference between both answers is there, n = {count(told[-1].n)} rows."
         )
     _, early, late = max(surely, key=lambda step: step[0])
     return (
-        f"Most of the difference arises at {layer_in_words(late.layer, depths)}: what the compressed model holds there breaks "
-        f"{interval_of_share(late)} of the original's decisions, what it holds at {layer_in_words(early.layer, depths)} only "
-        f"{interval_of_share(early)}; n = {count(late.n)} rows."
+        f"The largest step is at {layer_in_words(late.layer, depths)}: put into the original, what the compressed model holds there "
+        f"makes {interval_of_share(late)} of the difference between both answers, what it holds at "
+        f"{layer_in_words(early.layer, depths)} {interval_of_share(early)}; n = {count(late.n)} rows."
     )
 
 
 def _rows(told: Sequence[Finding]) -> list[PatchRow]:
+    """All sites on all rows and on those decided otherwise, the stream alone on other slices."""
     places: dict[tuple[str, str, str], dict[str, Finding]] = {}
     for each in told:
-        places.setdefault((each.slice, each.layer, each.other), {})[each.figure] = each
+        if each.other == _STREAM or each.slice in _SLICES:
+            places.setdefault((each.slice, each.layer, each.other), {})[each.figure] = each
     return [
         PatchRow(layer=layer, site=site.replace("_", " "), slice=spoken_slice(name), recovered=own.get("recovered"), broken=own.get("broken"))
         for (name, layer, site), own in places.items()
     ]  # fmt: skip
+
+
+def _most(strands: Sequence[Strand]) -> str:
+    """On how many rows, or decisions where a row has several, the figures of a chart rest."""
+    return count(max(each.n for strand in strands for each in strand.findings.values()))
 
 
 def _ablated(told: dict[tuple[str, str, str], Finding], name: str) -> AblationRow:

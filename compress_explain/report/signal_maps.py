@@ -14,6 +14,7 @@ from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, has_inte
 
 _LARGE, _SMALL = (420.0, 44.0), (150.0, 20.0)  # of a map and, at most, of a cell, in px
 _NUMBERS = 32.0  # px from which a number fits a cell
+_POINTED_AT = 8.0  # px from which a cell can be pointed at
 _LABELLED = 28.0  # px from one label to the next, at least
 _DARK = 0.55  # from which on a number is written in the colour of the page
 _REFERENCE, _KEY = "reference", (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -151,8 +152,8 @@ def _cell(finding: Finding, x: float, y: float, size: float) -> CkaCell:
     return CkaCell(
         x=round(x, 1),
         y=round(y, 1),
-        strength=round(strength, 3),
+        strength=round(strength, 2),
         number=plain(finding.value, 2) if size >= _NUMBERS else "",
         dark=strength > _DARK,
-        title=f"{finding.layer} × {finding.other}: {interval_of(finding, 3)}, n = {count(finding.n)}",
+        title=f"{finding.layer} × {finding.other}: {interval_of(finding, 3)}" if size >= _POINTED_AT else "",
     )

@@ -87,9 +87,12 @@ def _at(signal: SignalFound, figure: str, model: str, layer: str) -> Finding | N
 
 
 def _sentence(given: tuple[GivenRow, ...], catches: tuple[CatchRow, ...]) -> str:
+    """Catches are told only of a model of which the strictest statistic says that there is something to catch with."""
     strictest = next(row for row in given if row.figure == _STRICTEST)
     told = [(name, getattr(strictest, name)) for name in _MODELS]
     said = [_hidden(name, each) for name, each in told if each is not None]
+    holding = [name for name, each in told if each is not None and _holds(each)]
+    catches = tuple(row for row in catches if row.model in holding)
     beyond = [row for row in catches if row.beyond]
     if beyond:
         row = max(beyond, key=lambda each: each.low - each.chance)
@@ -104,11 +107,15 @@ def _sentence(given: tuple[GivenRow, ...], catches: tuple[CatchRow, ...]) -> str
 
 def _hidden(name: str, finding: Finding) -> str:
     figures = f"{interval_of(finding, 3)}, n = {count(finding.n)} decisions"
-    if has_interval(finding) and finding.low > 0:
+    if _holds(finding):
         return f"The {name} model holds more of which decisions will be wrong than its answers show: {figures}"
     return (
         f"The {name} model is not seen to hold more of which decisions will be wrong than its answers show: {figures}"
     )
+
+
+def _holds(finding: Finding) -> bool:
+    return has_interval(finding) and finding.low > 0
 
 
 def _catches(found: Found, confidence: float) -> list[CatchRow]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from compress_explain.data.examples import ALL
 from compress_explain.report.numbers import MISSING, count, plain
-from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import FLIPPED, has_interval
+from compress_explain.signals.findings import FLIPPED, Finding
+from compress_explain.signals.found import has_interval
 
 _NUMBER = re.compile(r"\.(\d+)$")
 _NOTHING_BEFORE = "embedding"

@@ -20,7 +20,7 @@ from compress_explain.report.signal_maps import CkaSection, cka_section
 from compress_explain.report.signal_quality import QualitySection, quality_section
 from compress_explain.report.signal_reading import ReadingSection, reading_section
 from compress_explain.report.signal_retention import RetentionRow, retention_rows, retention_sentences
-from compress_explain.signals.advice import Advice, advice
+from compress_explain.signals.advice.advice import Advice, advice
 from compress_explain.signals.found import COMPRESSED, ORIGINAL, RANDOM, SHUFFLED, Found, SignalFound
 from compress_explain.signals.words import spoken_signal
 

@@ -10,6 +10,8 @@ import pandas as pd
 
 from compress_explain.data.examples import ALL
 
+FLIPPED = "flipped"  # the slice of decisions that both models decide differently
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:

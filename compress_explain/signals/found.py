@@ -13,7 +13,6 @@ from compress_explain.data.examples import ALL
 from compress_explain.signals.findings import Finding
 
 ORIGINAL, COMPRESSED, RANDOM, SHUFFLED = "original", "compressed", "random", "shuffled"
-FLIPPED = "flipped"
 _FIRST = "embedding"
 _CHOSEN = "chosen"
 _CURVES = ("auc", "rho_output")  # the figure that retention is told of

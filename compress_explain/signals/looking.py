@@ -21,9 +21,9 @@ class Looking:
     decisions: int = 4096
     learning_rows: int = 2048
     patched_rows: int = 128
-    ablated_rows: int = 16
-    explained_rows: int = 32
-    flow_rows: int = 128
+    ablated_rows: int = 12
+    explained_rows: int = 20
+    flow_rows: int = 96
     steps: int = 16
     strength: float = 0.03
     resamples: int = 400

@@ -16,22 +16,24 @@ from compress_explain.data.examples import Examples
 from compress_explain.errors import InputError
 from compress_explain.model.anatomy import Anatomy, read_anatomy
 from compress_explain.progress import Advance
-from compress_explain.signals.ablation import ablate
-from compress_explain.signals.alike import alike
-from compress_explain.signals.asked import DECISION, QUALITY, TASK, asked_of
+from compress_explain.signals.attribution.saliency import saliency
 from compress_explain.signals.findings import Finding, as_table
-from compress_explain.signals.flow import flow
-from compress_explain.signals.layers import Layers, beside, layers_of
+from compress_explain.signals.flow.flow import flow
+from compress_explain.signals.interventions.ablation import ablate
+from compress_explain.signals.interventions.patching import patch
 from compress_explain.signals.looking import ABLATION, ATTRIBUTION, CKA, FLOW, PATCHING, PROBES, Looking
-from compress_explain.signals.nothing import without_knowledge
-from compress_explain.signals.original_names import Gone, gone_from
-from compress_explain.signals.parts import parts_of
-from compress_explain.signals.patching import patch
-from compress_explain.signals.probing import CHOSEN, Held, Probing, probe_all
-from compress_explain.signals.resampling import Draws
-from compress_explain.signals.saliency import saliency
-from compress_explain.signals.states import States, Where, drawn_decisions, read_splits, where_read
+from compress_explain.signals.probing.asked import DECISION, QUALITY, TASK, Asked, asked_of
+from compress_explain.signals.probing.parts import parts_of
+from compress_explain.signals.probing.probing import CHOSEN, Held, Probing, probe_all
+from compress_explain.signals.probing.resampling import Draws
+from compress_explain.signals.probing.voice import Voice
+from compress_explain.signals.similarity.alike import alike
+from compress_explain.signals.stream.layers import Layers, beside, layers_of
+from compress_explain.signals.stream.nothing import without_knowledge
+from compress_explain.signals.stream.original_names import Gone, gone_from
+from compress_explain.signals.stream.states import States, Where, drawn_decisions, read_splits, where_read
 
+_LESS = 0.95  # of a signal: what lies below has to be looked for
 _SAME = 0.99  # of decisions on which the model that is looked into must answer as what is deployed does
 
 
@@ -61,6 +63,7 @@ class _Look:
     contest: Contest
     looking: Looking
     reference: PreTrainedModel | None = field(default=None, repr=False)
+    lost: set[str] = field(default_factory=set, repr=False)  # signals of which less is left, once that was told
 
     def findings(self, advance: Advance) -> Iterator[Finding]:
         total = len(self.original.examples)
@@ -123,16 +126,29 @@ class _Look:
             return [side.examples]
         return [side.learning.draw(self.looking.learning_rows, self.looking.seed), side.examples]
 
-    def _probes(self) -> Iterator[Finding]:
-        looking, held = self.looking, self.held
+    @cached_property
+    def _draws(self) -> Draws:
+        rows, seed = self.held.original.rows, self.looking.seed
         to_learn = int(self.chosen[0].sum()) if len(self.chosen) > 1 else 0
-        parts = parts_of(held.original.rows, to_learn, looking.seed)
-        draws = Draws.of(parts, held.original.rows, looking.resamples, looking.seed)
-        probing = Probing(draws=draws, strength=looking.strength, confidence=looking.confidence, seed=looking.seed)
-        questions = asked_of(self._splits(self.original), held.original.guesses, self.chosen)
+        return Draws.of(parts_of(rows, to_learn, seed), rows, self.looking.resamples, seed)
+
+    @cached_property
+    def _questions(self) -> list[Asked]:
+        return asked_of(self._splits(self.original), self.held.original.guesses, self.chosen)
+
+    def _probes(self) -> Iterator[Finding]:
+        looking = self.looking
+        probing = Probing(
+            draws=self._draws, strength=looking.strength, confidence=looking.confidence, seed=looking.seed
+        )
         doubt = self._doubt()
-        for each in probe_all(held, questions, probing):
-            yield replace(each, note=each.note or doubt) if each.part == "retention" else each
+        for each in probe_all(self.held, self._questions, probing):
+            if each.part != "retention":
+                yield each
+                continue
+            if each.other == CHOSEN and each.high < _LESS:
+                self.lost.add(each.signal)
+            yield replace(each, note=each.note or doubt)
 
     def _doubt(self) -> str:
         """Why what is looked into may not be what is deployed."""
@@ -152,11 +168,28 @@ class _Look:
             third = _last(self._states(self.reference, self.layers[0], self.original), reported)
         yield from alike(mine, theirs, reference=third, confidence=self.looking.confidence, seed=self.looking.seed)
 
-    def _patching(self) -> Iterable[Finding]:
+    def _patching(self) -> Iterator[Finding]:
+        """Of the decision, and of every signal of which less is left: the models answer with its probe then."""
+        yield from self._patched(self.compressed.order)
+        if PROBES not in self.looking.parts or self.where == "each":
+            return
+        mine, theirs = self.layers
+        for asked in self._questions:
+            if asked.signal not in self.lost:
+                continue
+            voice = Voice.of(self.held.original, asked, self._draws.parts[0], self.looking.strength, self.where)
+            with (
+                voice.speaking(self._module(self.original), mine, self.original.examples),
+                voice.speaking(self._module(self.compressed), theirs, self.compressed.examples),
+            ):
+                for each in self._patched(None):
+                    yield replace(each, part="signal_patching", signal=asked.signal)
+
+    def _patched(self, order: tuple[int, ...] | None) -> Iterable[Finding]:
         looking = self.looking
         return patch(
             self._module(self.original), self._module(self.compressed), self.original.examples, self.compressed.examples,
-            *self.layers, order=self.compressed.order, rows=looking.patched_rows, batch_size=self.contest.batch_size,
+            *self.layers, order=order, rows=looking.patched_rows, batch_size=self.contest.batch_size,
             confidence=looking.confidence, seed=looking.seed,
         )  # fmt: skip
 

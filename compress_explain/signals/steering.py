@@ -10,26 +10,23 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress_explain.data.examples import Batch, Examples
+from compress_explain.data.examples import Examples
 from compress_explain.errors import InputError
-from compress_explain.signals.asked import QUALITY, Asked, asked_of
 from compress_explain.signals.findings import as_table
-from compress_explain.signals.layers import Layers, layers_of, passing
 from compress_explain.signals.looking import Looking
-from compress_explain.signals.nothing import without_knowledge
-from compress_explain.signals.parts import Part, parts_of
-from compress_explain.signals.probes import Probe, area, fit_probe
-from compress_explain.signals.probing import Held, Probing, probe_all
-from compress_explain.signals.resampling import Draws
-from compress_explain.signals.states import States, Where, at_decisions, drawn_decisions, read_splits, where_read
+from compress_explain.signals.probing.asked import QUALITY, Asked, asked_of
+from compress_explain.signals.probing.parts import Part, parts_of
+from compress_explain.signals.probing.probing import Held, Probing, probe_all
+from compress_explain.signals.probing.resampling import Draws
+from compress_explain.signals.probing.voice import Voice
+from compress_explain.signals.stream.layers import Layers, layers_of
+from compress_explain.signals.stream.nothing import without_knowledge
+from compress_explain.signals.stream.states import States, Where, drawn_decisions, read_splits, where_read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,24 +88,10 @@ class Steering:
         if not self.can_voice(signal):
             raise InputError("signal", signal, "restorations cannot be priced for it", "gate another signal")
         asked, (learning, _) = self._questions[signal], self.splits
-        depth, probe = self._probe(asked)
         labelled = replace(learning, labels=asked.answers[: len(learning)].astype(np.int64))
-        voice = _Voice(probe=probe, depth=depth, where=self.where)
-        with passing(masked, self.layers) as seen:
-            handle = masked.register_forward_hook(voice.instead(seen, labelled), with_kwargs=True)
-            try:
-                yield labelled
-            finally:
-                handle.remove()
-
-    def _probe(self, asked: Asked) -> tuple[str, Probe]:
-        part, strength = self._parts[0], self.looking.strength
-        fitted = {depth: fit_probe(self.original.at(depth)[part.fit], asked.answers[part.fit], strength, asked.classes)
-                  for depth in self.layers.names}  # fmt: skip
-        told = {depth: area(probe.scores(self.original.at(depth)[part.choose]), asked.answers[part.choose])
-                for depth, probe in fitted.items()}  # fmt: skip
-        best = max(told, key=lambda depth: np.nan_to_num(told[depth]))
-        return best, fitted[best]
+        voice = Voice.of(self.original, asked, self._parts[0], self.looking.strength, self.where)
+        with voice.speaking(masked, self.layers, labelled):
+            yield labelled
 
     @cached_property
     def _chosen(self) -> list[np.ndarray]:
@@ -127,27 +110,3 @@ class Steering:
     @cached_property
     def _questions(self) -> dict[str, Asked]:
         return {each.signal: each for each in asked_of(self.splits, self.original.guesses, self._chosen)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Voice:
-    """A probe's scores in the place of a model's logits."""
-
-    probe: Probe = field(repr=False)
-    depth: str
-    where: Where
-
-    def instead(self, seen: dict[str, Tensor], examples: Examples) -> Any:
-        centre, scale, weight, bias = (
-            torch.from_numpy(np.ascontiguousarray(each)).float()
-            for each in (self.probe.centre, self.probe.scale, self.probe.weight, self.probe.bias)
-        )
-
-        def hook(module: nn.Module, inputs: Any, options: dict[str, Tensor], output: Any) -> Any:
-            batch = Batch(inputs=options, rows=np.arange(len(seen[self.depth])))
-            here = at_decisions(seen[self.depth], batch, examples, self.where)
-            scores = ((here - centre) / scale) @ weight + bias
-            output["logits"] = torch.cat([-scores / 2, scores / 2], 1) if scores.shape[1] == 1 else scores
-            return output
-
-        return hook

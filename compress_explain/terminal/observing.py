@@ -17,11 +17,11 @@ from compress_explain.model.loading import Subject, infer_task, load_subject, qu
 from compress_explain.plugins.catalog import REGISTRIES
 from compress_explain.progress import Progress
 from compress_explain.report.observed import sentences
-from compress_explain.signals.observed import PAGE
-from compress_explain.signals.observing import Observing
-from compress_explain.signals.over_training import Watched, observe
-from compress_explain.signals.rows import rows_to_watch
-from compress_explain.signals.series import series_in
+from compress_explain.signals.training.observed import PAGE
+from compress_explain.signals.training.observing import Observing
+from compress_explain.signals.training.over_training import Watched, observe
+from compress_explain.signals.training.rows import rows_to_watch
+from compress_explain.signals.training.series import series_in
 from compress_explain.terminal.console import output
 
 

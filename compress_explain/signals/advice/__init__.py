@@ -1,0 +1,1 @@
+"""What the figures suggest, with the figures behind it."""

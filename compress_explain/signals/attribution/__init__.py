@@ -1,0 +1,1 @@
+"""Which pieces of an input both models decide by."""

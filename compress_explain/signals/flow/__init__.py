@@ -1,0 +1,1 @@
+"""How features flow: what heads look at, how far the stream spreads, which neurons speak."""

@@ -1,0 +1,1 @@
+"""How alike two models, or two layers, arrange the same decisions."""

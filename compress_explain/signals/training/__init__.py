@@ -1,0 +1,1 @@
+"""The same signals over the checkpoints of a training."""
