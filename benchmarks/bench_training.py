@@ -114,7 +114,7 @@ def train(
     model = new_model(variant, tokenizer, TOKENS, seed)
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH, learning_rate=variant.rate,
-        warmup_steps=steps // 10, lr_scheduler_type="linear", weight_decay=0.01, seed=seed, data_seed=seed, save_strategy="no",
+        warmup_steps=steps // 5, lr_scheduler_type="linear", weight_decay=0.01, seed=seed, data_seed=seed, save_strategy="no",
         eval_strategy="no", logging_steps=20, save_only_model=True, report_to=[], use_cpu=True, disable_tqdm=True,
         dataloader_pin_memory=False,
     )  # fmt: skip

@@ -226,6 +226,11 @@ def test_a_fall_while_the_loss_gets_worse_is_no_warning():
     assert falls_of(course_of("s", told, DEPTHS, 0.9), told, 0.9) == []
 
 
+def test_what_was_not_there_does_not_fall():
+    told = looks([[0, 0.0, 0.0], [-0.1, -0.1, -0.1]], [2, 1])
+    assert falls_of(course_of("s", told, DEPTHS, 0.9), told, 0.9) == []
+
+
 def test_a_fall_that_is_smaller_than_seeds_differ_by_is_noise():
     mine, theirs = looks([[0, 0.3, 0], [0, 0.2, 0]], [2, 1]), looks([[0, 0.1, 0], [0, 0.1, 0]], [2, 1])
     courses = [course_of("s", each, DEPTHS, 0.9) for each in (mine, theirs)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from compress_explain.report.numbers import count, plain, share, signed
+from compress_explain.report.numbers import count, plain, signed
 from compress_explain.report.over_steps import OverSteps, Track, over_steps
 from compress_explain.report.page import environment
 from compress_explain.signals.training.observing import ABOVE, BEFORE, CKA, LAST, PROBE
@@ -61,7 +61,7 @@ def sentences(summary: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 def _told(signal: dict[str, Any], summary: dict[str, Any]) -> str:
     name, peak, kept = _upper(spoken(signal["signal"])), signal["peak"], signal["kept"]
     if signal["verdict"] == "absent":
-        return f"{name}: at no step do the layers show more of it than the control ({_interval(peak)} at the most)."
+        return f"{name}: at the step and layer that other rows choose, no more of it shows than in the control ({_interval(peak)})."
     formed, last = signal["formed"], signal["last"]
     begins = (
         f"{name} forms by step {count(formed['step'])} at {formed['layer']} and is clearest at step {count(peak['step'])} "
@@ -83,7 +83,8 @@ def _falls(summary: dict[str, Any]) -> Iterator[str]:
     if not falls:
         yield "No signal falls from one look to the next while the loss improves."
         return
-    yield f"{count(len(falls))} falls while the loss improves; about {expected} are to be expected by chance where nothing falls."
+    many = "1 fall" if len(falls) == 1 else f"{count(len(falls))} falls"
+    yield f"{many} while the loss improves; up to about {expected} are to be expected by chance where nothing falls."
     for fall in falls:
         said = (
             f"{_upper(spoken(fall['signal']))}: {_interval(fall['change'], signs=True)} from step {count(fall['before'])} to "
@@ -126,15 +127,15 @@ def _strengths(summary: dict[str, Any]) -> Iterator[Track]:
 def _by_layer(summary: dict[str, Any], table: pd.DataFrame) -> Iterator[OverSteps | None]:
     for number, each in enumerate(summary["signals"]):
         rows = table[(table["part"] == PROBE) & (table["figure"] == ABOVE) & (table["signal"] == each["signal"])]
-        title = f"{_upper(spoken(each['signal']))}, {each['unit']} above the control"
-        yield over_steps(f"layers-{number}", title, list(_depth_tracks(summary, rows)), wide=300, high=160)
+        title = f"{_upper(spoken(each['signal']))}, {each['unit']}"
+        yield over_steps(f"layers-{number}", title, list(_depth_tracks(summary, rows)), wide=340, high=170)
 
 
 def _alike(summary: dict[str, Any], table: pd.DataFrame) -> Iterator[OverSteps | None]:
     for figure, title in ((LAST, "CKA with the last checkpoint"), (BEFORE, "CKA with the checkpoint before")):
         rows = table[(table["part"] == CKA) & (table["figure"] == figure)]
         if len(rows):
-            yield over_steps(figure, title, list(_depth_tracks(summary, rows)), wide=300, high=160)
+            yield over_steps(figure, title, list(_depth_tracks(summary, rows)), wide=340, high=170)
 
 
 def _depth_tracks(summary: dict[str, Any], rows: pd.DataFrame) -> Iterator[Track]:
@@ -177,7 +178,7 @@ def _interval(told: dict[str, Any], *, signs: bool = False) -> str:
 
 def _shares(told: dict[str, Any]) -> str:
     low, high = told["low"], told["high"]
-    return share(told["value"]) + ("" if low is None else f" ({share(low)} to {share(high)})")
+    return f"{told['value']:.0%}" + ("" if low is None else f" ({low:.0%} to {high:.0%})")
 
 
 def _upper(text: str) -> str:

@@ -37,12 +37,17 @@ class Fall:
 def falls_of(
     course: Course, observations: Sequence[Observation], confidence: float, others: Sequence[Course] = ()
 ) -> list[Fall]:
-    """Every step at which the interval of a signal's change, and that of the loss, lie below 0. ``others`` are those of other seeds."""
+    """Every step at which the interval of a signal's change, and that of the loss, lie below 0, of a signal that was surely there before.
+
+    ``others`` are those of other seeds.
+    """
     spread = spread_of([course, *others])
     found = []
     for number in range(1, len(course.steps)):
         change = course.strength[number].minus(course.strength[number - 1])
         loss = observations[number].loss.at(0).minus(observations[number - 1].loss.at(0))
+        if not course.strength[number - 1].interval(confidence)[0] > 0:
+            continue
         if not (change.interval(confidence)[1] < 0 and loss.interval(confidence)[1] < 0):
             continue
         before, after = course.steps[number - 1 : number + 1]

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedModel
 
 from compress_explain.data.examples import Examples
 from compress_explain.errors import InputError
 from compress_explain.signals.findings import Finding
 from compress_explain.signals.probing.asked import DECISION, QUALITY, Asked, asked_of
-from compress_explain.signals.probing.parts import parts_of
+from compress_explain.signals.probing.parts import Part, parts_of
 from compress_explain.signals.probing.quality import GIVEN_OUTPUT, quality_of
 from compress_explain.signals.probing.reading_off import CHANCE, read_off
 from compress_explain.signals.probing.resampling import Draws, Estimate, Readings
@@ -109,7 +109,7 @@ class Observer:
         nothing = _untrained(model, seed)
         where = where_read(nothing, layers, examples)
         control = _read(nothing, layers, splits, chosen, where, batch_size)
-        parts = parts_of(control.rows, int(chosen[0].sum()) if learning is not None else 0, seed)
+        parts = _parts(control.rows, 0 if learning is None else int(chosen[0].sum()), seed)
         draws = Draws.of(parts, control.rows, observing.resamples, seed)
         every = asked_of(splits, control.guesses, chosen)
         questions = tuple(each for each in every if each.signal != DECISION and _enough(each, draws))
@@ -192,6 +192,19 @@ def _read(
         for split, flags in zip(splits, chosen, strict=True)
     ]
     return read[0] if len(read) == 1 else read[0].followed_by(read[1])
+
+
+def _parts(rows: Int[np.ndarray, " n"], to_learn: int, seed: int) -> tuple[Part, ...]:
+    """Where there are rows to learn from, probes learn from all of those; of the others each half chooses for the other.
+
+    Many choices are made over a training, a layer at each step: few rows would choose badly.
+    """
+    if not to_learn:
+        return parts_of(rows, 0, seed)
+    names = np.random.default_rng(seed).permutation(np.unique(rows[to_learn:]))
+    halves = [np.flatnonzero(np.isin(rows, half)) for half in np.array_split(names, 2)]
+    fit = np.arange(to_learn)
+    return tuple(Part(fit=fit, choose=other, report=half) for half, other in (halves, halves[::-1]))
 
 
 def _enough(asked: Asked, draws: Draws) -> bool:
