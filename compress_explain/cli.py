@@ -206,6 +206,13 @@ ModelName = Annotated[
 ]
 DataFile = Annotated[str, typer.Option(help="a csv, json, jsonl or parquet file, or a hub data set as id:split")]
 TaskName = Annotated[str | None, typer.Option(help="what the models are for; else what the original has a head for")]
+OwnInput = Annotated[str | None, typer.Option("--input", help="the column of texts or image files")]
+OwnLabel = Annotated[str | None, typer.Option("--label", help="the column of labels")]
+BatchSize = Annotated[int, typer.Option(help="rows a pass", min=1)]
+OwnThreads = Annotated[int | None, typer.Option(help="of this process; the default is torch's", min=1)]
+Seed = Annotated[int, typer.Option(help="of drawn rows")]
+Redact = Annotated[bool, typer.Option("--redact", help="keep texts out of the report")]
+ResumeEvaluation = Annotated[bool, typer.Option("--resume", help="continue an evaluation that was stopped")]
 LearnFrom = Annotated[
     str | None,
     typer.Option(help="other rows, as for --data, that probes learn from; else they learn from parts of those"),
@@ -225,16 +232,16 @@ def evaluate(
     champion: ChampionOption = None,
     out: Annotated[Path, typer.Option(help="the folder of the evaluation")] = Path("runs/evaluation"),
     task: TaskName = None,
-    input_column: Annotated[str | None, typer.Option("--input", help="the column of texts or image files")] = None,
-    label_column: Annotated[str | None, typer.Option("--label", help="the column of labels")] = None,
+    input_column: OwnInput = None,
+    label_column: OwnLabel = None,
     rows: Rows = None,
     max_length: MaxLength = None,
-    batch_size: Annotated[int, typer.Option(help="rows a pass", min=1)] = 32,
-    threads: Annotated[int | None, typer.Option(help="of this process; the default is torch's", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="of drawn rows")] = 0,
-    redact: Annotated[bool, typer.Option("--redact", help="keep texts out of the report")] = False,
+    batch_size: BatchSize = 32,
+    threads: OwnThreads = None,
+    seed: Seed = 0,
+    redact: Redact = False,
     learn: LearnFrom = None,
-    resume: Annotated[bool, typer.Option("--resume", help="continue an evaluation that was stopped")] = False,
+    resume: ResumeEvaluation = False,
 ) -> None:
     """Compare any two models on the same rows, and judge the second by gates; neither need come from here."""
     from compress_explain.terminal.evaluating import Wanted, run_evaluation
@@ -257,15 +264,15 @@ def signals(
     gates: GateFile = None,
     out: Annotated[Path, typer.Option(help="the folder of the evaluation")] = Path("runs/signals"),
     task: TaskName = None,
-    input_column: Annotated[str | None, typer.Option("--input", help="the column of texts or image files")] = None,
-    label_column: Annotated[str | None, typer.Option("--label", help="the column of labels")] = None,
+    input_column: OwnInput = None,
+    label_column: OwnLabel = None,
     rows: Rows = None,
     max_length: MaxLength = None,
-    batch_size: Annotated[int, typer.Option(help="rows a pass", min=1)] = 32,
-    threads: Annotated[int | None, typer.Option(help="of this process; the default is torch's", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="of drawn rows")] = 0,
-    redact: Annotated[bool, typer.Option("--redact", help="keep texts out of the report")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="continue an evaluation that was stopped")] = False,
+    batch_size: BatchSize = 32,
+    threads: OwnThreads = None,
+    seed: Seed = 0,
+    redact: Redact = False,
+    resume: ResumeEvaluation = False,
 ) -> None:
     """Look into two models: what does the second still know of what the first knew, layer by layer?"""
     from compress_explain.terminal.evaluating import Wanted, run_evaluation
@@ -293,12 +300,12 @@ def observe(
         "runs/observed"
     ),
     task: TaskName = None,
-    input_column: Annotated[str | None, typer.Option("--input", help="the column of texts or image files")] = None,
-    label_column: Annotated[str | None, typer.Option("--label", help="the column of labels")] = None,
+    input_column: OwnInput = None,
+    label_column: OwnLabel = None,
     rows: Rows = None,
     max_length: MaxLength = None,
-    batch_size: Annotated[int, typer.Option(help="rows a pass", min=1)] = 32,
-    threads: Annotated[int | None, typer.Option(help="of this process; the default is torch's", min=1)] = None,
+    batch_size: BatchSize = 32,
+    threads: OwnThreads = None,
     decisions: Annotated[int, typer.Option(help="how many are looked at, at most")] = 2048,
     confidence: Annotated[float, typer.Option(help="of two-sided intervals")] = 0.90,
     seed: Annotated[int, typer.Option(help="of drawn rows and decisions, and of resampling")] = 0,

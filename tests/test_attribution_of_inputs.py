@@ -189,6 +189,7 @@ def test_slices_are_told_where_they_are_large_enough(model, split):
     assert of(found, "agreement.integrated_gradients", slice="plain").n == split.slices["plain"].sum()
 
 
+@pytest.mark.exhaustive
 def test_padding_and_the_size_of_batches_change_nothing(model, split):
     alone = saliency(model, changed(model, 0.1), split, split, rows=12, steps=8, batch_size=1)
     together = saliency(model, changed(model, 0.1), split, split, rows=12, steps=8, batch_size=12)

@@ -81,6 +81,7 @@ def test_steps_are_spaced_by_their_logarithm_and_begin_before_the_first():
     assert max(ratios) < 1.3 * min(ratios)
 
 
+@pytest.mark.exhaustive
 def test_a_training_leaves_checkpoints_that_learn(tokenizer, tmp_path):
     ids = training.in_blocks(["the film is long and the plot is thin"] * 1200, tokenizer)
     variant = small.VARIANTS["pre-ln"]

@@ -176,6 +176,7 @@ def test_a_copy_of_a_removed_head_is_found_as_its_heir(bert, split):
     assert only(told(bert, plain, split, kept={name: left}), "taken_over_nearer").value == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_heads_that_nobody_names_are_not_compared(bert, split):
     found = told(bert, without_heads(bert, 1, [2])[0], split)
     why = only(found, "attention_js", layer="encoder.layer.1")
@@ -326,6 +327,7 @@ def test_the_position_of_norms_is_one_finding(bert, split):
     assert "nobody knows in the compressed model" in found.note
 
 
+@pytest.mark.exhaustive
 def test_progress_counts_every_row_once(bert, split):
     done: list[int] = []
     told(bert, bert, split, rows=10, batch_size=4, advance=done.append)

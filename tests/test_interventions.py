@@ -333,7 +333,10 @@ def ablated(model, examples, **options):
     return as_table(ablate(model, examples, layers_of(model), **options))
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "vit", "opt", "dinov2"])
+@pytest.mark.parametrize(
+    "family",
+    ["bert", "gpt2", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("llama", "vit", "opt", "dinov2"))],
+)
 def test_what_is_set_to_zero_is_what_masks_take_out(family):
     model, examples = tiny_model(family), tiny_examples(family, rows=12)
     table = ablated(model, examples, batch_size=5).set_index(["other", "figure"])
