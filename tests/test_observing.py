@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -183,6 +184,19 @@ def test_spread_is_the_range_over_seeds(observed):
     for step in ("0", "10", "30"):
         losses = table[(table["part"] == "loss") & (table["step"] == int(step))]["value"]
         assert summary["spread"]["loss"][step] == pytest.approx(np.ptp(losses))
+
+
+def test_a_signal_with_too_few_decisions_is_left_out_and_said_so(trained, tmp_path):
+    rare, learning = (
+        replace(each, slices={ALL: np.ones(ROWS, dtype=bool), "rare": np.arange(ROWS) < 4})
+        for each in (rows(), rows(9))
+    )
+    two = series_of([trained / "one" / f"checkpoint-{step}" for step in (20, 30)], "two")
+    watched = Watched(series=two, examples=rare, learning=learning, observing=QUICK)
+    summary = observe(watched, tmp_path / "out")
+    assert "too few to tell" in summary["left_out"]["attribute.rare"]
+    assert "attribute.rare" not in {each["signal"] for each in summary["signals"]}
+    assert "was not looked for" in (tmp_path / "out" / PAGE).read_text()
 
 
 def test_what_is_there_is_not_looked_at_again_and_something_else_is_refused(observed, monkeypatch):

@@ -53,7 +53,10 @@ def spoken(signal: str) -> str:
 def sentences(summary: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """What became of each ``signals``, and early warnings, the ``falls``, in words."""
     return {
-        "signals": tuple(_told(each, summary) for each in summary["signals"]),
+        "signals": (
+            *(_told(each, summary) for each in summary["signals"]),
+            *(f"{_upper(spoken(signal))} was not looked for: {why}." for signal, why in summary["left_out"].items()),
+        ),
         "falls": tuple(_falls(summary)),
     }
 

@@ -91,6 +91,8 @@ def show(summary: dict[str, Any]) -> None:
             _interval(peak), "–" if formed is None else _interval(kept),
         )  # fmt: skip
     output().print(table)
+    for signal, why in summary["left_out"].items():
+        output().print(f"{signal}: left out, since {why}", highlight=False, soft_wrap=True)
     for sentence in sentences(summary)["falls"]:
         output().print(sentence, highlight=False, soft_wrap=True)
 

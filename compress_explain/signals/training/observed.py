@@ -16,7 +16,7 @@ from compress_explain.signals.probing.resampling import Estimate
 from compress_explain.signals.training.falling import Fall, by_chance, falls_of, spread_of
 from compress_explain.signals.training.forming import Course, course_of
 from compress_explain.signals.training.observations import Kept, table_of, write_table
-from compress_explain.signals.training.observing import PROBE, Observation, Observing
+from compress_explain.signals.training.observing import LEFT_OUT, PROBE, Observation, Observing
 
 TABLE, SUMMARY, PAGE = "observed.parquet", "observed.json", "observed.html"
 COURSE, SEEDS = "course", "seeds"
@@ -144,6 +144,7 @@ def _summary(told: Sequence[_Told], names: Names, observing: Observing) -> dict[
         "steps": [each.step for each in mine.observations],
         "loss": [{"step": each.step, **_told(each.loss.at(0), confidence)} for each in mine.observations],
         "signals": [_of_signal(course, mine.observations[0], confidence) for course in mine.courses.values()],
+        "left_out": {each.signal: each.note for each in mine.observations[0].findings if each.part == LEFT_OUT},
         "falls": [_of_fall(fall, confidence) for fall in falls],
         "falls_by_chance": by_chance(len(mine.courses), len(mine.observations), confidence),
         "spread": {signal: {str(step): _number(value) for step, value in spread.items()} for signal, spread in _ranges(told).items()},

@@ -28,7 +28,7 @@ from compress_explain.signals.stream.layers import Layers, layers_of
 from compress_explain.signals.stream.nothing import without_knowledge
 from compress_explain.signals.stream.states import States, Where, drawn_decisions, read_states, where_read
 
-LOSS, PROBE, CKA = "loss", "probe", "cka"
+LOSS, PROBE, CKA, LEFT_OUT = "loss", "probe", "cka", "left out"
 ABOVE = "selectivity"
 LAST, BEFORE = "cka_last", "cka_before"
 _LEAST = 10  # decisions of a class, below which nothing is asked about it
@@ -83,6 +83,7 @@ class Observer:
     where: Where
     control: States = field(repr=False)
     questions: tuple[Asked, ...] = field(repr=False)
+    left_out: tuple[Finding, ...] = field(repr=False)  # what could not be asked, with the reason
     draws: Draws = field(repr=False)
     asked: dict[str, Readings] = field(repr=False)  # of the control
     batch_size: int = 32
@@ -111,10 +112,11 @@ class Observer:
         control = _read(nothing, layers, splits, chosen, where, batch_size)
         parts = _parts(control.rows, 0 if learning is None else int(chosen[0].sum()), seed)
         draws = Draws.of(parts, control.rows, observing.resamples, seed)
-        every = asked_of(splits, control.guesses, chosen)
-        questions = tuple(each for each in every if each.signal != DECISION and _enough(each, draws))
+        every = [each for each in asked_of(splits, control.guesses, chosen) if each.signal != DECISION]
+        questions = tuple(each for each in every if _fewest(each, draws) >= _LEAST)
         return cls(
             observing=observing, splits=splits, chosen=chosen, layers=layers, where=where, control=control, questions=questions,
+            left_out=tuple(_too_few(each, draws) for each in every if each not in questions),
             draws=draws, asked={each.signal: read_off(control, each, draws, observing.strength) for each in questions},
             batch_size=batch_size,
         )  # fmt: skip
@@ -132,7 +134,7 @@ class Observer:
     ) -> Observation:
         """All of one step; how alike it is to the step ``before`` and to the ``last``, where those are at hand."""
         loss = _loss(states, self.draws)
-        findings = [self._finding(LOSS, "loss", loss.at(0), "nats")]
+        findings = [self._finding(LOSS, "loss", loss.at(0), "nats"), *self.left_out]
         above = {}
         for signal, figure, unit, read, control, chance in self._read(states):
             above[signal] = _above(read, control, chance)
@@ -207,8 +209,17 @@ def _parts(rows: Int[np.ndarray, " n"], to_learn: int, seed: int) -> tuple[Part,
     return tuple(Part(fit=fit, choose=other, report=half) for half, other in (halves, halves[::-1]))
 
 
-def _enough(asked: Asked, draws: Draws) -> bool:
-    return min(asked.least(part.report) for part in draws.parts) * len(draws.parts) >= _LEAST
+def _fewest(asked: Asked, draws: Draws) -> int:
+    """About how many of the reported decisions the smallest class has."""
+    return min(asked.least(part.report) for part in draws.parts) * len(draws.parts)
+
+
+def _too_few(asked: Asked, draws: Draws) -> Finding:
+    few = _fewest(asked, draws)
+    note = f"one of its {asked.classes} classes has about {few} of the decisions that are reported, too few to tell"
+    return Finding(
+        part=LEFT_OUT, figure="decisions", value=few, unit="decisions", n=draws.reported, signal=asked.signal, note=note
+    )
 
 
 def _loss(states: States, draws: Draws) -> Readings:
