@@ -325,17 +325,17 @@ class KilledAt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def trainer(folder, callbacks, steps: int = 12) -> Trainer:
+def trainer(folder, callbacks, steps: int = 6) -> Trainer:
     pytest.importorskip("accelerate")
     arguments = TrainingArguments(
-        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=16, learning_rate=5e-3, seed=1, save_steps=4,
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=16, learning_rate=5e-3, seed=1, save_steps=2,
         save_strategy="steps", report_to=[], use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
     return Trainer(model=new_model(), args=arguments, train_dataset=Rows(rows(1)), callbacks=callbacks)
 
 
 def watching(out) -> SignalsCallback:
-    return SignalsCallback(rows(), every=4, out=out, learning=rows(9), observing=Observing(decisions=200, resamples=60))
+    return SignalsCallback(rows(), every=3, out=out, learning=rows(9), observing=Observing(decisions=100, resamples=50))
 
 
 def test_a_training_is_not_changed_by_being_looked_at(tmp_path):
@@ -345,23 +345,23 @@ def test_a_training_is_not_changed_by_being_looked_at(tmp_path):
         each.train()
         finished.append(copy.deepcopy(each.model.state_dict()))
     assert all(torch.equal(finished[0][name], finished[1][name]) for name in finished[0])
-    assert Kept(folder=tmp_path / "out").steps == (0, 4, 8, 12)
-    assert set(pd.read_parquet(tmp_path / "out" / TABLE)["step"]) == {0, 4, 8, 12}
+    assert Kept(folder=tmp_path / "out").steps == (0, 3, 6)
+    assert set(pd.read_parquet(tmp_path / "out" / TABLE)["step"]) == {0, 3, 6}
 
 
 def test_a_killed_training_loses_no_look_and_goes_on(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        trainer(tmp_path / "run", [watching(out), KilledAt(9)]).train()
-    assert set(pd.read_parquet(out / TABLE)["step"]) == {0, 4, 8}
+        trainer(tmp_path / "run", [watching(out), KilledAt(5)]).train()
+    assert set(pd.read_parquet(out / TABLE)["step"]) == {0, 3}
     with pytest.raises(InputError, match="does not continue it"):
         trainer(tmp_path / "other", [watching(out)]).train()
-    trainer(tmp_path / "run", [watching(out)]).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
-    assert Kept(folder=out).steps == (0, 4, 8, 12)
+    trainer(tmp_path / "run", [watching(out)]).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert Kept(folder=out).steps == (0, 3, 6)
     whole = trainer(tmp_path / "whole", [watching(tmp_path / "again")])
     whole.train()
     once, twice = (pd.read_parquet(each / TABLE) for each in (tmp_path / "again", out))
-    chosen = [each[(each["part"] == "loss") & (each["step"] == 12)]["value"].item() for each in (once, twice)]
+    chosen = [each[(each["part"] == "loss") & (each["step"] == 6)]["value"].item() for each in (once, twice)]
     assert chosen[0] == pytest.approx(chosen[1], abs=1e-6)
 
 

@@ -65,7 +65,8 @@ class SignalsCallback(TrainerCallback):
             self._observer = Observer.of(
                 model, self.examples, self.observing, learning=self.learning, batch_size=self.batch_size
             )
-        self._look(given["model"], state)
+        if state.global_step % self.every == 0:
+            self._look(given["model"], state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         if state.is_world_process_zero and state.global_step % self.every == 0:
