@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from compress_explain.record.replay import replay
     from compress_explain.running.opening import load_deployed
     from compress_explain.running.reinstate import Reinstatement
+    from compress_explain.signals.training.callback import SignalsCallback
 
 __all__ = [
     "Anatomy",
@@ -55,6 +56,7 @@ __all__ = [
     "Run",
     "RunInterrupted",
     "Score",
+    "SignalsCallback",
     "Situation",
     "SliceRule",
     "Splits",
@@ -99,6 +101,7 @@ _HOMES = {
     "record.replay": ("replay",),
     "running.opening": ("load_deployed",),
     "running.reinstate": ("Reinstatement",),
+    "signals.training.callback": ("SignalsCallback",),
 }  # of every public name, the module
 
 
