@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto
+from jaxtyping import Float
+from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -25,6 +28,20 @@ def quantize_embeddings(model: ModelProto, bits: EmbeddingBits) -> ModelProto:
     if bits == 32 or not tables:
         return model
     return _in_8_bits(model, tables) if bits == 8 else _in_4_bits(model, tables)
+
+
+def tables_in(file: Path) -> dict[str, Float[np.ndarray, "rows width"]]:
+    """The embedding tables that ``file`` holds in 8 bits, by the path of their module, as their rows are dequantized when they are looked up."""
+    model = onnx.load(file)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = {}
+    for name, node in embedding_nodes(model).items():
+        stem = node.input[0].removesuffix("_quantized")
+        parts = [tensors.get(f"{stem}_{part}") for part in ("quantized", "zero_point", "scale")]
+        if stem != node.input[0] and all(part is not None for part in parts):
+            levels, zero, scale = (numpy_helper.to_array(part).astype(np.float32) for part in parts)
+            found[name.partition(":")[2]] = (levels - zero) * scale
+    return found
 
 
 def _in_8_bits(model: ModelProto, tables: list[str]) -> ModelProto:

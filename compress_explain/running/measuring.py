@@ -52,8 +52,12 @@ def _contest(session: Session, artifact: Path, pairs: Pairs) -> Contest:
 
 
 def _in_torch(session: Session, artifact: Path) -> PreTrainedModel:
-    """What is deployed, for whoever has to look into it: with linears that round as those of the file do."""
+    """What is deployed, for whoever has to look into it: linears that round as those of the file do, and its embeddings."""
     model, masks = load_compressed(artifact), session.masks
     if masks.quantized:
+        from compress_explain.deployment.embeddings import tables_in  # seconds to import
+
+        for path, table in tables_in(read_manifest(artifact).check(artifact)).items():
+            model.get_submodule(path).weight.data = torch.from_numpy(table).to(model.dtype)
         let_round(model, shortened(session.anatomy, masks.removed), masks.quantized, masks.activations_left())
     return model
