@@ -18,6 +18,7 @@ from compress_explain import Gate, Reinstatement, compress, load_compressed
 from compress_explain.comparison.predictions import Pairs, predict
 from compress_explain.compensation import Compensation, Compensator
 from compress_explain.deployment.deploy import deploy
+from compress_explain.deployment.embeddings import tables_in
 from compress_explain.deployment.int8 import Int8Dynamic as Int8DynamicScheme
 from compress_explain.deployment.runtime import OnnxRunner, run_examples
 from compress_explain.editing.edits import Plan
@@ -90,6 +91,20 @@ def test_a_quantized_linear_computes_what_its_edit_says_and_comes_back_bit_for_b
             assert np.array_equal(predict(masks.model, examples, 16), original)
         assert np.array_equal(predict(masks.model, examples, 16), quantized)
     assert np.array_equal(predict(masks.model, examples, 16), original)
+
+
+def test_what_is_looked_into_holds_the_embeddings_of_the_file(tmp_path):
+    masks, examples = tiny()
+    scheme = Int8DynamicScheme(embeddings=8)
+    made = deploy(masks.model, masks.anatomy, examples, tmp_path / "model.onnx", scheme=scheme, quantized=[])
+    tables = tables_in(made.path)
+    own = dict(masks.model.named_parameters())
+    assert "bert.embeddings.word_embeddings" in tables
+    for path, table in tables.items():
+        weight = own[f"{path}.weight"].detach().numpy()
+        step = np.ptp(weight) / 255
+        assert 0 < np.abs(table - weight).max() <= 1.05 * step
+    assert tables_in(deploy(masks.model, masks.anatomy, examples, tmp_path / "whole.onnx").path) == {}
 
 
 def test_what_is_quantized_is_not_quantized_again_and_what_is_not_does_not_come_back():

@@ -31,7 +31,7 @@ from compress_explain.pricing import (
 from compress_explain.pricing.channels import of_channels
 from compress_explain.record.replay import applied_plans
 from compress_explain.running.channels_back import AT_ONCE, blocks_gone, channels_back
-from compress_explain.running.reinstate import choose_restorations, noise, tokens_back
+from compress_explain.running.reinstate import choose_restorations, tokens_back
 from compress_explain.running.session import Session
 from compress_explain.running.signals_on_the_way import speaking_signal, spoken_by
 from compress_explain.signals.scoring import signal_of
@@ -95,7 +95,7 @@ def restorations(
     calibration does not use them and cannot price them.
     """
     plans = list(applied_plans(session.ledger))
-    signal = speaking_signal(session, verdicts, [verdict.slack / noise(verdict) for verdict in verdicts])
+    signal = speaking_signal(session, verdicts)
     about = [verdict for verdict in verdicts if signal_of(verdict.gate.metric) == signal]
     blocks = blocks_gone(plans, session.masks, _block(session))
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from compress_explain.comparison.gates import Gate, Verdict
 from compress_explain.comparison.scores import Score
 from compress_explain.data.examples import Examples
 from compress_explain.plugins.evaluator import looking
+from compress_explain.running.reinstate import noise
 from compress_explain.signals.scoring import scores_told, signal_of
 from compress_explain.signals.steering import Steering
 
@@ -24,8 +26,8 @@ def retained_on_the_way(session: Session, step: str, gates: Sequence[Gate]) -> l
 
     What was found is stored once, and read back on resuming.
     """
-    signals = _asked_for(gates)
-    if not signals:
+    signals, closely = _asked_for(gates), looking(session.job.evaluators)
+    if not signals or closely is None:
         return []
     path, name = session.table(f"signals-{step}"), f"signals-{step}"
     if not session.ledger.find("measured", name):
@@ -35,7 +37,7 @@ def retained_on_the_way(session: Session, step: str, gates: Sequence[Gate]) -> l
         found = steering.retained(session.job.subject.model, (learning, judged), signals)
         found.to_parquet(path, index=False)
         session.ledger.append("measured", name, {"evaluator": "signals", "rows": len(found)}, (path,))
-    return scores_told(pd.read_parquet(path), session.steering.looking.confidence)
+    return scores_told(pd.read_parquet(path), closely.confidence)
 
 
 def steering_of(session: Session) -> Steering:
@@ -49,10 +51,11 @@ def steering_of(session: Session) -> Steering:
         return Steering.of(session.job.subject.model, splits, closely, session.job.batch_size)
 
 
-def speaking_signal(session: Session, verdicts: Sequence[Verdict], tightness: Sequence[float]) -> str | None:
+def speaking_signal(session: Session, verdicts: Sequence[Verdict]) -> str | None:
     """The signal that restorations are to be priced for: that of the tightest gate, if it is about one that can be voiced."""
-    tightest = min(range(len(verdicts)), key=lambda index: tightness[index])
-    signal = signal_of(verdicts[tightest].gate.metric)
+    told = [verdict for verdict in verdicts if math.isfinite(verdict.high - verdict.low)]
+    tightest = min(told, key=lambda verdict: verdict.slack / noise(verdict), default=None)
+    signal = None if tightest is None else signal_of(tightest.gate.metric)
     return signal if signal is not None and session.steering.can_voice(signal) else None
 
 
