@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 
@@ -69,4 +70,5 @@ def found_in_nothing(seed: int) -> bool:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"planted": sum(map(found, range(100))), "nothing": sum(map(found_in_nothing, range(100)))}))
+    seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+    print(json.dumps({"planted": sum(map(found, seeds)), "nothing": sum(map(found_in_nothing, seeds))}))

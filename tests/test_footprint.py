@@ -81,6 +81,7 @@ def test_rounds_that_give_no_interval_are_refused():
         Footprint(rounds=1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_peak_of_memory_is_measured_in_processes_of_their_own():
     measured = Footprint(rounds=2, batch=2).measure(tiny_contest(), lambda rows: None)

@@ -633,6 +633,7 @@ def test_a_finished_run_is_resumed_without_doing_anything_again(finished, inputs
     assert again.ledger.head == before and again.summary == finished.summary
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_was_stopped_goes_on_with_the_same_weights(finished, inputs, tmp_path):
     """Cut off before or after linears were factored, it ends in the same artifact."""
     lines = (finished.folder / "ledger.jsonl").read_text().splitlines(keepends=True)

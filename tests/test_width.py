@@ -546,6 +546,7 @@ def test_the_effect_is_foretold(inputs, tmp_path):
     assert stage.held and stage.expected["kl"] == pytest.approx(stage.observed["kl"], rel=0.25, abs=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_goes_on_to_the_same_weights(inputs, tmp_path):
     strategies = ORDERS["between"][:2]
     whole = run(inputs, tmp_path / "whole", strategies, compensation=Compensation())
