@@ -182,8 +182,9 @@ class _Look:
                 voice.speaking(self._module(self.original), mine, self.original.examples),
                 voice.speaking(self._module(self.compressed), theirs, self.compressed.examples),
             ):
-                for each in self._patched(None):
-                    yield replace(each, part="signal_patching", signal=asked.signal)
+                upto = mine.depths[: mine.depths.index(voice.depth) + 1]  # beyond it nothing is heard
+                told = [each for each in self._patched(None) if each.layer in upto or not each.layer]
+                yield from (replace(each, part="signal_patching", signal=asked.signal) for each in told)
 
     def _patched(self, order: tuple[int, ...] | None) -> Iterable[Finding]:
         looking = self.looking
