@@ -9,7 +9,8 @@ import pandas as pd
 
 from compress_explain.record.outcome import Run
 from compress_explain.report.judgement import final_judgement
-from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found
+from compress_explain.signals.findings import COMPRESSED, ORIGINAL
+from compress_explain.signals.found import Found
 
 from .names import Point, slugs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from compress_explain.signals.interventions.ablation import ablate
 from compress_explain.signals.interventions.patching import patch
 from compress_explain.signals.interventions.patching_told import LOGIT, bottleneck
 from compress_explain.signals.interventions.ratios import ratios_of_sums
-from compress_explain.signals.stream.layers import EMBEDDING, layers_of, replaced
+from compress_explain.signals.stream.layers import EMBEDDING, layers_of
 from compress_explain.signals.stream.places import LAYER, Pass, places_of
 from tests.asked import asked_rows, asking_tokenizer, finder
 from tests.states import language_examples
@@ -30,6 +31,20 @@ from tests.tiny import logits_of, tiny_examples, tiny_inputs, tiny_model
 from tests.trained import reviews, trained_model
 
 FAMILIES = ("bert", "distilbert", "deberta-v2-own", "modernbert", "vit", "dinov2", "gpt2", "llama", "opt", "opt-after", "gpt_neox", "t5", "bart")  # fmt: skip
+
+
+@contextmanager
+def replaced(model, module, stream):
+    """Inside it what ``module`` gives is ``stream``, whatever it computes; a tuple's other members stay."""
+
+    def swap(module, inputs, output):
+        return stream if isinstance(output, torch.Tensor) else (stream, *output[1:])
+
+    handle = model.get_submodule(module).register_forward_hook(swap)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def hooks_in(model):

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from transformers import PreTrainedModel
 
 from compress_explain.editing.narrowed_stream import Here, narrow
 from compress_explain.editing.refits import Refit, Refits, Standing, put, refittable, tunable, weights_of
+from compress_explain.editing.rounded import rounded
 from compress_explain.errors import EditError
 from compress_explain.model.anatomy import Anatomy, Group, Layer, Ranks, Removed, Sublayer
 from compress_explain.model.embedding import TOKENS
@@ -117,10 +117,10 @@ class Masks:
             if name not in self.quantized and name not in self.factors:
                 raise EditError(f"{name} is not quantized, nor factored")
         self._switch([name for name in components if name not in self.anatomy.linears], off=False)
-        rounded = [name for name in linears if name in self.quantized]
-        self._round_no_more(rounded)
-        self.quantized = {name: edit for name, edit in self.quantized.items() if name not in rounded}
-        whole = set(linears) - set(rounded)
+        unrounded = [name for name in linears if name in self.quantized]
+        self._round_no_more(unrounded)
+        self.quantized = {name: edit for name, edit in self.quantized.items() if name not in unrounded}
+        whole = set(linears) - set(unrounded)
         if whole:
             self.shelf |= {name: self.factors[name] for name in whole}
             self.refit(self.refits, {name: own for name, own in self.factors.items() if name not in whole}, anew=False)
@@ -320,14 +320,12 @@ class Masks:
                 self._rounding.pop(name).remove()
 
     def _rounded(self, name: str) -> Callable[..., Tensor]:
-        def rounded(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if name not in self._ready:
                 self._ready[name] = self._made_ready(name)
-            rounded = self._ready[name].apply(inputs[0].detach()).to(output.dtype)
-            passes = output.requires_grad or forward_ad.unpack_dual(output).tangent is not None
-            return output + (rounded - output).detach() if passes else rounded
+            return rounded(self._ready[name], inputs[0], output)
 
-        return rounded
+        return hook
 
     def edit_of(self, linear: str, edit: WeightEdit) -> WeightEdit:
         """``edit`` as it is to be made on ``linear``, with what is known of its input.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from transformers import PreTrainedModel
 
 from compress_explain.editing.refits import weights_of
@@ -28,12 +29,18 @@ def let_round(model: PreTrainedModel, anatomy: Anatomy, quantized: Mapping[str, 
         if not isinstance(module, FactoredLinear):
             own = weights_of(model, path)
             edit = knowing(weight_edit(into), found.get(name))
-            module.register_forward_hook(_rounded(edit.prepare(own.weight.detach().contiguous(), own.bias)))
+            module.register_forward_hook(_rounding(edit.prepare(own.weight.detach().contiguous(), own.bias)))
 
 
-def _rounded(prepared: Prepared) -> Callable[..., Tensor]:
+def rounded(prepared: Prepared, given: Tensor, output: Tensor) -> Tensor:
+    """What a linear gives under its edit of what it is ``given``, for the ``output`` that it computes in full; gradients pass as if it did not round."""
+    found = prepared.apply(given.detach()).to(output.dtype)
+    passes = output.requires_grad or forward_ad.unpack_dual(output).tangent is not None
+    return output + (found - output).detach() if passes else found
+
+
+def _rounding(prepared: Prepared) -> Callable[..., Tensor]:
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        rounded = prepared.apply(inputs[0].detach()).to(output.dtype)
-        return output + (rounded - output).detach() if output.requires_grad else rounded
+        return rounded(prepared, inputs[0], output)
 
     return hook

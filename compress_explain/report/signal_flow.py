@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from compress_explain.report.numbers import count
 from compress_explain.report.signal_curves import DepthChart, Strand, axes_over, depth_chart
 from compress_explain.report.signal_words import interval_of
-from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, has_interval
+from compress_explain.signals.findings import COMPRESSED, ORIGINAL, Finding
+from compress_explain.signals.found import Found, has_interval
 
 _MODELS = (ORIGINAL, COMPRESSED)
 _CURVES = {

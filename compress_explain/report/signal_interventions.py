@@ -10,8 +10,8 @@ from itertools import pairwise
 from compress_explain.report.numbers import count
 from compress_explain.report.signal_curves import DepthChart, Strand, axes_over, depth_chart
 from compress_explain.report.signal_words import interval_of_share, layer_in_words, spoken_slice
-from compress_explain.signals.findings import FLIPPED, Finding
-from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, has_interval
+from compress_explain.signals.findings import COMPRESSED, FLIPPED, ORIGINAL, Finding
+from compress_explain.signals.found import Found, has_interval
 from compress_explain.signals.words import spoken_signal
 
 _ALL, _STREAM, _MOST = "all", "layer", 10

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from compress_explain.report.charts import label_width
 from compress_explain.report.numbers import count, plain
 from compress_explain.report.signal_words import interval_of, layer_in_words, short_depth
-from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, has_interval
+from compress_explain.signals.findings import COMPRESSED, ORIGINAL, Finding
+from compress_explain.signals.found import Found, has_interval
 
 _LARGE, _SMALL = (420.0, 44.0), (150.0, 20.0)  # of a map and, at most, of a cell, in px
 _NUMBERS = 32.0  # px from which a number fits a cell

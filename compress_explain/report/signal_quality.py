@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from compress_explain.report.numbers import count, plain
 from compress_explain.report.signal_words import interval_of, layer_in_words
-from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, SignalFound, has_interval
+from compress_explain.signals.findings import COMPRESSED, ORIGINAL, Finding
+from compress_explain.signals.found import Found, SignalFound, has_interval
 from compress_explain.stats import rate_interval
 
 _GIVEN = {

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from compress_explain.report.numbers import count
 from compress_explain.report.signal_words import interval_of, spoken_slice
-from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, has_interval
+from compress_explain.signals.findings import COMPRESSED, ORIGINAL, Finding
+from compress_explain.signals.found import Found, has_interval
 
 _METHODS = {"integrated_gradients": "integrated gradients", "input_x_gradient": "input × gradient"}
 _BEST = "integrated_gradients"

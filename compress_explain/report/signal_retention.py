@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from compress_explain.report.numbers import count, share
 from compress_explain.report.signal_words import interval_of_share, layer_in_words
-from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, SignalFound, can_be_told
+from compress_explain.signals.findings import COMPRESSED, ORIGINAL, Finding
+from compress_explain.signals.found import Found, SignalFound, can_be_told
 from compress_explain.signals.words import spoken_signal
 
 SURVIVES, WEAKER, MOSTLY_LOST, OPEN, UNTOLD = "survives", "weaker", "mostly lost", "open", "cannot be told"

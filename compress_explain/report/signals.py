@@ -21,7 +21,8 @@ from compress_explain.report.signal_quality import QualitySection, quality_secti
 from compress_explain.report.signal_reading import ReadingSection, reading_section
 from compress_explain.report.signal_retention import RetentionRow, retention_rows, retention_sentences
 from compress_explain.signals.advice.advice import Advice, advice
-from compress_explain.signals.found import COMPRESSED, ORIGINAL, RANDOM, SHUFFLED, Found, SignalFound
+from compress_explain.signals.findings import COMPRESSED, ORIGINAL, RANDOM, SHUFFLED
+from compress_explain.signals.found import Found, SignalFound
 from compress_explain.signals.words import spoken_signal
 
 _NO_SHARES: Mapping[str, float] = MappingProxyType({})

@@ -10,6 +10,8 @@ import pandas as pd
 
 from compress_explain.data.examples import ALL
 
+ORIGINAL, COMPRESSED, RANDOM, SHUFFLED = "original", "compressed", "random", "shuffled"  # models; two are controls
+CHOSEN = "chosen"  # the layer that a signal is told at
 FLIPPED = "flipped"  # the slice of decisions that both models decide differently
 
 

@@ -10,11 +10,9 @@ from functools import cached_property
 import pandas as pd
 
 from compress_explain.data.examples import ALL
-from compress_explain.signals.findings import Finding
+from compress_explain.signals.findings import CHOSEN, RANDOM, SHUFFLED, Finding
 
-ORIGINAL, COMPRESSED, RANDOM, SHUFFLED = "original", "compressed", "random", "shuffled"
 _FIRST = "embedding"
-_CHOSEN = "chosen"
 _CURVES = ("auc", "rho_output")  # the figure that retention is told of
 _CHANCE = {"AUC": 0.5}
 _ORDERED = ("probe", "cka", "patching", "flow", "ablation")  # parts that name depths, the most complete first
@@ -122,7 +120,7 @@ class SignalFound:
 
     def _chosen(self, figure: str) -> Finding:
         own = [each for each in self.findings if each.figure == figure]
-        return next((each for each in own if each.other == _CHOSEN), own[0] if own else self._nothing(figure))
+        return next((each for each in own if each.other == CHOSEN), own[0] if own else self._nothing(figure))
 
     def _nothing(self, figure: str) -> Finding:
         return Finding(

@@ -17,14 +17,14 @@ from compress_explain.errors import InputError
 from compress_explain.model.anatomy import Anatomy, read_anatomy
 from compress_explain.progress import Advance
 from compress_explain.signals.attribution.saliency import saliency
-from compress_explain.signals.findings import Finding, as_table
+from compress_explain.signals.findings import CHOSEN, Finding, as_table
 from compress_explain.signals.flow.flow import flow
 from compress_explain.signals.interventions.ablation import ablate
 from compress_explain.signals.interventions.patching import patch
 from compress_explain.signals.looking import ABLATION, ATTRIBUTION, CKA, FLOW, PATCHING, PROBES, Looking
 from compress_explain.signals.probing.asked import DECISION, QUALITY, TASK, Asked, asked_of
 from compress_explain.signals.probing.parts import parts_of
-from compress_explain.signals.probing.probing import CHOSEN, Held, Probing, probe_all
+from compress_explain.signals.probing.probing import Held, Probing, probe_all
 from compress_explain.signals.probing.resampling import Draws
 from compress_explain.signals.probing.voice import Voice
 from compress_explain.signals.similarity.alike import alike

@@ -10,9 +10,9 @@ import pandas as pd
 
 from compress_explain.comparison.scores import Score
 from compress_explain.data.examples import ALL
+from compress_explain.signals.findings import CHOSEN
 
 CKA_SCORE = "signals.cka"
-_CHOSEN = "chosen"
 
 
 def retention_of(signal: str) -> str:
@@ -52,7 +52,7 @@ def scores_told(measured: pd.DataFrame, confidence: float) -> list[Score]:
 
 
 def _retained(measured: pd.DataFrame, confidence: float) -> Iterator[Score]:
-    rows = measured[(measured["part"] == "retention") & (measured["other"] == _CHOSEN)]
+    rows = measured[(measured["part"] == "retention") & (measured["other"] == CHOSEN)]
     for row in rows.to_dict("records"):
         metric = (retention_of if row["figure"] == "retained" else above_chance_of)(row["signal"])
         yield _score(metric, row, confidence, str(row["note"]))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress_explain.compensation.ridge import Moments
+from compress_explain.model.watching import watching
 from compress_explain.pricing.slopes import wide
 from compress_explain.tuning.lessons import Lesson
 
@@ -56,25 +55,6 @@ def chosen(missing: dict[str, float], count: int) -> list[Signal]:
     order = sorted(names[:-1], key=lambda name: -lost[name])
     matched = {*order[: max(0, count - 1)], *names[-1:]} if count else set()
     return [Signal(layer=name, missing=missing[name], lost=lost[name], matched=name in matched) for name in names]
-
-
-@contextmanager
-def watching(model: PreTrainedModel, layers: dict[str, str]) -> Iterator[dict[str, Tensor]]:
-    """Inside it every pass of the model leaves the states after each layer, ``(batch, tokens, width)``, under its name."""
-    seen: dict[str, Tensor] = {}
-
-    def hook(name: str) -> Callable[..., None]:
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            seen[name] = output if isinstance(output, Tensor) else output[0]
-
-        return keep
-
-    handles = [model.get_submodule(module).register_forward_hook(hook(name)) for name, module in layers.items()]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def missed(ours: Float[Tensor, "tokens width"], theirs: Float[Tensor, "tokens width"]) -> Float[Tensor, ""]:

@@ -30,9 +30,10 @@ from compress_explain.editing.refits import tunable
 from compress_explain.editing.surgery import materialize
 from compress_explain.errors import InputError
 from compress_explain.model.embedding import TOKENS
+from compress_explain.model.watching import watching
 from compress_explain.tuning.lessons import Lesson, Lessons
 from compress_explain.tuning.recipe import Recipe
-from compress_explain.tuning.signals import Signal, chosen, missed, transfer, watching
+from compress_explain.tuning.signals import Signal, chosen, missed, transfer
 from compress_explain.tuning.state import Checkup, Named, State
 
 _PORTIONS, _PORTION = 20, 2048  # a tuning is at least so many portions, each of at most so many rows

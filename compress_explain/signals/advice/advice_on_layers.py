@@ -9,8 +9,8 @@ from statistics import median
 
 from compress_explain.data.examples import ALL
 from compress_explain.signals.advice.advised import Advice
-from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import COMPRESSED, ORIGINAL, Found, SignalFound, has_interval
+from compress_explain.signals.findings import COMPRESSED, ORIGINAL, Finding
+from compress_explain.signals.found import Found, SignalFound, has_interval
 from compress_explain.signals.words import figures, spoken_signal
 
 _LAYERS, _HEADS = 2, 4  # that are named at most

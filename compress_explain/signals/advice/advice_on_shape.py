@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from compress_explain.signals.advice.advised import Advice
-from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import ORIGINAL, Found, SignalFound, has_interval
+from compress_explain.signals.findings import ORIGINAL, Finding
+from compress_explain.signals.found import Found, SignalFound, has_interval
 from compress_explain.signals.words import figures, spoken_signal
 
 _NEARLY = 0.95  # of a signal's maximum

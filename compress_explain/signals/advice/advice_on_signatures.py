@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from compress_explain.signals.advice.advised import Advice
-from compress_explain.signals.findings import Finding
-from compress_explain.signals.found import ORIGINAL, Found, SignalFound, can_be_told, has_interval
+from compress_explain.signals.findings import ORIGINAL, Finding
+from compress_explain.signals.found import Found, SignalFound, can_be_told, has_interval
 from compress_explain.signals.words import figures, spoken_signal
 
 _RARE, _PERFECT, _WHOLE = 0.05, 0.99, 0.95

@@ -9,19 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int
 
-from compress_explain.signals.findings import Finding
+from compress_explain.signals.findings import CHOSEN, COMPRESSED, ORIGINAL, RANDOM, SHUFFLED, Finding
 from compress_explain.signals.probing.asked import QUALITY, Asked
 from compress_explain.signals.probing.catches import exclusive_catches
 from compress_explain.signals.probing.quality import FIGURES, GIVEN_OUTPUT, Quality, quality_of
-from compress_explain.signals.probing.reading_off import CHANCE, read_off
+from compress_explain.signals.probing.reading_off import CHANCE, read_off, too_few
 from compress_explain.signals.probing.resampling import Draws, Estimate, Readings, averaged
 from compress_explain.signals.stream.states import States
 
-ORIGINAL, COMPRESSED, RANDOM, SHUFFLED = "original", "compressed", "random", "shuffled"
-CHOSEN = "chosen"
 RATES = (0.05, 0.10, 0.20)
-_FEW = 10  # decisions of a class, below which nothing is told of it
-_FEW_WRONG = 20  # wrong decisions, likewise
+_FEW_WRONG = 20  # decisions, below which nothing is told of which are wrong
 _SHUFFLES = 3
 _UNITS = {"auc": "AUC"}
 
@@ -69,9 +66,7 @@ def probe_all(held: Held, questions: Sequence[Asked], probing: Probing, *, quali
 
 
 def _of_question(held: Held, asked: Asked, probing: Probing) -> Iterator[Finding]:
-    few = min(asked.least(part.report) for part in probing.draws.parts) * len(probing.draws.parts)
-    if few < _FEW:
-        note = f"one of its {asked.classes} classes has about {few} of the decisions that are reported, too few to tell"
+    if note := too_few(asked, probing.draws):
         yield from _untold(asked.signal, note, probing)
         return
     draws, strength = probing.draws, probing.strength

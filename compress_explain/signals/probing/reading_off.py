@@ -13,6 +13,20 @@ from compress_explain.signals.probing.resampling import Draws, Readings
 from compress_explain.signals.stream.states import States
 
 CHANCE = 0.5  # the area of answers that know nothing
+_FEW = 10  # decisions of a class, below which nothing is told of it
+
+
+def fewest(asked: Asked, draws: Draws) -> int:
+    """About how many of the reported decisions the smallest class has."""
+    return min(asked.least(part.report) for part in draws.parts) * len(draws.parts)
+
+
+def too_few(asked: Asked, draws: Draws) -> str:
+    """Why nothing can be told of a question; empty where its classes have enough decisions."""
+    few = fewest(asked, draws)
+    if few >= _FEW:
+        return ""
+    return f"one of its {asked.classes} classes has about {few} of the decisions that are reported, too few to tell"
 
 
 def read_off(states: States, asked: Asked, draws: Draws, strength: float, *, shuffled: int | None = None) -> Readings:

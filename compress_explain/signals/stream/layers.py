@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from compress_explain.errors import InputError
 from compress_explain.families import Stack, families, family_of
 from compress_explain.model.anatomy import base_prefix
+from compress_explain.model.watching import watching
 
 EMBEDDING = "embedding"  # the stream before the first layer
 
@@ -102,36 +103,13 @@ Passing = dict[str, Float[Tensor, "batch tokens width"]]
 @contextmanager
 def passing(model: PreTrainedModel, layers: Layers) -> Iterator[Passing]:
     """Inside it every pass of the model leaves the stream at each of :attr:`Layers.depths` under its name, with its gradient."""
-    seen: Passing = {}
+    with watching(model, dict(zip(layers.names, layers.modules, strict=True))) as seen:
 
-    def before(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-        seen[EMBEDDING] = inputs[0] if inputs else options["hidden_states"]
+        def before(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+            seen[EMBEDDING] = inputs[0] if inputs else options["hidden_states"]
 
-    def after(name: str) -> Callable[..., None]:
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            seen[name] = output if isinstance(output, Tensor) else output[0]
-
-        return keep
-
-    modules = [model.get_submodule(path) for path in layers.modules]
-    handles = [modules[0].register_forward_pre_hook(before, with_kwargs=True)]
-    handles += [each.register_forward_hook(after(name)) for each, name in zip(modules, layers.names, strict=True)]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
+        handle = model.get_submodule(layers.modules[0]).register_forward_pre_hook(before, with_kwargs=True)
+        try:
+            yield seen
+        finally:
             handle.remove()
-
-
-@contextmanager
-def replaced(model: PreTrainedModel, module: str, stream: Float[Tensor, "batch tokens width"]) -> Iterator[None]:
-    """Inside it what ``module`` gives is ``stream``, whatever it computes; a tuple's other members stay."""
-
-    def swap(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return stream if isinstance(output, Tensor) else (stream, *output[1:])
-
-    handle = model.get_submodule(module).register_forward_hook(swap)
-    try:
-        yield
-    finally:
-        handle.remove()

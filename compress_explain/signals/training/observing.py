@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,17 +21,16 @@ from compress_explain.signals.findings import Finding
 from compress_explain.signals.probing.asked import DECISION, QUALITY, Asked, asked_of
 from compress_explain.signals.probing.parts import Part, parts_of
 from compress_explain.signals.probing.quality import GIVEN_OUTPUT, quality_of
-from compress_explain.signals.probing.reading_off import CHANCE, read_off
+from compress_explain.signals.probing.reading_off import CHANCE, fewest, read_off, too_few
 from compress_explain.signals.probing.resampling import Draws, Estimate, Readings
 from compress_explain.signals.similarity.cka import cka_interval, debiased_cka
 from compress_explain.signals.stream.layers import Layers, layers_of
 from compress_explain.signals.stream.nothing import without_knowledge
-from compress_explain.signals.stream.states import States, Where, drawn_decisions, read_states, where_read
+from compress_explain.signals.stream.states import States, Where, drawn_decisions, read_splits, where_read
 
 LOSS, PROBE, CKA, LEFT_OUT = "loss", "probe", "cka", "left out"
 ABOVE = "selectivity"
 LAST, BEFORE = "cka_last", "cka_before"
-_LEAST = 10  # decisions of a class, below which nothing is asked about it
 _ALIKE = 2000  # decisions that CKA takes, at most
 
 
@@ -109,11 +108,11 @@ class Observer:
         layers = layers_of(model)
         nothing = _untrained(model, seed)
         where = where_read(nothing, layers, examples)
-        control = _read(nothing, layers, splits, chosen, where, batch_size)
+        control = read_splits(nothing, layers, splits, where, chosen, batch_size=batch_size)
         parts = _parts(control.rows, 0 if learning is None else int(chosen[0].sum()), seed)
         draws = Draws.of(parts, control.rows, observing.resamples, seed)
         every = [each for each in asked_of(splits, control.guesses, chosen) if each.signal != DECISION]
-        questions = tuple(each for each in every if _fewest(each, draws) >= _LEAST)
+        questions = tuple(each for each in every if not too_few(each, draws))
         return cls(
             observing=observing, splits=splits, chosen=chosen, layers=layers, where=where, control=control, questions=questions,
             left_out=tuple(_too_few(each, draws) for each in every if each not in questions),
@@ -127,7 +126,7 @@ class Observer:
 
     def states(self, model: PreTrainedModel) -> States:
         """What a model of the training holds now, at the decisions that are looked at."""
-        return _read(model, self.layers, self.splits, self.chosen, self.where, self.batch_size)
+        return read_splits(model, self.layers, self.splits, self.where, self.chosen, batch_size=self.batch_size)
 
     def told(
         self, step: int, states: States, *, before: States | None = None, last: States | None = None
@@ -185,17 +184,6 @@ def _untrained(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     return nothing
 
 
-def _read(
-    model: PreTrainedModel, layers: Layers, splits: Sequence[Examples], chosen: Sequence[np.ndarray], where: Where, batch: int
-) -> States:  # fmt: skip
-    """Of the rows to learn from, and then of those that are reported."""
-    read = [
-        read_states(model, layers, split, where, batch_size=batch, chosen=flags)
-        for split, flags in zip(splits, chosen, strict=True)
-    ]
-    return read[0] if len(read) == 1 else read[0].followed_by(read[1])
-
-
 def _parts(rows: Int[np.ndarray, " n"], to_learn: int, seed: int) -> tuple[Part, ...]:
     """Where there are rows to learn from, probes learn from all of those; of the others each half chooses for the other.
 
@@ -209,14 +197,8 @@ def _parts(rows: Int[np.ndarray, " n"], to_learn: int, seed: int) -> tuple[Part,
     return tuple(Part(fit=fit, choose=other, report=half) for half, other in (halves, halves[::-1]))
 
 
-def _fewest(asked: Asked, draws: Draws) -> int:
-    """About how many of the reported decisions the smallest class has."""
-    return min(asked.least(part.report) for part in draws.parts) * len(draws.parts)
-
-
 def _too_few(asked: Asked, draws: Draws) -> Finding:
-    few = _fewest(asked, draws)
-    note = f"one of its {asked.classes} classes has about {few} of the decisions that are reported, too few to tell"
+    few, note = fewest(asked, draws), too_few(asked, draws)
     return Finding(
         part=LEFT_OUT, figure="decisions", value=few, unit="decisions", n=draws.reported, signal=asked.signal, note=note
     )
