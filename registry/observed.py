@@ -13,7 +13,7 @@ from mlflow.entities import Run as Tracked
 
 from compress_explain.errors import InputError
 from compress_explain.record.ledger import file_digest
-from compress_explain.signals.training.observed import COURSE, PAGE, STRENGTH, SUMMARY, TABLE
+from compress_explain.signals.training.observed import COURSE, PAGE, REACH, STRENGTH, SUMMARY, TABLE
 from compress_explain.signals.training.observing import ABOVE, CKA, LOSS, PROBE
 
 from .addresses import run_page
@@ -58,7 +58,7 @@ def mirror_observed(folder: Path, uri: str, *, experiment: str | None) -> str:
 
 
 def curves(table: pd.DataFrame) -> Iterator[Point]:
-    """The first seed's figures as metrics, step = training step: by layer what each signal shows above the control, and CKA."""
+    """The first seed's figures as metrics, step = training step: by layer what each signal shows above the control, CKA, and what reaches the last layer."""
     mine = table[table["seed"] == 0]
     for row in mine.to_dict("records"):
         key = _key(row["part"], row["figure"], slug(row["signal"]), slug(row["layer"]))
@@ -74,6 +74,8 @@ def _key(part: str, figure: str, signal: str, layer: str) -> str | None:
         return f"signal/{signal}/{layer}"
     if part == COURSE and figure == STRENGTH:
         return f"strength/{signal}"
+    if part == COURSE and figure == REACH:
+        return f"reach/{signal}"
     return f"{slug(figure)}/{layer}" if part == CKA else None
 
 

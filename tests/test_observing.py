@@ -36,6 +36,7 @@ from compress_explain.signals.training.observations import Kept
 from compress_explain.signals.training.observed import PAGE, SUMMARY, TABLE
 from compress_explain.signals.training.observing import Observation, Observing
 from compress_explain.signals.training.over_training import Watched, observe
+from compress_explain.signals.training.reaching import reach_of
 from compress_explain.signals.training.rows import rows_to_watch
 from compress_explain.signals.training.series import series_in, series_of
 from tests.small_job import tiny_tokenizer
@@ -220,10 +221,18 @@ def readings(values: list[float], noise: float = 0.01, choosing: list[float] | N
     )
 
 
-def looks(strengths: list[list[float]], losses: list[float], choosing: list[list[float]] | None = None):
-    chosen = choosing or strengths
+def looks(
+    strengths: list[list[float]],
+    losses: list[float],
+    choosing: list[list[float]] | None = None,
+    held: list[list[float]] | None = None,
+):
+    chosen, held = choosing or strengths, held or strengths
     return [
-        Observation(step=10 * n, findings=(), above={"s": readings(values, choosing=chosen[n])}, loss=readings([loss], 0.001))
+        Observation(
+            step=10 * n, findings=(), above={"s": readings(values, choosing=chosen[n])}, held={"s": readings(held[n])},
+            loss=readings([loss], 0.001),
+        )
         for n, (values, loss) in enumerate(zip(strengths, losses, strict=True))
     ]  # fmt: skip
 
@@ -262,6 +271,27 @@ def test_the_maximum_is_chosen_on_other_rows_than_those_that_are_reported():
     fair = course_of("s", looks(flat, [1.0] * 40, choosing=apart), DEPTHS, 0.9)
     assert own.peak.value > 0.27
     assert abs(fair.peak.value - 0.2) < 0.05 * 2
+
+
+def test_what_random_weights_hand_on_and_training_throws_away_is_told():
+    """All layers of random weights show .4 above chance; in the end the first still does and the last shows a tenth of it."""
+    told = looks([[0, 0, 0], [0, -0.2, -0.36]], [2, 1], held=[[0.4, 0.4, 0.4], [0.4, 0.2, 0.04]])
+    reach = reach_of("s", told, 0.9)
+    assert reach.thrown_away
+    assert (reach.untrained.value, reach.left.value) == (pytest.approx(0.4), pytest.approx(0.1))
+    assert [each.value for each in reach.share] == [pytest.approx(1), pytest.approx(0.1)]
+
+
+def test_what_was_never_handed_on_is_not_thrown_away():
+    told = looks([[0, 0, 0], [0, 0, 0.3]], [2, 1], held=[[0.4, 0, 0], [0.4, 0, 0.3]])
+    reach = reach_of("s", told, 0.9)
+    assert not reach.thrown_away and np.isnan(reach.left.value)
+    assert [each.value for each in reach.share] == [pytest.approx(0), pytest.approx(0.75)]
+
+
+def test_what_no_layer_shows_has_no_share_that_reaches_the_last():
+    told = looks([[0, 0, 0]], [2])
+    assert np.isnan(reach_of("s", told, 0.9).share[0].value)
 
 
 def test_a_signal_that_never_shows_is_absent():

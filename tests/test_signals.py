@@ -158,7 +158,7 @@ def noise(n, width, answers, seed=0, carried=0.0):
     values[:, 1, 0] += carried * answers
     loss = rng.exponential(size=n)
     return States(
-        depths=("embedding", "layer.0"), values=values.astype(np.float32), loss=loss, confidence=rng.random(n),
+        depths=("embedding", "layer.0"), many=True, values=values.astype(np.float32), loss=loss, confidence=rng.random(n),
         entropy=rng.random(n), guesses=answers, wrong=rng.random(n) < 0.3, rows=np.arange(n),
     )  # fmt: skip
 

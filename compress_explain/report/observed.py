@@ -30,6 +30,9 @@ def render_observed(summary: dict[str, Any], table: pd.DataFrame) -> str:
         "strength": over_steps(
             "strength", "Signals above the control, at their best layer", list(_strengths(summary)), wide=640
         ),
+        "reach": over_steps(
+            "reach", "Share of what the best layer shows that reaches the last one", list(_reaches(summary)), wide=640
+        ),
         "layers": tuple(_by_layer(summary, mine)),
         "alike": tuple(_alike(summary, mine)),
         "spreads": tuple(_spreads(summary)),
@@ -62,6 +65,20 @@ def sentences(summary: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _told(signal: dict[str, Any], summary: dict[str, Any]) -> str:
+    return _course(signal, summary) + _thrown_away(signal["reach"], summary["depths"][-1])
+
+
+def _thrown_away(reach: dict[str, Any], last: str) -> str:
+    """Of a signal that random weights hand on, and of which less is left; nothing else is said here."""
+    if not reach["thrown_away"]:
+        return ""
+    return (
+        f" Random weights hand it on to {last} ({_interval(reach['untrained'])} above chance there); after training {_shares(reach['left'])} "
+        "of that is left."
+    )
+
+
+def _course(signal: dict[str, Any], summary: dict[str, Any]) -> str:
     name, peak, kept = _upper(spoken(signal["signal"])), signal["peak"], signal["kept"]
     if signal["verdict"] == "absent":
         return f"{name}: at the step and layer that other rows choose, no more of it shows than in the control ({_interval(peak)})."
@@ -105,7 +122,7 @@ def _row(signal: dict[str, Any]) -> dict[str, Any]:
         "name": spoken(signal["signal"]), "unit": signal["unit"], "verdict": signal["verdict"],
         "formed": "–" if formed is None else f"{count(formed['step'])}, {formed['layer']}",
         "peak": f"{count(peak['step'])}, {peak['layer']}", "height": _interval(peak), "last": _interval(last),
-        "kept": "–" if formed is None else _shares(signal["kept"]),
+        "kept": "–" if formed is None else _shares(signal["kept"]), "reach": _shares(signal["reach"]["share"][-1]),
     }  # fmt: skip
 
 
@@ -125,6 +142,13 @@ def _strengths(summary: dict[str, Any]) -> Iterator[Track]:
                         name=name, look=_look(index), points=_points(other["strength"], bands=False), beside=True
                     )
         yield Track(name=spoken(each["signal"]), look=_look(index), points=_points(each["strength"]))
+
+
+def _reaches(summary: dict[str, Any]) -> Iterator[Track]:
+    for index, each in enumerate(summary["signals"]):
+        points = _points(each["reach"]["share"])
+        if points:
+            yield Track(name=spoken(each["signal"]), look=_look(index), points=points)
 
 
 def _by_layer(summary: dict[str, Any], table: pd.DataFrame) -> Iterator[OverSteps | None]:
@@ -181,6 +205,8 @@ def _interval(told: dict[str, Any], *, signs: bool = False) -> str:
 
 def _shares(told: dict[str, Any]) -> str:
     low, high = told["low"], told["high"]
+    if told["value"] is None:
+        return "–"
     return f"{told['value']:.0%}" + ("" if low is None else f" ({low:.0%} to {high:.0%})")
 
 

@@ -82,13 +82,22 @@ def _rows(asked: Asked, subject: Subject) -> tuple[Examples, Examples | None]:
 def show(summary: dict[str, Any]) -> None:
     """One line a signal, and the warnings."""
     table = Table(box=None)
-    for heading in ("signal", "", "forms at step", "highest at step", "layer", "above the control", "kept at the end"):
+    for heading in (
+        "signal",
+        "",
+        "forms at step",
+        "highest at step",
+        "layer",
+        "above the control",
+        "kept at the end",
+        "reaches the last layer",
+    ):
         table.add_column(heading)
     for each in summary["signals"]:
         formed, peak, kept = each["formed"], each["peak"], each["kept"]
         table.add_row(
             each["signal"], each["verdict"], "–" if formed is None else f"{formed['step']:,}", f"{peak['step']:,}", peak["layer"],
-            _interval(peak), "–" if formed is None else _interval(kept),
+            _interval(peak), "–" if formed is None else _interval(kept), _interval(each["reach"]["share"][-1]),
         )  # fmt: skip
     output().print(table)
     for signal, why in summary["left_out"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +48,21 @@ def parts_of(rows: Int[np.ndarray, " n"], to_learn: int, seed: int) -> tuple[Par
             report=fold,
         )
         for index, fold in enumerate(folds)
+    )
+
+
+def turned(parts: Sequence[Part], rows: Int[np.ndarray, " n"], seed: int) -> tuple[Part, ...]:
+    """The same decisions are reported, but probes learn from others of them and not from what there was to learn from.
+
+    >>> import numpy as np
+    >>> again = turned(parts_of(np.arange(12), to_learn=6, seed=0), np.arange(12), seed=0)
+    >>> sorted(np.concatenate([part.report for part in again]).tolist()), min(int(part.fit.min()) for part in again)
+    ([6, 7, 8, 9, 10, 11], 6)
+    """
+    reported = np.sort(np.concatenate([part.report for part in parts]))
+    return tuple(
+        Part(fit=reported[part.fit], choose=reported[part.choose], report=reported[part.report])
+        for part in parts_of(rows[reported], 0, seed)
     )
 
 

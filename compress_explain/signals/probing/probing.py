@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -12,7 +12,8 @@ from jaxtyping import Int
 from compress_explain.signals.findings import CHOSEN, COMPRESSED, ORIGINAL, RANDOM, SHUFFLED, Finding
 from compress_explain.signals.probing.asked import QUALITY, Asked
 from compress_explain.signals.probing.catches import exclusive_catches
-from compress_explain.signals.probing.quality import FIGURES, GIVEN_OUTPUT, Quality, quality_of
+from compress_explain.signals.probing.parts import turned
+from compress_explain.signals.probing.quality import FEW, FIGURES, GIVEN_OUTPUT, Quality, quality_of
 from compress_explain.signals.probing.reading_off import CHANCE, read_off, too_few
 from compress_explain.signals.probing.resampling import Draws, Estimate, Readings, averaged
 from compress_explain.signals.stream.states import States
@@ -99,6 +100,7 @@ def _of_quality(held: Held, probing: Probing) -> Iterator[Finding]:
             QUALITY, f"about {wrong} of the decisions that are reported are wrong, too few to tell", probing
         )
         return
+    probing = _with_enough_to_learn(held, probing)
     draws, strength, seed = probing.draws, probing.strength, probing.seed
     own = {
         ORIGINAL: quality_of(held.original, held.original, draws, strength, seed=seed),
@@ -112,6 +114,21 @@ def _of_quality(held: Held, probing: Probing) -> Iterator[Finding]:
     yield from told_of_signal(held, QUALITY, GIVEN_OUTPUT, read, 0.0, probing)
     for model, states in ((ORIGINAL, held.original), (COMPRESSED, held.compressed)):
         yield from _catches(model, states, own[model], draws)
+
+
+def _with_enough_to_learn(held: Held, probing: Probing) -> Probing:
+    """Probes learn from the decisions that are reported, by turns, where too few of those to learn from are wrong.
+
+    A model is wrong about few of the rows that it was trained on.
+    """
+    draws, rows = probing.draws, held.original.rows
+    wrong = min(
+        int(states.wrong[part.fit].sum()) for states in (held.original, held.compressed) for part in draws.parts
+    )
+    if wrong >= FEW or held.original.many or len(draws.parts) > 1:
+        return probing
+    parts = turned(draws.parts, rows, probing.seed)
+    return replace(probing, draws=Draws.of(parts, rows, draws.resamples, probing.seed))
 
 
 def _controls_of_quality(held: Held, probing: Probing) -> dict[str, Readings]:

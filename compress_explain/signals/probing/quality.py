@@ -1,7 +1,7 @@
 """The decision-quality signal: does a model hold, beyond what its answer shows, which of its decisions will be wrong?
 
-A probe learns on which decisions the loss is larger than confidence and the length of the state would have it; what it says of others is
-correlated with their loss, given what is known from outside. That statistic depends on what is held to be known. Given confidence
+A probe learns which decisions are wrong, or among the many classes of a vocabulary, where most are, on which the loss is larger than
+confidence and the length of the state would have it; what it says of others is correlated with their loss, given what is known from outside. That statistic depends on what is held to be known. Given confidence
 and the length alone a model whose labels are drawn from its own softmax, in which there is nothing hidden to find, scores as a
 healthy one does: its loss follows the entropy of its answer. So entropy is given too, and in the strictest form what small
 predictors make of the loss: one of the answer's confidence and entropy, by whatever curve, and one of the last layer's state.
@@ -29,6 +29,7 @@ from compress_explain.signals.stream.states import States
 
 GIVEN_CONFIDENCE, GIVEN_ENTROPY, GIVEN_OUTPUT, OF_ERRORS = "rho", "rho_entropy", "rho_output", "rho_error"
 FIGURES = (GIVEN_CONFIDENCE, GIVEN_ENTROPY, GIVEN_OUTPUT, OF_ERRORS)
+FEW = 10  # decisions to learn from that are wrong, or that are right, below which nothing is learned
 _HIDDEN, _STEPS, _DECAY = 64, 40, 1.0  # of the network
 _TREES, _LEAVES, _RATE = 100, 8, 0.05  # of the curve
 
@@ -91,14 +92,16 @@ def _of_part(
     told, scores = [], []
     for depth in states.depths:
         norms = states.norms(depth)
-        over = surprising(decided.loss, [decided.confidence, norms], part.fit)
+        target = (
+            surprising(decided.loss, [decided.confidence, norms], part.fit) if decided.many else decided.wrong[part.fit]
+        )
         if shuffled is not None:
-            over = np.random.default_rng(shuffled).permutation(over)
-        if len(np.unique(over)) < 2:
+            target = np.random.default_rng(shuffled).permutation(target)
+        if not FEW <= target.sum() <= len(target) - FEW:
             told.append({figure: (math.nan, math.nan, np.full(len(counts), math.nan)) for figure in figures})
             scores.append(np.zeros(len(part.report)))
             continue
-        score = fit_probe(states.at(depth)[part.fit], over, strength).scores(states.at(depth))[:, 0]
+        score = fit_probe(states.at(depth)[part.fit], target.astype(np.int64), strength).scores(states.at(depth))[:, 0]
         scores.append(score[part.report])
         given = {
             GIVEN_CONFIDENCE: [decided.confidence, norms],
@@ -122,10 +125,11 @@ def _correlated(columns: Sequence[np.ndarray], part: Part, counts: np.ndarray) -
 
 
 def surprising(loss: Float[np.ndarray, " n"], known: Sequence[Float[np.ndarray, " n"]], fit: np.ndarray) -> np.ndarray:
-    """On which of the decisions to ``fit`` the loss is larger than a least-squares fit on what is known says: 1, else 0."""
+    """On which of the decisions to ``fit`` the loss is larger than a least-squares fit on what is known says."""
     table = np.column_stack([*(each[fit] for each in known), np.ones(len(fit))])
     left = loss[fit] - table @ np.linalg.lstsq(table, loss[fit], rcond=None)[0]
-    return (left > 0).astype(np.int64)
+    above: np.ndarray = left > 0
+    return above
 
 
 def _expected(decided: States, outcome: np.ndarray, fit: np.ndarray, seed: int) -> list[Float[np.ndarray, " n"]]:

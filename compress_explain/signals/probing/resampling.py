@@ -94,6 +94,10 @@ class Draws:
         return cls(parts=tuple(parts), counts=tuple(counts))
 
     @property
+    def resamples(self) -> int:
+        return len(self.counts[0])
+
+    @property
     def weights(self) -> Float[np.ndarray, " parts"]:
         """The share of all reported decisions that each part has."""
         sizes = np.array([len(part.report) for part in self.parts], dtype=float)

@@ -22,6 +22,7 @@ from compress_explain.signals.stream.layers import Layers, passing
 
 Where = Literal["first", "last", "mean", "each"]  # of a row's tokens: which one holds what the head reads
 _PROBED = 4  # rows on which that is found out
+_MANY = 1000  # classes: a vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,12 @@ class States:
 
     ``values`` hold the stream before the first layer and after each (``depths``). ``loss`` is that of the right answer in nats,
     ``entropy`` of the answer's distribution in nats; ``confidence`` is the margin between the two largest logits of a
-    classifier, the largest probability where there are many classes. ``guesses`` are the likeliest classes, ``wrong`` whether they
-    are, and ``rows`` which row each decision stands in.
+    classifier, the largest probability where there are ``many`` classes, as in a vocabulary. ``guesses`` are the likeliest classes, ``wrong``
+    whether they are, and ``rows`` which row each decision stands in.
     """
 
     depths: tuple[str, ...]
+    many: bool
     values: Float[np.ndarray, "n depths width"] = field(repr=False)
     loss: Float[np.ndarray, " n"] = field(repr=False)
     confidence: Float[np.ndarray, " n"] = field(repr=False)
@@ -57,13 +59,16 @@ class States:
     def only(self, decisions: Int[np.ndarray, " some"]) -> States:
         """Some of the decisions, in that order."""
         parts = {name: getattr(self, name)[decisions] for name in _OF_EACH}
-        return States(depths=self.depths, values=self.values[decisions], rows=self.rows[decisions], **parts)
+        return States(
+            depths=self.depths, many=self.many, values=self.values[decisions], rows=self.rows[decisions], **parts
+        )
 
     def followed_by(self, other: States) -> States:
         """These decisions and then those of other rows, which count on."""
         after = int(self.rows.max()) + 1
         return States(
             depths=self.depths,
+            many=self.many,
             values=np.concatenate([self.values, other.values]),
             rows=np.concatenate([self.rows, other.rows + after]),
             **{name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in _OF_EACH},
@@ -129,6 +134,7 @@ def read_states(
     rows = np.repeat(np.arange(len(examples)), examples.decisions)[keep]
     right = right_answers(examples)[keep]
     values: np.ndarray | None = None
+    many = False
     told: dict[str, np.ndarray] = {name: np.zeros(len(rows), dtype=kind) for name, kind in _OF_EACH.items()}
     for batch in examples.batches(batch_size):
         with torch.inference_mode(), passing(model, layers) as seen:
@@ -141,12 +147,13 @@ def read_states(
         if values is None:
             values = np.empty((len(rows), *stream.shape[1:]), dtype=np.float32)
         values[places] = stream[kept].float().numpy()
+        many = logits.shape[1] > _MANY
         answers = logits[kept] if order is None else logits[kept][:, list(order)]
-        for name, each in _answered(answers.double(), torch.from_numpy(right[places])).items():
+        for name, each in _answered(answers.double(), torch.from_numpy(right[places]), many).items():
             told[name][places] = each
         advance(len(batch.rows))
     assert values is not None, "a split is never empty"
-    return States(depths=layers.depths, values=values, rows=rows, **told)
+    return States(depths=layers.depths, many=many, values=values, rows=rows, **told)
 
 
 def read_splits(
@@ -167,11 +174,10 @@ def read_splits(
     return reduce(States.followed_by, read)
 
 
-def _answered(logits: Float[Tensor, "n classes"], right: Int[Tensor, " n"]) -> dict[str, np.ndarray]:
+def _answered(logits: Float[Tensor, "n classes"], right: Int[Tensor, " n"], many: bool) -> dict[str, np.ndarray]:
     log_share = logits.log_softmax(-1)
     entropy = -(log_share.exp() * log_share).sum(-1)
     two = logits.topk(2, dim=-1).values
-    many = logits.shape[1] > _MANY
     confidence = log_share.max(-1).values.exp() if many else two[:, 0] - two[:, 1]
     return {
         "loss": -log_share.gather(1, right[:, None])[:, 0].numpy(),
@@ -180,9 +186,6 @@ def _answered(logits: Float[Tensor, "n classes"], right: Int[Tensor, " n"]) -> d
         "guesses": logits.argmax(-1).numpy(),
         "wrong": (logits.argmax(-1) != right).numpy(),
     }
-
-
-_MANY = 1000  # classes: a vocabulary
 
 
 def at_decisions(

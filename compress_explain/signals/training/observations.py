@@ -18,7 +18,7 @@ from compress_explain.signals.probing.resampling import Readings
 from compress_explain.signals.training.observing import Observation
 
 STEPS = "steps"
-_LOSS = "/loss"  # no signal is called that
+_ABOVE, _HELD, _LOSS = "above", "held", "loss"
 _ARRAYS = ("values", "draws", "choosing", "weights")
 
 
@@ -37,8 +37,12 @@ class Kept:
     def put(self, observation: Observation, identity: str = "") -> None:
         """Keep one, in the place of an earlier one of the same step. ``identity`` says of what it was made."""
         self._place.mkdir(parents=True, exist_ok=True)
-        readings = {**observation.above, _LOSS: observation.loss}
-        arrays = {f"{signal}|{name}": getattr(each, name) for signal, each in readings.items() for name in _ARRAYS}
+        readings = {
+            **{f"{_ABOVE}|{signal}": each for signal, each in observation.above.items()},
+            **{f"{_HELD}|{signal}": each for signal, each in observation.held.items()},
+            _LOSS: observation.loss,
+        }
+        arrays = {f"{what}|{name}": getattr(each, name) for what, each in readings.items() for name in _ARRAYS}
         _whole(self._file(observation.step, "npz"), lambda path: np.savez(path, identity=np.array(identity), **arrays))
         table = as_table(observation.findings)
         _whole(self._file(observation.step, "parquet"), lambda path: table.to_parquet(path, index=False))
@@ -58,12 +62,14 @@ class Kept:
         """
         table = pd.read_parquet(self._file(step, "parquet"))
         with np.load(self._file(step, "npz")) as arrays:
-            signals = dict.fromkeys(name.rpartition("|")[0] for name in arrays.files if "|" in name)
-            readings = {
-                signal: Readings(**{name: arrays[f"{signal}|{name}"] for name in _ARRAYS}) for signal in signals
-            }
+            whats = dict.fromkeys(name.rpartition("|")[0] for name in arrays.files if "|" in name)
+            readings = {what: Readings(**{name: arrays[f"{what}|{name}"] for name in _ARRAYS}) for what in whats}
+        above, held = (
+            {what.partition("|")[2]: each for what, each in readings.items() if what.startswith(f"{kind}|")}
+            for kind in (_ABOVE, _HELD)
+        )
         findings = tuple(Finding(**row) for row in table.to_dict("records"))
-        return Observation(step=step, loss=readings.pop(_LOSS), above=readings, findings=findings)
+        return Observation(step=step, loss=readings[_LOSS], above=above, held=held, findings=findings)
 
     def all(self) -> tuple[Observation, ...]:
         return tuple(self.get(step) for step in self.steps)

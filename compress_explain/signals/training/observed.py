@@ -17,10 +17,11 @@ from compress_explain.signals.training.falling import Fall, by_chance, falls_of,
 from compress_explain.signals.training.forming import Course, course_of
 from compress_explain.signals.training.observations import Kept, table_of, write_table
 from compress_explain.signals.training.observing import LEFT_OUT, PROBE, Observation, Observing
+from compress_explain.signals.training.reaching import Reach, reach_of
 
 TABLE, SUMMARY, PAGE = "observed.parquet", "observed.json", "observed.html"
 COURSE, SEEDS = "course", "seeds"
-STRENGTH, CHANGE, SPREAD = "strength", "change", "spread"
+STRENGTH, CHANGE, REACH, SPREAD = "strength", "change", "reach", "spread"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class _Told:
     kept: Kept
     observations: tuple[Observation, ...] = field(repr=False)
     courses: dict[str, Course] = field(repr=False)
+    reaches: dict[str, Reach] = field(repr=False)
 
     @classmethod
     def of(cls, kept: Kept, confidence: float) -> _Told:
@@ -46,7 +48,8 @@ class _Told:
         courses = {
             signal: course_of(signal, observations, depths, confidence) for signal in observations[0].above
         }  # in the order in which they were asked
-        return cls(kept=kept, observations=observations, courses=courses)
+        reaches = {signal: reach_of(signal, observations, confidence) for signal in courses}
+        return cls(kept=kept, observations=observations, courses=courses, reaches=reaches)
 
 
 def depths_of(observation: Observation) -> tuple[str, ...]:
@@ -71,9 +74,10 @@ def write_observed(folder: Path, names: Names, observing: Observing) -> dict[str
 
 
 def _courses(told: _Told, confidence: float) -> Iterator[tuple[int, Finding]]:
-    """Each signal's strength at every step, its change and that of the loss since the step before, by step."""
+    """Each signal's strength at every step and the share that reaches the last layer, its change and that of the loss, by step."""
     n = told.observations[0].findings[0].n
     losses = [each.loss.at(0) for each in told.observations]
+    last = depths_of(told.observations[0])[-1]
     for signal, course in told.courses.items():
         unit = _unit(told.observations[0], signal)
         for number, (step, strength, layer) in enumerate(
@@ -83,6 +87,7 @@ def _courses(told: _Told, confidence: float) -> Iterator[tuple[int, Finding]]:
             if number:
                 change = strength.minus(course.strength[number - 1])
                 yield step, _finding(CHANGE, change, unit, n, confidence, signal, layer)
+            yield step, _finding(REACH, told.reaches[signal].share[number], "share", n, confidence, signal, last)
     for number, step in enumerate(each.step for each in told.observations):
         if number:
             yield step, _finding(CHANGE, losses[number].minus(losses[number - 1]), "nats", n, confidence, "loss", "")
@@ -143,16 +148,32 @@ def _summary(told: Sequence[_Told], names: Names, observing: Observing) -> dict[
         "depths": list(depths_of(mine.observations[0])),
         "steps": [each.step for each in mine.observations],
         "loss": [{"step": each.step, **_told(each.loss.at(0), confidence)} for each in mine.observations],
-        "signals": [_of_signal(course, mine.observations[0], confidence) for course in mine.courses.values()],
+        "signals": _of_signals(mine, confidence),
         "left_out": {each.signal: each.note for each in mine.observations[0].findings if each.part == LEFT_OUT},
         "falls": [_of_fall(fall, confidence) for fall in falls],
         "falls_by_chance": by_chance(len(mine.courses), len(mine.observations), confidence),
         "spread": {signal: {str(step): _number(value) for step, value in spread.items()} for signal, spread in _ranges(told).items()},
         "of_seeds": [
-            {"name": name, "signals": [_of_signal(course, one.observations[0], confidence) for course in one.courses.values()],
+            {"name": name, "signals": _of_signals(one, confidence),
              "loss": [{"step": each.step, **_told(each.loss.at(0), confidence)} for each in one.observations]}
             for name, one in zip(names.seeds, told[1:], strict=True)
         ],
+    }  # fmt: skip
+
+
+def _of_signals(told: _Told, confidence: float) -> list[dict[str, Any]]:
+    return [
+        _of_signal(course, told.observations[0], confidence)
+        | {"reach": _of_reach(told.reaches[signal], course.steps, confidence)}
+        for signal, course in told.courses.items()
+    ]
+
+
+def _of_reach(reach: Reach, steps: Sequence[int], confidence: float) -> dict[str, Any]:
+    return {
+        "untrained": _told(reach.untrained, confidence), "end": _told(reach.end[-1], confidence), "left": _told(reach.left, confidence),
+        "thrown_away": reach.thrown_away,
+        "share": [{"step": step, **_told(each, confidence)} for step, each in zip(steps, reach.share, strict=True)],
     }  # fmt: skip
 
 

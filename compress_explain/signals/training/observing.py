@@ -62,12 +62,14 @@ class Observing:
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """A look at one step: ``findings`` for a reader, and for what is computed over several steps, with every resample,
-    ``above``: what each signal shows at every depth above the control, and the ``loss`` in nats at the one depth there is.
+    ``above`` and ``held``: what each signal shows at every depth above the control and above chance, and the ``loss`` in nats at the one
+    depth there is.
     """
 
     step: int
     findings: tuple[Finding, ...] = field(repr=False)
     above: dict[str, Readings] = field(repr=False)
+    held: dict[str, Readings] = field(repr=False)
     loss: Readings = field(repr=False)
 
 
@@ -134,16 +136,16 @@ class Observer:
         """All of one step; how alike it is to the step ``before`` and to the ``last``, where those are at hand."""
         loss = _loss(states, self.draws)
         findings = [self._finding(LOSS, "loss", loss.at(0), "nats"), *self.left_out]
-        above = {}
+        above, held = {}, {}
         for signal, figure, unit, read, control, chance in self._read(states):
-            above[signal] = _above(read, control, chance)
+            above[signal], held[signal] = _above(read, control, chance), _above(read, None, chance)
             told = ((PROBE, figure, "", read), (PROBE, figure, "random", control), (PROBE, ABOVE, "", above[signal]))
             for part, name, model, readings in told:
                 for place, depth in enumerate(states.depths):
                     findings.append(self._finding(part, name, readings.at(place), unit, signal, model, depth))
         for figure, other in ((BEFORE, before), (LAST, last)):
             findings += [] if other is None else list(self._alike(figure, states, other))
-        return Observation(step=step, findings=tuple(findings), above=above, loss=loss)
+        return Observation(step=step, findings=tuple(findings), above=above, held=held, loss=loss)
 
     def _read(self, states: States) -> Iterator[tuple[str, str, str, Readings, Readings, float]]:
         strength, seed, figures = self.observing.strength, self.observing.seed, (GIVEN_OUTPUT,)
@@ -215,9 +217,12 @@ def _loss(states: States, draws: Draws) -> Readings:
     return Readings(values=np.array(values), draws=np.array(drawn), choosing=nothing, weights=draws.weights)
 
 
-def _above(read: Readings, control: Readings, chance: float) -> Readings:
-    """What is read minus what the control gives, or minus chance at depths where the control does not even give that."""
-    more = (control.weights @ control.values >= chance)[None]  # (one, depths); by value, as in Estimate.or_more
+def _above(read: Readings, control: Readings | None, chance: float) -> Readings:
+    """What is read minus what a control gives, or minus chance without one and at depths where it does not even give that."""
+    if control is None:
+        more, control = np.zeros((1, read.values.shape[1]), dtype=bool), read
+    else:
+        more = (control.weights @ control.values >= chance)[None]  # (one, depths); by value, as in Estimate.or_more
     return Readings(
         values=read.values - np.where(more, control.values, chance),
         draws=read.draws - np.where(more[..., None], control.draws, chance),
