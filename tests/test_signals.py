@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from compress_explain.signals.probing.asked import Asked
 from compress_explain.signals.probing.partial import resampled_partial_spearman
 from compress_explain.signals.probing.parts import parts_of
 from compress_explain.signals.probing.probes import area, fit_probe, resampled_area
+from compress_explain.signals.probing.probing import Held, Probing, probe_all
 from compress_explain.signals.probing.quality import GIVEN_CONFIDENCE, GIVEN_OUTPUT, quality_of
 from compress_explain.signals.probing.reading_off import read_off
 from compress_explain.signals.probing.resampling import Draws
@@ -187,19 +190,56 @@ def test_shuffled_targets_have_no_correlation_with_the_loss():
     assert abs(np.mean(told)) <= 0.05
 
 
-def test_where_nothing_is_hidden_only_the_naive_statistic_finds_something():
-    told = [found_in_it(seed, 8000, 5000, 100, 0.95) for seed in range(3)]
+@pytest.mark.parametrize(("classes", "worlds"), [(50, 2), (5, 1)])
+def test_where_nothing_is_hidden_only_the_naive_statistic_finds_something(classes, worlds):
+    told = [found_in_it(seed, 8000, 5000, 100, 0.95, classes) for seed in range(worlds)]
     assert all(each[GIVEN_CONFIDENCE][1] > 0.05 for each in told)
     assert all(abs(each[GIVEN_OUTPUT][0]) < 0.07 for each in told)
 
 
 @pytest.mark.exhaustive
-def test_where_nothing_is_hidden_the_strictest_interval_holds_nothing():
+@pytest.mark.parametrize("classes", [50, 5])
+def test_where_nothing_is_hidden_the_strictest_interval_holds_nothing(classes):
     """Seven minutes."""
-    told = [found_in_it(seed, 8000, 5000, 300, 0.95) for seed in range(200)]
+    told = [found_in_it(seed, 8000, 5000, 300, 0.95, classes) for seed in range(200)]
     holds = {figure: np.mean([each[figure][1] <= 0 <= each[figure][2] for each in told]) for figure in told[0]}
     print(holds)
     assert holds[GIVEN_OUTPUT] >= 0.93 > 0.05 > holds[GIVEN_CONFIDENCE]
+
+
+def a_classifier(n: int, to_learn: int, seed: int) -> States:
+    """A classifier with two classes: a coordinate before its last layer says, as its answer does not, which decisions are wrong.
+
+    It is right about all rows that it was trained on, the first ``to_learn``.
+    """
+    rng = np.random.default_rng(seed)
+    wrong = (rng.random(n) < 0.15) & (np.arange(n) >= to_learn)
+    margin = np.abs(rng.normal(size=n)) * 2 + 0.1
+    values = rng.normal(size=(n, 2, 8))
+    values[:, 0, 0] += 2.0 * wrong
+    values[:, 1, 0] = margin
+    share = 1 / (1 + np.exp(-margin))
+    return States(
+        depths=("layer.0", "layer.1"), many=False, values=values.astype(np.float32), loss=-np.log(np.where(wrong, 1 - share, share)),
+        confidence=margin, entropy=-share * np.log(share) - (1 - share) * np.log(1 - share), guesses=rng.integers(0, 2, n), wrong=wrong,
+        rows=np.arange(n),
+    )  # fmt: skip
+
+
+def test_what_a_classifier_hides_of_its_wrong_decisions_is_found_though_it_is_right_about_all_that_it_was_trained_on():
+    knows, random = a_classifier(2000, 800, 0), noise(2000, 8, np.zeros(2000, dtype=np.int64))
+    blind = replace(knows, values=random.values)
+    draws = Draws.of(parts_of(knows.rows, 800, 0), knows.rows, 100, 0)
+    probing = Probing(draws=draws, strength=0.03, confidence=0.9, seed=0)
+    held = Held(original=knows, compressed=blind, random=replace(random, depths=knows.depths))
+    told = list(probe_all(held, (), probing))
+    figures = {(each.figure, each.model, each.layer): each for each in told if each.part == "probe"}
+    assert figures[GIVEN_OUTPUT, "original", "layer.0"].low > 0.1
+    assert figures[GIVEN_OUTPUT, "compressed", "layer.0"].low < 0 < figures[GIVEN_OUTPUT, "compressed", "layer.0"].high
+    retained = next(each for each in told if each.part == "retention" and each.other and each.figure == "retained")
+    assert retained.layer == "layer.0" and retained.high < 0.5
+    caught = {each.figure: each.value for each in told if each.model == "original" and each.other == "10%"}
+    assert caught["exclusive"] > 3 * caught["chance"]
 
 
 @pytest.mark.parametrize("family", ["bert", "vit", "gpt2"])
