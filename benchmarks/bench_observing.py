@@ -3,13 +3,15 @@
     python benchmarks/bench_observing.py --models models --data held_out.csv --learn sentences.csv --out observed
 
 Of each variant the first seed is observed and the others are set beside it; pages and tables are in ``observed/VARIANT``. Slices are
-words of negation, thirds of how common the next token is, and thirds of its position. What was observed already is not observed again.
+words of negation, thirds of how common the next token is, and thirds of its position. What was observed already is not observed again. In
+the end variants are set side by side, signal by signal: the mean over seeds with the lowest and the highest of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,37 @@ def told(variant: str, summary: dict[str, Any]) -> list[Row]:
     ]  # fmt: skip
 
 
+def side_by_side(summaries: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:
+    """By what is told, a row a variant with a cell a signal. Ranges over seeds that do not overlap are differences that seeds do not make."""
+    figures: dict[str, Callable[[dict[str, Any]], float | None]] = {
+        "the last layer above chance, random weights": lambda each: each["reach"]["untrained"]["value"],
+        "the last layer above chance, at the end": lambda each: each["reach"]["end"]["value"],
+        "left at the last layer of what random weights hand on": lambda each: each["reach"]["left"]["value"],
+        "share of the best layer's that reaches the last, at the end": lambda each: each["reach"]["share"][-1]["value"],
+        "the best layer above the control, at the end": lambda each: each["last"]["value"],
+        "kept at the end of the highest above the control": lambda each: None if each["formed"] is None else each["kept"]["value"],
+    }  # fmt: skip
+    told: dict[str, list[Row]] = {}
+    for title, figure in figures.items():
+        told[title] = []
+        for variant, summary in summaries.items():
+            seeds = [summary, *summary["of_seeds"]]
+            row: Row = {"variant": variant, "loss": _range([each["loss"][-1]["value"] for each in seeds])}
+            for signal in [each["signal"] for each in summary["signals"]]:
+                here = [each for seed in seeds for each in seed["signals"] if each["signal"] == signal]
+                row[signal.removeprefix("attribute.")] = _range([figure(each) for each in here])
+            told[title].append(row)
+    return told
+
+
+def _range(values: Sequence[float | None]) -> str:
+    there = [each for each in values if each is not None]
+    if not there:
+        return "–"
+    few = "" if len(there) == len(values) else f", {len(there)} of {len(values)}"
+    return f"{sum(there) / len(there):.3f} ({min(there):.3f} to {max(there):.3f}{few})"
+
+
 def _interval(value: dict[str, Any]) -> str:
     if value["low"] is None or value["value"] is None:
         return "–"
@@ -79,10 +112,14 @@ def main() -> None:
     options = parser.parse_args()
     report = begin(None, options.threads)
     observing = Observing(decisions=options.decisions)
+    summaries = {}
     for variant in options.variants.split(","):
         started = time.perf_counter()
         summary = observed(variant, options.models, options.data, options.learn, options.rows, observing, options.out)
+        summaries[variant] = summary
         report.add(f"{variant}, {time.perf_counter() - started:.0f} s", told(variant, summary))
+    for title, rows in side_by_side(summaries).items():
+        report.add(title, rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
 WIDTH, LAYERS, HEADS, NEURONS = 128, 4, 4, 512
-NARROW = (64, 16)  # neurons of an FFN that is a bottleneck
+NARROW = 16  # neurons of an FFN that is a bottleneck
 
 
 # First weights and learning rate that models with each place of norms learn with: from a spread of 0.02 those with norms after
@@ -60,8 +60,12 @@ class Variant:
 VARIANTS = {
     each.name: each
     for each in (
-        *(Variant(norm=norm, residual=kept) for norm in ("pre", "post") for kept in (True, False)),
-        *(Variant(norm="pre", residual=kept, neurons=neurons) for neurons in NARROW for kept in (True, False)),
+        *(
+            Variant(norm=norm, residual=kept, neurons=neurons)
+            for neurons in (NEURONS, NARROW)
+            for norm in ("pre", "post")
+            for kept in (True, False)
+        ),
         Variant(norm="pre", begun="post"),
     )
 }
