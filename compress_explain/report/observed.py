@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pandas as pd
 from compress_explain.report.numbers import count, plain, signed
 from compress_explain.report.over_steps import OverSteps, Track, over_steps
 from compress_explain.report.page import environment
+from compress_explain.report.signal_words import layer_in_words
 from compress_explain.signals.training.observing import ABOVE, BEFORE, CKA, LAST, PROBE
 
 _LOOKS = 8  # colours with dashes
@@ -23,9 +25,11 @@ def render_observed(summary: dict[str, Any], table: pd.DataFrame) -> str:
         "training": summary["training"],
         "seeds": summary["seeds"],
         "sentences": sentences(summary),
-        "rows": tuple(_row(each) for each in summary["signals"]),
+        "rows": tuple(_row(each, summary["depths"]) for each in summary["signals"]),
         "entries": tuple((_look(index), spoken(each["signal"])) for index, each in enumerate(summary["signals"])),
-        "depths": tuple((_look(index), depth) for index, depth in enumerate(summary["depths"])),
+        "depths": tuple(
+            (_look(index), layer_in_words(depth, summary["depths"])) for index, depth in enumerate(summary["depths"])
+        ),
         "loss": over_steps("loss", "Loss, nats a decision", list(_losses(summary)), wide=640, high=130, zero=False),
         "strength": over_steps(
             "strength", "Signals above the control, at their best layer", list(_strengths(summary)), wide=640
@@ -65,7 +69,9 @@ def sentences(summary: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _told(signal: dict[str, Any], summary: dict[str, Any]) -> str:
-    return _course(signal, summary) + _thrown_away(signal["reach"], summary["depths"][-1])
+    return _course(signal, summary) + _thrown_away(
+        signal["reach"], layer_in_words(summary["depths"][-1], summary["depths"])
+    )
 
 
 def _thrown_away(reach: dict[str, Any], last: str) -> str:
@@ -82,19 +88,17 @@ def _course(signal: dict[str, Any], summary: dict[str, Any]) -> str:
     name, peak, kept = _upper(spoken(signal["signal"])), signal["peak"], signal["kept"]
     if signal["verdict"] == "absent":
         return f"{name}: at the step and layer that other rows choose, no more of it shows than in the control ({_interval(peak)})."
-    formed, last = signal["formed"], signal["last"]
+    formed, last, depths = signal["formed"], signal["last"], summary["depths"]
     begins = (
-        f"{name} forms by step {count(formed['step'])} at {formed['layer']} and is clearest at step {count(peak['step'])} "
-        f"at {peak['layer']}: {_interval(peak)} above the control."
+        f"{name} forms by step {count(formed['step'])} at {layer_in_words(formed['layer'], depths)} and is clearest at step "
+        f"{count(peak['step'])} at {layer_in_words(peak['layer'], depths)}: {_interval(peak)} above the control."
     )
     if peak["step"] == summary["steps"][-1]:
         return f"{begins} It has its maximum at the end."
-    at = f"At the end, at {last['layer']}, {_shares(kept)} of that is left"
-    ends = {
-        "kept": "the difference is within what resampling allows",
-        "weakened": "training weakens it",
-        "erased": "no more than the control shows: training erases it",
-    }
+    if signal["verdict"] == "erased":
+        return f"{begins} At the end no more of it shows than in the control: training erases it."
+    at = f"At the end, at {layer_in_words(last['layer'], depths)}, {_shares(kept)} of that is left"
+    ends = {"kept": "the difference is within what resampling allows", "weakened": "training weakens it"}
     return f"{begins} {at}; {ends[signal['verdict']]}."
 
 
@@ -116,14 +120,18 @@ def _falls(summary: dict[str, Any]) -> Iterator[str]:
         yield said
 
 
-def _row(signal: dict[str, Any]) -> dict[str, Any]:
+def _row(signal: dict[str, Any], depths: Sequence[str]) -> dict[str, Any]:
     formed, peak, last = signal["formed"], signal["peak"], signal["last"]
     return {
         "name": spoken(signal["signal"]), "unit": signal["unit"], "verdict": signal["verdict"],
-        "formed": "–" if formed is None else f"{count(formed['step'])}, {formed['layer']}",
-        "peak": f"{count(peak['step'])}, {peak['layer']}", "height": _interval(peak), "last": _interval(last),
-        "kept": "–" if formed is None else _shares(signal["kept"]), "reach": _shares(signal["reach"]["share"][-1]),
+        "formed": "–" if formed is None else _when(formed, depths), "peak": _when(peak, depths), "height": _interval(peak),
+        "last": _interval(last), "kept": "–" if signal["verdict"] in ("absent", "erased") else _shares(signal["kept"]),
+        "reach": _shares(signal["reach"]["share"][-1]),
     }  # fmt: skip
+
+
+def _when(told: dict[str, Any], depths: Sequence[str]) -> str:
+    return f"{count(told['step'])}, {layer_in_words(told['layer'], depths)}"
 
 
 def _losses(summary: dict[str, Any]) -> Iterator[Track]:
@@ -169,7 +177,7 @@ def _depth_tracks(summary: dict[str, Any], rows: pd.DataFrame) -> Iterator[Track
     for index, depth in enumerate(summary["depths"]):
         here = rows[rows["layer"] == depth].sort_values("step")
         points = [tuple(row) for row in here[["step", "value", "low", "high"]].itertuples(index=False)]
-        yield Track(name=depth, look=_look(index), points=points)
+        yield Track(name=layer_in_words(depth, summary["depths"]), look=_look(index), points=points)
 
 
 def _spreads(summary: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -204,10 +212,11 @@ def _interval(told: dict[str, Any], *, signs: bool = False) -> str:
 
 
 def _shares(told: dict[str, Any]) -> str:
-    low, high = told["low"], told["high"]
-    if told["value"] is None:
+    value, low, high = (math.nan if told[name] is None else told[name] for name in ("value", "low", "high"))
+    if math.isnan(value):
         return "–"
-    return f"{told['value']:.0%}" + ("" if low is None else f" ({low:.0%} to {high:.0%})")
+    told = [f"{plain(100 * each, 0)}%" for each in (value, low, high)]
+    return told[0] if math.isnan(low) else f"{told[0]} ({told[1]} to {told[2]})"
 
 
 def _upper(text: str) -> str:

@@ -36,7 +36,7 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class OverSteps:
-    """Lines in one frame ``box`` (left, top, right, bottom) over steps, which are spaced by the logarithm of one more than they are; sizes in px."""
+    """Lines in one frame ``box`` (left, top, right, bottom) over steps, which are spaced by their logarithm; sizes in px."""
 
     name: str
     title: str
@@ -64,23 +64,35 @@ def over_steps(
     if not values:
         return None
     box = (_LEFT, _TOP, _LEFT + wide, _TOP + high)
-    along = Scale(
-        low=math.log1p(steps[0]),
-        high=max(math.log1p(steps[-1]), math.log1p(steps[0]) + 1),
-        start=box[0] + 8,
-        stop=box[2] - 8,
-    )
+    along = _Along.over(steps, box[0] + 8, box[2] - 8)
     up = scale_over([0.0, *values] if zero else values, box[3], box[1])
     return OverSteps(
         name=name, title=title, width=box[2] + _RIGHT, height=box[3] + 40, box=box,
-        across=tuple(_apart([(along(math.log1p(step)), f"{step:,}") for step in steps])),
+        across=tuple(_apart([(along(step), f"{step:,}") for step in steps])),
         up=tuple((up(value), text.lstrip("+")) for value, text in round_values(up.low, up.high)),
         zero=up(0.0) if zero else None, lines=tuple(_placed(track, along, up) for track in tracks),
     )  # fmt: skip
 
 
-def _placed(track: Track, along: Scale, up: Scale) -> Placed:
-    seen = [(along(math.log1p(step)), value, low, high, step) for step, value, low, high in track.points if _is(value)]
+@dataclass(frozen=True, kw_only=True)
+class _Along:
+    """Where a step stands. Where there is a step 0, all count from the first one after it: 0 is then as far from that as that from twice it."""
+
+    scale: Scale
+    more: int
+
+    @classmethod
+    def over(cls, steps: Sequence[int], start: float, stop: float) -> _Along:
+        more = 0 if steps[0] > 0 else next(iter(steps[1:]), 1)
+        low, high = (math.log(step + more) for step in (steps[0], steps[-1]))
+        return cls(scale=Scale(low=low, high=max(high, low + 1), start=start, stop=stop), more=more)
+
+    def __call__(self, step: int) -> float:
+        return self.scale(math.log(step + self.more))
+
+
+def _placed(track: Track, along: _Along, up: Scale) -> Placed:
+    seen = [(along(step), value, low, high, step) for step, value, low, high in track.points if _is(value)]
     banded = [(x, low, high) for x, _, low, high, _ in seen if _is(low) and _is(high)]
     ends = [f"{x} {up(high)}" for x, _, high in banded] + [f"{x} {up(low)}" for x, low, _ in reversed(banded)]  # type: ignore[arg-type]
     return Placed(

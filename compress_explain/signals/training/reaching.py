@@ -16,11 +16,14 @@ import numpy as np
 from compress_explain.signals.probing.resampling import Estimate
 from compress_explain.signals.training.observing import Observation
 
+WIDEST = 1.0  # of the interval of a share that is told
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:
     """One signal at the last layer, step by step: what it shows there above chance (``end``), and which ``share`` that is of what the
-    layer shows that shows most, chosen on other rows; NaN where none surely shows any. ``untrained`` is what random weights hand on.
+    layer shows that shows most, chosen on other rows; NaN where that cannot be told to within :data:`WIDEST`. ``untrained`` is what random
+    weights hand on.
     """
 
     end: tuple[Estimate, ...] = field(repr=False)
@@ -49,7 +52,11 @@ def reach_of(signal: str, observations: Sequence[Observation], confidence: float
 
 
 def _share(part: Estimate, whole: Estimate, confidence: float) -> Estimate:
-    return part.share_of(whole) if whole.interval(confidence)[0] > 0 else _nothing(whole)
+    if whole.interval(confidence)[0] <= 0:
+        return _nothing(whole)
+    told = part.share_of(whole)
+    low, high = told.interval(confidence)
+    return told if high - low < WIDEST else _nothing(whole)
 
 
 def _nothing(like: Estimate) -> Estimate:
