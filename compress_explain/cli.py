@@ -22,6 +22,7 @@ app = typer.Typer(
 
 ConfigFile = Annotated[Path, typer.Argument(help="the configuration, a YAML file", metavar="CONFIG")]
 Overrides = Annotated[list[str], typer.Option("--set", help="override a key: data.test=test.csv", metavar="KEY=VALUE")]
+MirrorTo = Annotated[str | None, typer.Option(help="an MLflow store to mirror to; MLFLOW_TRACKING_URI if that is set")]
 RunFolder = Annotated[Path, typer.Argument(help="the folder that a run wrote to", metavar="RUN_DIR")]
 
 
@@ -242,6 +243,7 @@ def evaluate(
     redact: Redact = False,
     learn: LearnFrom = None,
     resume: ResumeEvaluation = False,
+    tracking_uri: MirrorTo = None,
 ) -> None:
     """Compare any two models on the same rows, and judge the second by gates; neither need come from here."""
     from compress_explain.terminal.evaluating import Wanted, run_evaluation
@@ -249,7 +251,7 @@ def evaluate(
     wanted = Wanted(
         original=original, candidate=candidate, data=data, task=task, gates=gates, slices=slices, evaluators=evaluators,
         champion=champion, input=input_column, label=label_column, rows=rows, max_length=max_length, batch_size=batch_size,
-        threads=threads, seed=seed, redact=redact, learn=learn,
+        threads=threads, seed=seed, redact=redact, learn=learn, tracking_uri=tracking_uri,
     )  # fmt: skip
     raise typer.Exit(run_evaluation(wanted, out, resume=resume))
 
@@ -273,6 +275,7 @@ def signals(
     seed: Seed = 0,
     redact: Redact = False,
     resume: ResumeEvaluation = False,
+    tracking_uri: MirrorTo = None,
 ) -> None:
     """Look into two models: what does the second still know of what the first knew, layer by layer?"""
     from compress_explain.terminal.evaluating import Wanted, run_evaluation
@@ -280,7 +283,7 @@ def signals(
     wanted = Wanted(
         original=original, candidate=candidate, data=data, task=task, gates=gates, slices=slices, evaluators="quality,signals",
         champion=None, input=input_column, label=label_column, rows=rows, max_length=max_length, batch_size=batch_size,
-        threads=threads, seed=seed, redact=redact, learn=learn,
+        threads=threads, seed=seed, redact=redact, learn=learn, tracking_uri=tracking_uri,
     )  # fmt: skip
     raise typer.Exit(run_evaluation(wanted, out, resume=resume))
 
@@ -309,9 +312,7 @@ def observe(
     decisions: Annotated[int, typer.Option(help="how many are looked at, at most")] = 2048,
     confidence: Annotated[float, typer.Option(help="of two-sided intervals")] = 0.90,
     seed: Annotated[int, typer.Option(help="of drawn rows and decisions, and of resampling")] = 0,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="an MLflow store to mirror to; MLFLOW_TRACKING_URI if that is set")
-    ] = None,
+    tracking_uri: MirrorTo = None,
 ) -> None:
     """Look into the checkpoints of a training: when does each signal form, at which layer, and is it kept?"""
     from compress_explain.signals.training.observing import Observing
@@ -396,13 +397,18 @@ def show(
 
 @app.command()
 def publish(
-    folder: RunFolder,
-    tracking_uri: Annotated[str | None, typer.Option(help="an MLflow store; the default is the run's own")] = None,
+    folder: Annotated[
+        Path,
+        typer.Argument(help="the folder of a run, an evaluation, a search or an observed training", metavar="FOLDER"),
+    ],
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="an MLflow store; MLFLOW_TRACKING_URI if that is set, else mlflow.db")
+    ] = None,
 ) -> None:
-    """Mirror a finished run to MLflow, or complete a mirror that was cut off."""
-    from compress_explain.terminal.commands import publish_run
+    """Mirror what is finished to MLflow, or complete a mirror that was cut off."""
+    from compress_explain.terminal.mirroring import publish_folder
 
-    publish_run(folder, tracking_uri)
+    publish_folder(folder, tracking_uri)
 
 
 @app.command()

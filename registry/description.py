@@ -31,7 +31,7 @@ def describe(run: Run, model_uri: str | None) -> str:
     parts = [
         f"## Verdict: {facts['state']}\n{_MEANING[facts['state']]} (judged on {facts['judged_split']}). {_sizes(facts)}",
         _changes(facts),
-        _table(facts["verdicts"]),
+        verdict_table(facts["verdicts"]),
         _CONTENTS,
     ]
     if model_uri:
@@ -74,7 +74,8 @@ def _changes(facts: dict[str, Any]) -> str:
     return f"{text} From: {_plain(str(facts['settings']['model'])[:LONGEST_VALUE])}."
 
 
-def _table(verdicts: list[dict[str, Any]]) -> str:
+def verdict_table(verdicts: list[dict[str, Any]]) -> str:
+    """Those with the least room first, :data:`VERDICTS` of them."""
     ranked = sorted(verdicts, key=lambda verdict: float("-inf") if verdict["slack"] is None else verdict["slack"])
     rows = [_row(verdict) for verdict in ranked[:VERDICTS]]
     head = "| verdict | gate | slice | estimate | interval | examples |\n|---|---|---|---|---|---|\n"

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
+
 from compress_explain.record.outcome import Run
 
 from .names import Point, points, slug
@@ -23,7 +25,12 @@ _LAYER = re.compile(r"(?P<stack>\w+)\.layer\.(?P<index>\d+)(\.|$)")
 def headlines(run: Run) -> list[Point]:
     """At most :data:`HEADLINES` figures that say how the run ended."""
     facts = run.summary
-    figures = gate_counts(facts["verdicts"]) | _scores(run) | _size(run) | {"effort/evaluations": facts["evaluations"]}
+    figures = (
+        gate_counts(facts["verdicts"])
+        | overall_figures(run.scores, facts["judged_split"])
+        | _size(run)
+        | {"effort/evaluations": facts["evaluations"]}
+    )
     return points(figures | _price(run) | _components(facts), limit=HEADLINES)
 
 
@@ -101,13 +108,12 @@ def _components(facts: dict[str, Any]) -> dict[str, Any]:
     return figures | {"components/restored_share": facts["restored_share"]["count"]}
 
 
-def _scores(run: Run) -> dict[str, Any]:
+def overall_figures(scores: pd.DataFrame, judged_split: str) -> dict[str, Any]:
     """Original, compressed and difference of each overall metric, and the slice that lost most.
 
     A metric that compares the two models, such as flips, is 0 for the original: it is one figure.
     """
-    split = slug(run.summary["judged_split"])
-    scores = run.scores
+    split = slug(judged_split)
     drops = scores[(scores["metric"] == "accuracy") & (scores["slice"] != "all")]["difference"]
     figures: dict[str, Any] = {f"{split}/worst_slice_accuracy_difference": float(drops.min()) if len(drops) else None}
     by_metric: dict[str, Any] = defaultdict(dict)

@@ -58,7 +58,7 @@ def mirror(run: Run, uri: str, *, experiment: str | None, register_as: str | Non
 def _complete(client: MlflowClient, run: Run, experiment_id: str, run_id: str) -> None:
     """Everything that a run's page shows; each part adds only what is not there yet."""
     steps = read_steps(run)
-    log_datasets(client, run, run_id)
+    log_datasets(client, run_id, run.summary["splits"], run.summary["settings"].get("data") or {})
     _upload_folder(client, run, run_id)
     _mirror_steps(client, experiment_id, run_id, steps)
     model_id = _store_model(client, run, experiment_id, run_id)

@@ -55,14 +55,13 @@ def log_missing(
         client.log_batch(run_id, metrics=some)
 
 
-def log_datasets(client: MlflowClient, run: Run, run_id: str) -> None:
-    """The three splits as inputs, known by their digests."""
+def log_datasets(client: MlflowClient, run_id: str, splits: dict[str, Any], sources: dict[str, Any]) -> None:
+    """The ``splits`` as inputs, known by their digests, and where they came from."""
     inputs = client.get_run(run_id).inputs
     there = {each.dataset.name for each in (inputs.dataset_inputs if inputs else [])}
-    sources = run.summary["settings"].get("data") or {}
     missing = [
-        _dataset(name, split, str(sources.get(name, "given as objects")))
-        for name, split in run.summary["splits"].items()
+        _dataset(name, split, str(sources.get(name) or "given as objects"))
+        for name, split in splits.items()
         if _name(name) not in there
     ]
     if missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from compress_explain.evaluating import Evaluated
 from compress_explain.record.outcome import Run
 from compress_explain.search import Found
 
@@ -76,6 +77,20 @@ class MlflowRegistry:
             from .observed import mirror_observed
 
             return mirror_observed(Path(folder), uri, experiment=self.experiment)
+
+    def publish_evaluation(self, folder: Path) -> str:
+        """Mirror the evaluation in ``folder`` as one run beside the compressions of the same model, and return its address.
+
+        Raises:
+            InputError: there is no finished evaluation in the folder, or the store fails.
+        """
+        evaluated = Evaluated(Path(folder))
+        uri = resolve_tracking_uri(self.tracking_uri)
+        check_reachable(uri)
+        with quiet(), explained(uri, "the evaluation could not be mirrored completely", evaluated.folder):
+            from .evaluations import mirror_evaluation
+
+            return mirror_evaluation(evaluated, uri, experiment=self.experiment)
 
     def fetch_model(self, address: str, into: Path) -> Path:
         """Bring the files of the model at ``address`` (``models:/…``, ``runs:/…``) into ``into`` and return their folder.

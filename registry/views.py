@@ -23,15 +23,24 @@ _COMPONENT_COLUMNS = ["component", "kind", "status", "removed_step", "removed_re
 
 def write_views(run: Run, folder: Path) -> list[str]:
     """Write every table below ``folder`` and return their names, in the order in which to read them."""
-    for name, make in _VIEWS.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        make(run).to_json(path, orient="split", index=False, date_format="iso", double_precision=6)
-    return list(_VIEWS)
+    return [write_view(folder, name, make(run)) for name, make in _VIEWS.items()]
+
+
+def write_view(folder: Path, name: str, table: pd.DataFrame) -> str:
+    """Write one table below ``folder``; returns its name."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_json(path, orient="split", index=False, date_format="iso", double_precision=6)
+    return name
+
+
+def gate_view(verdicts: list[dict[str, Any]]) -> pd.DataFrame:
+    """Every verdict."""
+    return pd.DataFrame(verdicts, columns=_GATE_COLUMNS)
 
 
 def _gates(run: Run) -> pd.DataFrame:
-    return pd.DataFrame(run.summary["verdicts"], columns=_GATE_COLUMNS)
+    return gate_view(run.summary["verdicts"])
 
 
 def _scores(run: Run) -> pd.DataFrame:

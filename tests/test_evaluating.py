@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -461,6 +462,32 @@ def test_waivers_of_nothing_are_refused(worse, files, tmp_path, capsys, argument
     evaluate(job(files, "worse", gates=[Gate(metric="accuracy", max_drop=0.05)]), out, Progress(quiet=True))
     code, text = told(capsys, "waive", out, *arguments)
     assert code == 2 and problem in text
+
+
+def test_an_evaluation_is_mirrored_once_beside_the_compressions_of_its_model(worse, tmp_path, capsys):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    done = {told(capsys, "publish", worse.folder, "--tracking-uri", uri) for _ in range(2)}
+    assert [code for code, _ in done] == [0], "both say the same"
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    [tracked] = client.search_runs([client.get_experiment_by_name("model").experiment_id])
+    accuracy = worse.scores.set_index(["metric", "slice"]).loc[("accuracy", "all")]
+    assert tracked.data.metrics["test/accuracy_compressed"] == accuracy["compressed"]
+    assert tracked.data.metrics["gates/failed"] == sum(each["state"] == "fail" for each in worse.summary["verdicts"])
+    tags = tracked.data.tags
+    assert (tags["compress_explain.state"], tags["compress_explain.kind"]) == ("fail", "evaluation")
+    assert "Verdict: fail" in tags["mlflow.note.content"] and tags["compress_explain.mirror"] == "complete"
+    assert {file.path for file in client.list_artifacts(tracked.info.run_id)} >= {
+        "report.html",
+        "evaluation.json",
+        "overview",
+    }
+    [rows] = tracked.inputs.dataset_inputs
+    assert rows.dataset.digest == worse.summary["splits"]["test"]["digest"][:36]
+
+
+def test_a_folder_that_holds_nothing_finished_is_not_published(tmp_path, capsys):
+    code, text = told(capsys, "publish", tmp_path)
+    assert code == 2 and "none of run.json, evaluation.json" in text
 
 
 def test_a_file_of_gates_is_checked(files, tmp_path, capsys):

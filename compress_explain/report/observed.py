@@ -215,8 +215,8 @@ def _shares(told: dict[str, Any]) -> str:
     value, low, high = (math.nan if told[name] is None else told[name] for name in ("value", "low", "high"))
     if math.isnan(value):
         return "–"
-    told = [f"{plain(100 * each, 0)}%" for each in (value, low, high)]
-    return told[0] if math.isnan(low) else f"{told[0]} ({told[1]} to {told[2]})"
+    said = [f"{plain(100 * each, 0)}%" for each in (value, low, high)]
+    return said[0] if math.isnan(low) else f"{said[0]} ({said[1]} to {said[2]})"
 
 
 def _upper(text: str) -> str:

@@ -13,11 +13,9 @@ from compress_explain.config import Config, load_config
 from compress_explain.data.loading import Splits, load_splits
 from compress_explain.errors import Exit, InputError
 from compress_explain.model.loading import Subject, load_any, load_subject, quieten
-from compress_explain.plugins.catalog import REGISTRIES
 from compress_explain.progress import Progress
 from compress_explain.record.champion import Champion
 from compress_explain.record.folder import write_text
-from compress_explain.record.outcome import Run
 from compress_explain.run import execute
 from compress_explain.running.job import Job
 from compress_explain.terminal.fetching import fetching
@@ -151,14 +149,6 @@ def show_component(folder: Path, component: str) -> None:
     from compress_explain.terminal.reading import print_component
 
     print_component(folder, component)
-
-
-def publish_run(folder: Path, tracking_uri: str | None) -> None:
-    """Mirror a run to MLflow."""
-    run = Run(folder)
-    registry = REGISTRIES.build("mlflow", {"tracking_uri": tracking_uri} if tracking_uri else {})
-    registry.check()
-    print(f"published: {registry.publish(run.folder)}")
 
 
 def open_ui(port: int) -> None:

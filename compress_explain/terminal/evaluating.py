@@ -39,6 +39,7 @@ from compress_explain.record.outcome import EXITS, REPORT
 from compress_explain.record.replay import read_ledger
 from compress_explain.terminal.console import output
 from compress_explain.terminal.fetching import fetching
+from compress_explain.terminal.mirroring import publish_where_asked
 from compress_explain.terminal.summary import STATES
 
 _FIRST = ("accuracy", "macro_f1", "nll", "brier", "negative_flips")
@@ -65,6 +66,7 @@ class Wanted:
     seed: int
     redact: bool
     learn: str | None = None
+    tracking_uri: str | None = None
 
 
 def run_evaluation(wanted: Wanted, out: Path, *, resume: bool) -> Exit:
@@ -97,6 +99,7 @@ def run_evaluation(wanted: Wanted, out: Path, *, resume: bool) -> Exit:
         )  # fmt: skip
         evaluated = evaluate(evaluation, out, progress, resume=resume)
     print_evaluation(evaluated)
+    publish_where_asked(out, wanted.tracking_uri)
     return evaluated.exit_code
 
 

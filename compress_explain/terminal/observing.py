@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from compress_explain.data.encoding import Reading
 from compress_explain.data.examples import Examples
 from compress_explain.data.slices import load_rules
 from compress_explain.model.loading import Subject, infer_task, load_subject, quieten
-from compress_explain.plugins.catalog import REGISTRIES
 from compress_explain.progress import Progress
 from compress_explain.report.observed import sentences
 from compress_explain.signals.training.observed import PAGE
@@ -23,6 +21,7 @@ from compress_explain.signals.training.over_training import Watched, observe
 from compress_explain.signals.training.rows import rows_to_watch
 from compress_explain.signals.training.series import series_in
 from compress_explain.terminal.console import output
+from compress_explain.terminal.mirroring import publish_where_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +61,7 @@ def observe_folder(asked: Asked, out: Path) -> None:
     )  # fmt: skip
     show(observe(watched, out, progress))
     output().print(f"page: {out / PAGE}")
-    uri = asked.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
-        registry = REGISTRIES.build("mlflow", {"tracking_uri": uri})
-        output().print(f"published: {registry.publish_observed(out)}")
+    publish_where_asked(out, asked.tracking_uri)
 
 
 def _rows(asked: Asked, subject: Subject) -> tuple[Examples, Examples | None]:
