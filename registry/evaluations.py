@@ -71,7 +71,8 @@ def _complete(client: MlflowClient, evaluated: Evaluated, run_id: str) -> None:
         )  # fmt: skip
     client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": view, "type": "table"} for view in views]))
     time, tracked = milliseconds(evaluated.ledger.records[-1].time), client.get_run(run_id)
-    figures = gate_counts(summary["verdicts"]) | overall_figures(evaluated.scores, "test")
+    gates = gate_counts(summary["verdicts"]) if summary["judged"] else {}
+    figures = gates | overall_figures(evaluated.scores, "test")
     log_missing(client, tracked, points(figures, limit=HEADLINES), time, _parameters(evaluated))
     log_missing(client, tracked, list(_curves(evaluated)), time)
     client.set_terminated(run_id, "FINISHED", end_time=time)

@@ -67,16 +67,16 @@ def curves(table: pd.DataFrame) -> Iterator[Point]:
 
 
 def _key(part: str, figure: str, signal: str, layer: str) -> str | None:
-    """The name of a metric; None for what is not shown."""
+    """The name of a metric; None for what is not shown. MLflow's page sorts them: what sums a signal up comes first, CKA last."""
     if part == LOSS:
         return "loss"
     if part == PROBE and figure == ABOVE:
         return f"signal/{signal}/{layer}"
     if part == COURSE and figure == STRENGTH:
-        return f"strength/{signal}"
+        return f"course/{signal}"
     if part == COURSE and figure == REACH:
-        return f"reach/{signal}"
-    return f"{slug(figure)}/{layer}" if part == CKA else None
+        return f"course_reach/{signal}"
+    return f"similarity/{slug(figure)}/{layer}" if part == CKA else None
 
 
 def _find(client: MlflowClient, experiment_id: str, digest: str) -> Tracked | None:

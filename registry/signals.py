@@ -23,11 +23,15 @@ def signal_curves(run: Run) -> Iterator[Point]:
 
 
 def curves_told(measured: pd.DataFrame) -> Iterator[Point]:
-    """For each signal what a probe shows in both models, and the share that is retained (step = depth, 0 is the embedding)."""
+    """For each signal what a probe shows in both models, and the share that is retained, above the control and above chance alone
+    (step = depth, 0 is the embedding).
+    """
     found = Found(table=measured)
     names = slugs(signal.name for signal in found.signals)
     for signal in found.signals:
-        told = {model: signal.curve(model) for model in (ORIGINAL, COMPRESSED)} | {"retained": signal.retention}
+        told = {model: signal.curve(model) for model in (ORIGINAL, COMPRESSED)} | {
+            "retained": signal.retained_by_depth(), "retained_above_chance": signal.retained_by_depth(above_chance=True),
+        }  # fmt: skip
         for which, curve in told.items():
             for step, depth in enumerate(found.depths):
                 if depth in curve and math.isfinite(curve[depth].value):

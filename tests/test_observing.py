@@ -412,7 +412,7 @@ def test_curves_by_layer_are_mirrored_once(observed, tmp_path):
     curve = client.get_metric_history(run.info.run_id, "signal/attribute_kind/decoder_layer_1")
     assert [point.step for point in curve] == [0, 10, 20, 30]
     assert curve[1].value > curve[3].value + 0.3
-    told = client.get_metric_history(run.info.run_id, "strength/task")
+    told = client.get_metric_history(run.info.run_id, "course/task")
     assert [point.value for point in told] == [each["value"] for each in of(summary, "task")["strength"]]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {TABLE, SUMMARY, PAGE}
 

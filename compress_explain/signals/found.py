@@ -13,6 +13,7 @@ from compress_explain.data.examples import ALL
 from compress_explain.signals.findings import CHOSEN, RANDOM, SHUFFLED, Finding
 
 _FIRST = "embedding"
+_RETAINED, _ABOVE_CHANCE = "retained", "retained_above_chance"
 _CURVES = ("auc", "rho_output")  # the figure that retention is told of
 _CHANCE = {"AUC": 0.5}
 _ORDERED = ("probe", "cka", "patching", "flow", "ablation")  # parts that name depths, the most complete first
@@ -70,12 +71,12 @@ class SignalFound:
     @cached_property
     def retained(self) -> Finding:
         """The share that is left, at the layer that was chosen on rows that are not reported."""
-        return self._chosen("retained")
+        return self._chosen(_RETAINED)
 
     @cached_property
     def above_chance(self) -> Finding:
         """The same share where chance is all that counts as nothing."""
-        return self._chosen("retained_above_chance")
+        return self._chosen(_ABOVE_CHANCE)
 
     @property
     def layer(self) -> str:
@@ -102,10 +103,10 @@ class SignalFound:
             if each.part == "probe" and each.figure == wanted and each.model == model
         }
 
-    @cached_property
-    def retention(self) -> dict[str, Finding]:
-        """The share that is left, by depth; only such as can be told."""
-        return {each.layer: each for each in self.findings if each.figure == "retained" and can_be_told(each)}
+    def retained_by_depth(self, *, above_chance: bool = False) -> dict[str, Finding]:
+        """The share that is left, above the control or above chance alone; only such as can be told."""
+        figure = _ABOVE_CHANCE if above_chance else _RETAINED
+        return {each.layer: each for each in self.findings if each.figure == figure and can_be_told(each)}
 
     def reached(self, curve: Mapping[str, Finding], depth: str) -> Finding | None:
         """What a model shows by a depth: at the last of its own that is not beyond it, where layers are gone."""

@@ -105,7 +105,7 @@ def _losses(found: Found) -> Iterator[tuple[SignalFound, str, Finding, Finding]]
     """Every signal and layer at which the original surely shows something that counts and the compressed model surely lacks a part of it."""
     for signal in found.signals:
         shown = signal.curve(ORIGINAL, "selectivity")
-        for layer, left in signal.retention.items():
+        for layer, left in signal.retained_by_depth().items():
             before = shown.get(layer)
             if before is not None and before.low > _MUCH and left.high < 1 - _MUCH:
                 yield signal, layer, before, left
@@ -115,7 +115,7 @@ def _retention(found: Found) -> Step | None:
     falls = [
         (size, layer, f"retained of {spoken_signal(signal.name)}: {words}")
         for signal in found.signals
-        for size, layer, words in _leaps(signal.retention, found.depths, down=True)
+        for size, layer, words in _leaps(signal.retained_by_depth(), found.depths, down=True)
     ]
     return max(falls, default=None)
 
