@@ -6,13 +6,16 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run as Tracked
+from mlflow.tracking.context.registry import resolve_tags
 
 from compress_explain.errors import InputError
 from compress_explain.record.ledger import file_digest
+from compress_explain.report.observed import sentences
 from compress_explain.signals.training.observed import COURSE, PAGE, REACH, STRENGTH, SUMMARY, TABLE
 from compress_explain.signals.training.observing import ABOVE, CKA, LOSS, PROBE
 
@@ -23,6 +26,11 @@ from .records import log_missing
 from .uploads import upload_missing
 
 _DIGEST = tag("observed")
+_CONTENTS = """\
+### Where to look
+- **Artifacts → observed.html**: all of it on one page, with intervals and other seeds
+- **Model metrics** (step = training step): `course/…` is what a signal shows above the control at its best layer, `course_reach/…` the share of it \
+that reaches the last layer, `signal/NAME/…` what each layer shows, `similarity/…` CKA with the last checkpoint and with the one before"""
 
 
 def mirror_observed(folder: Path, uri: str, *, experiment: str | None) -> str:
@@ -40,9 +48,7 @@ def mirror_observed(folder: Path, uri: str, *, experiment: str | None) -> str:
     with alone(folder):
         experiment_id = experiment_of(client, uri, experiment or summary["training"])
         digest = file_digest(files[TABLE])
-        run_id = (
-            _find(client, experiment_id, digest) or _start(client, experiment_id, summary["training"], digest)
-        ).info.run_id
+        run_id = (_find(client, experiment_id, digest) or _start(client, experiment_id, summary, digest)).info.run_id
         tracked = client.get_run(run_id)
         if tracked.data.tags.get(tag("mirror")) != COMPLETE:
             upload_missing(
@@ -84,6 +90,11 @@ def _find(client: MlflowClient, experiment_id: str, digest: str) -> Tracked | No
     return found[0] if found else None
 
 
-def _start(client: MlflowClient, experiment_id: str, name: str, digest: str) -> Tracked:
-    tags = {_DIGEST: digest, tag("mirror"): INCOMPLETE}
-    return client.create_run(experiment_id, tags=tags, run_name=f"signals of {name}")
+def _start(client: MlflowClient, experiment_id: str, summary: dict[str, Any], digest: str) -> Tracked:
+    told = sentences(summary)
+    listed = "\n".join(f"- {each}" for each in (*told["signals"], *told["falls"]))
+    tags = {
+        _DIGEST: digest, tag("kind"): "observed training", tag("mirror"): INCOMPLETE, "mlflow.source.name": "compress-explain",
+        "mlflow.note.content": f"## Signals while {summary['training']} was trained\n{listed}\n\n{_CONTENTS}",
+    }  # fmt: skip
+    return client.create_run(experiment_id, tags=resolve_tags(tags), run_name=f"signals of {summary['training']}")

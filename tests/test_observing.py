@@ -415,6 +415,7 @@ def test_curves_by_layer_are_mirrored_once(observed, tmp_path):
     told = client.get_metric_history(run.info.run_id, "course/task")
     assert [point.value for point in told] == [each["value"] for each in of(summary, "task")["strength"]]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {TABLE, SUMMARY, PAGE}
+    assert "training erases it" in run.data.tags["mlflow.note.content"]
 
 
 def test_bands_of_tokens_are_the_same_for_rows_to_learn_from(tmp_path):
