@@ -186,7 +186,7 @@ def _flow(every: list[str]) -> Iterator[Finding]:
             )
             yield told("flow", "norm", 10 + place, "length", 128, 0.2, model=model, layer=depth)
             if place:
-                for figure, value in (("dead", 0.08), ("saturated", 0.01), ("sparsity", 0.4)):
+                for figure, value in (("dead", 0.08), ("saturated", 0.01), ("constant", 0.02), ("sparsity", 0.4)):
                     yield told("flow", figure, value, "share", 128, 0.005, model=model, layer=depth)
                 for head in range(4):
                     yield told(

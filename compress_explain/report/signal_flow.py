@@ -42,11 +42,12 @@ class TakenRow:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitsRow:
-    """One layer: shares of its neurons that are dead and saturated, and of attention that carries most of it."""
+    """One layer: shares of its neurons that are dead, saturated and constant, and of attention that carries most of it."""
 
     layer: str
     dead: tuple[Finding | None, Finding | None]
     saturated: tuple[Finding | None, Finding | None]
+    constant: tuple[Finding | None, Finding | None]
     sparsity: tuple[Finding | None, Finding | None]
 
 
@@ -121,11 +122,14 @@ def _taken(told: list[Finding]) -> list[TakenRow]:
 
 
 def _units(told: list[Finding]) -> list[UnitsRow]:
-    figures = ("dead", "saturated", "sparsity")
+    figures = ("dead", "saturated", "constant", "sparsity")
     own = {(each.figure, each.model, each.layer): each for each in told if each.figure in figures}
     layers = dict.fromkeys(layer for _, _, layer in own)
     return [
-        UnitsRow(layer=layer, dead=_both(own, "dead", layer), saturated=_both(own, "saturated", layer), sparsity=_both(own, "sparsity", layer))
+        UnitsRow(
+            layer=layer, dead=_both(own, "dead", layer), saturated=_both(own, "saturated", layer),
+            constant=_both(own, "constant", layer), sparsity=_both(own, "sparsity", layer),
+        )
         for layer in layers
     ]  # fmt: skip
 
