@@ -86,6 +86,8 @@ def _thrown_away(reach: dict[str, Any], last: str) -> str:
 
 def _course(signal: dict[str, Any], summary: dict[str, Any]) -> str:
     name, peak, kept = _upper(spoken(signal["signal"])), signal["peak"], signal["kept"]
+    if peak["value"] is None:
+        return f"{name} cannot be told: at no step enough of the decisions to learn from are wrong, and enough right."
     if signal["verdict"] == "absent":
         return f"{name}: at the step and layer that other rows choose, no more of it shows than in the control ({_interval(peak)})."
     formed, last, depths = signal["formed"], signal["last"], summary["depths"]
