@@ -17,7 +17,7 @@ from compress_explain.errors import InputError
 from compress_explain.record.ledger import file_digest
 from compress_explain.report.observed import sentences
 from compress_explain.signals.training.observed import COURSE, PAGE, REACH, STRENGTH, SUMMARY, TABLE
-from compress_explain.signals.training.observing import ABOVE, CKA, LOSS, PROBE
+from compress_explain.signals.training.observing import ABOVE, BEFORE, CKA, LAST, LOSS, PROBE
 
 from .addresses import run_page
 from .mirror import COMPLETE, INCOMPLETE, alone, experiment_of
@@ -82,7 +82,7 @@ def _key(part: str, figure: str, signal: str, layer: str) -> str | None:
         return f"course/{signal}"
     if part == COURSE and figure == REACH:
         return f"course_reach/{signal}"
-    return f"similarity/{slug(figure)}/{layer}" if part == CKA else None
+    return f"similarity/{slug(figure)}/{layer}" if part == CKA and figure in (LAST, BEFORE) else None
 
 
 def _find(client: MlflowClient, experiment_id: str, digest: str) -> Tracked | None:

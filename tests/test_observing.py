@@ -168,6 +168,17 @@ def test_checkpoints_are_alike_where_nothing_changed_between_them(observed):
     assert set(mine[mine["figure"] == "cka_before"]["step"]) == {10, 20, 30}
 
 
+def test_any_two_checkpoints_are_compared_and_other_trainings_are_a_yardstick(observed):
+    table = pd.read_parquet(observed[1] / TABLE)
+    pairs = table[table["figure"] == "cka_checkpoints"].set_index(["step", "other"])["value"]
+    assert len(pairs) == 16 and pairs[10, "20"] == pytest.approx(pairs[20, "10"])
+    assert pairs[10, "20"] > 0.999 and pairs[30, "30"] == pytest.approx(1)
+    assert max(pairs[20, "30"], pairs[0, "30"]) < 0.9
+    assert table[table["figure"] == "cka_trainings"]["other"].tolist() == ["two"]
+    page = (observed[1] / PAGE).read_text()
+    assert "Checkpoint by checkpoint, at layer 1" in page and "more alike than two trainings" in page
+
+
 def test_table_summary_and_page_tell_the_same(observed):
     summary, out, _ = observed
     table = pd.read_parquet(out / TABLE)
@@ -233,7 +244,7 @@ def looks(
     return [
         Observation(
             step=10 * n, findings=(), above={"s": readings(values, choosing=chosen[n])}, held={"s": readings(held[n])},
-            loss=readings([loss], 0.001),
+            loss=readings([loss], 0.001), outline=np.zeros((4, 2), dtype=np.float32),
         )
         for n, (values, loss) in enumerate(zip(strengths, losses, strict=True))
     ]  # fmt: skip

@@ -11,7 +11,10 @@ import pandas as pd
 from compress_explain.report.numbers import count, plain, signed
 from compress_explain.report.over_steps import OverSteps, Track, over_steps
 from compress_explain.report.page import environment
+from compress_explain.report.signal_maps import SHADES, Axes, cka_map_of
 from compress_explain.report.signal_words import layer_in_words
+from compress_explain.signals.findings import Finding
+from compress_explain.signals.training.observed import CHECKPOINTS, TRAININGS
 from compress_explain.signals.training.observing import ABOVE, BEFORE, CKA, LAST, PROBE
 
 _LOOKS = 8  # colours with dashes
@@ -39,6 +42,7 @@ def render_observed(summary: dict[str, Any], table: pd.DataFrame) -> str:
         ),
         "layers": tuple(_by_layer(summary, mine)),
         "alike": tuple(_alike(summary, mine)),
+        "steps_alike": _steps_alike(summary, mine),
         "spreads": tuple(_spreads(summary)),
         "confidence": summary["settings"]["confidence"],
         "decisions": summary["decisions"],
@@ -173,6 +177,41 @@ def _alike(summary: dict[str, Any], table: pd.DataFrame) -> Iterator[OverSteps |
         rows = table[(table["part"] == CKA) & (table["figure"] == figure)]
         if len(rows):
             yield over_steps(figure, title, list(_depth_tracks(summary, rows)), wide=340, high=170)
+
+
+def _steps_alike(summary: dict[str, Any], table: pd.DataFrame) -> dict[str, Any] | None:
+    """A map of checkpoint × checkpoint at the last layer, and what another training says of it; None where one checkpoint is all there is."""
+    rows = table[(table["part"] == CKA) & (table["figure"] == CHECKPOINTS)]
+    steps = [str(step) for step in sorted(set(rows["step"]))]
+    findings = [
+        Finding(
+            part=CKA,
+            figure=CHECKPOINTS,
+            value=row["value"],
+            unit="CKA",
+            n=row["n"],
+            layer=str(row["step"]),
+            other=row["other"],
+        )
+        for row in rows.to_dict("records")
+    ]
+    if len(steps) < 2 or not any(math.isfinite(each.value) for each in findings):
+        return None
+    layer = layer_in_words(summary["depths"][-1], summary["depths"])
+    axes = Axes(are="checkpoints by their step", up="step", across="step")
+    others = table[(table["part"] == CKA) & (table["figure"] == TRAININGS) & table["value"].notna()]["value"]
+    return {
+        "map": cka_map_of("steps-alike", f"Checkpoint by checkpoint, at {layer}", findings, steps, large=True, axes=axes),
+        "shades": SHADES, "n": findings[0].n, "others": _others(list(others)),
+    }  # fmt: skip
+
+
+def _others(values: Sequence[float]) -> str:
+    """What is to be compared with: the last checkpoints of other seeds."""
+    if not values:
+        return ""
+    low, high = plain(min(values), 2), plain(max(values), 2)
+    return f"The last checkpoint and {'that of another seed' if len(values) == 1 else 'those of other seeds'} are alike to {low if low == high else f'{low} to {high}'}: above that, two checkpoints are more alike than two trainings."
 
 
 def _depth_tracks(summary: dict[str, Any], rows: pd.DataFrame) -> Iterator[Track]:

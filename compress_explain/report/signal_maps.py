@@ -17,7 +17,19 @@ _NUMBERS = 32.0  # px from which a number fits a cell
 _POINTED_AT = 8.0  # px from which a cell can be pointed at
 _LABELLED = 28.0  # px from one label to the next, at least
 _DARK = 0.55  # from which on a number is written in the colour of the page
-_REFERENCE, _KEY = "reference", (0.0, 0.25, 0.5, 0.75, 1.0)
+_REFERENCE, SHADES = "reference", (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """What stands along the two sides of a map, and what both are."""
+
+    are: str
+    up: str
+    across: str
+
+
+_DEPTHS = Axes(are="depths", up="depth of the original", across="depth of the compressed model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +82,7 @@ class CkaSection:
     smalls: tuple[CkaMap, ...]
     rows: tuple[CkaRow, ...]
     n: int
-    key: tuple[float, ...] = _KEY
+    key: tuple[float, ...] = SHADES
 
 
 def cka_section(found: Found) -> CkaSection | None:
@@ -87,9 +99,9 @@ def cka_section(found: Found) -> CkaSection | None:
     )
     return CkaSection(
         sentence=_sentence(rows, found.depths),
-        large=_map("cka-both", "Original and compressed", both, found.depths, large=True),
+        large=cka_map_of("cka-both", "Original and compressed", both, found.depths, large=True, axes=_DEPTHS),
         smalls=tuple(
-            _map(f"cka-{name}", f"Within the {name}", own, found.depths, large=False)
+            cka_map_of(f"cka-{name}", f"Within the {name}", own, found.depths, large=False, axes=_DEPTHS)
             for name, own in within.items()
             if own
         ),
@@ -112,7 +124,10 @@ def _sentence(rows: Sequence[CkaRow], depths: Sequence[str]) -> str:
     )
 
 
-def _map(name: str, title: str, findings: Sequence[Finding], depths: Sequence[str], *, large: bool) -> CkaMap:
+def cka_map_of(
+    name: str, title: str, findings: Sequence[Finding], depths: Sequence[str], *, large: bool, axes: Axes
+) -> CkaMap:
+    """Where the cells go: ``layer`` of each finding is its row, ``other`` its column, both in the order of ``depths``."""
     told = [each for each in findings if math.isfinite(each.value)]
     rows = [depth for depth in depths if any(each.layer == depth for each in told)]
     columns = [depth for depth in depths if any(each.other == depth for each in told)]
@@ -129,8 +144,8 @@ def _map(name: str, title: str, findings: Sequence[Finding], depths: Sequence[st
     )
     return CkaMap(
         name=name, title=title, size=size, left=left, top=top, cells=cells,
-        description="Rows are depths, the first at the bottom; columns are depths, the first at the left; the darker, the more alike.",
-        across_is="compressed", up_is="original",
+        description=f"Rows are {axes.are}, the first at the bottom; columns are {axes.are}, the first at the left; the darker, the more alike.",
+        across_is=axes.across, up_is=axes.up,
         width=round(left + len(columns) * size + 2, 1),
         height=round(top + len(rows) * size + foot, 1),
         grid=(round(len(columns) * size, 1), round(len(rows) * size, 1)),

@@ -18,7 +18,8 @@ from compress_explain.signals.probing.resampling import Readings
 from compress_explain.signals.training.observing import Observation
 
 STEPS = "steps"
-_ABOVE, _HELD, _LOSS = "above", "held", "loss"
+FORMAT = 2  # of what lies in it
+_ABOVE, _HELD, _LOSS, _OUTLINE = "above", "held", "loss", "outline"
 _ARRAYS = ("values", "draws", "choosing", "weights")
 
 
@@ -43,7 +44,8 @@ class Kept:
             _LOSS: observation.loss,
         }
         arrays = {f"{what}|{name}": getattr(each, name) for what, each in readings.items() for name in _ARRAYS}
-        _whole(self._file(observation.step, "npz"), lambda path: np.savez(path, identity=np.array(identity), **arrays))
+        made = {"identity": np.array(identity), _OUTLINE: observation.outline, **arrays}
+        _whole(self._file(observation.step, "npz"), lambda path: np.savez(path, **made))
         table = as_table(observation.findings)
         _whole(self._file(observation.step, "parquet"), lambda path: table.to_parquet(path, index=False))
 
@@ -64,12 +66,13 @@ class Kept:
         with np.load(self._file(step, "npz")) as arrays:
             whats = dict.fromkeys(name.rpartition("|")[0] for name in arrays.files if "|" in name)
             readings = {what: Readings(**{name: arrays[f"{what}|{name}"] for name in _ARRAYS}) for what in whats}
+            outline = arrays[_OUTLINE]
         above, held = (
             {what.partition("|")[2]: each for what, each in readings.items() if what.startswith(f"{kind}|")}
             for kind in (_ABOVE, _HELD)
         )
         findings = tuple(Finding(**row) for row in table.to_dict("records"))
-        return Observation(step=step, loss=readings[_LOSS], above=above, held=held, findings=findings)
+        return Observation(step=step, loss=readings[_LOSS], above=above, held=held, findings=findings, outline=outline)
 
     def all(self) -> tuple[Observation, ...]:
         return tuple(self.get(step) for step in self.steps)

@@ -8,20 +8,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from compress_explain.record.folder import write_json, write_text
 from compress_explain.signals.findings import Finding, as_table
 from compress_explain.signals.probing.resampling import Estimate
+from compress_explain.signals.similarity.outlines import outlines_alike
 from compress_explain.signals.training.falling import Fall, by_chance, falls_of, spread_of
 from compress_explain.signals.training.forming import Course, course_of
 from compress_explain.signals.training.observations import Kept, table_of, write_table
-from compress_explain.signals.training.observing import LEFT_OUT, PROBE, Observation, Observing
+from compress_explain.signals.training.observing import CKA, LEFT_OUT, PROBE, Observation, Observing
 from compress_explain.signals.training.reaching import Reach, reach_of
 
 TABLE, SUMMARY, PAGE = "observed.parquet", "observed.json", "observed.html"
 COURSE, SEEDS = "course", "seeds"
 STRENGTH, CHANGE, REACH, SPREAD = "strength", "change", "reach", "spread"
+CHECKPOINTS, TRAININGS = "cka_checkpoints", "cka_trainings"
+_MAPPED = 24  # steps, of which it is told how alike any two are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,7 @@ def write_observed(folder: Path, names: Names, observing: Observing) -> dict[str
 
     confidence = observing.confidence
     told = [_Told.of(Kept(folder=folder, seed=seed), confidence) for seed in range(1 + len(names.seeds))]
-    findings = [*_courses(told[0], confidence), *_spreads(told)]
+    findings = [*_courses(told[0], confidence), *_spreads(told), *_alike(told, names)]
     over_steps = as_table([each for _, each in findings]).assign(step=[step for step, _ in findings], seed=0)
     table = pd.concat([*(table_of(each.kept) for each in told), over_steps], ignore_index=True)
     write_table(folder / TABLE, table)
@@ -104,6 +108,34 @@ def _spreads(told: Sequence[_Told]) -> Iterator[tuple[int, Finding]]:
                 step,
                 Finding(part=SEEDS, figure=SPREAD, value=value, unit=unit, n=n, signal=signal, note=note),
             )
+
+
+def _alike(told: Sequence[_Told], names: Names) -> Iterator[tuple[int, Finding]]:
+    """At the last depth: how alike any two steps are, and how alike the last steps of two trainings, which is a yardstick."""
+    mine = told[0].observations
+    picked = [
+        mine[place] for place in sorted(set(np.linspace(0, len(mine) - 1, min(_MAPPED, len(mine))).round().astype(int)))
+    ]
+    depth, n = depths_of(mine[0])[-1], len(mine[0].outline)
+    table = outlines_alike([each.outline for each in picked])
+    for one, row in zip(picked, table, strict=True):
+        for other, value in zip(picked, row, strict=True):
+            yield (
+                one.step,
+                Finding(
+                    part=CKA,
+                    figure=CHECKPOINTS,
+                    value=float(value),
+                    unit="CKA",
+                    n=n,
+                    layer=depth,
+                    other=str(other.step),
+                ),
+            )
+    for name, another in zip(names.seeds, told[1:], strict=True):
+        last = another.observations[-1]
+        value = float(outlines_alike([mine[-1].outline, last.outline])[0, 1])
+        yield mine[-1].step, Finding(part=CKA, figure=TRAININGS, value=value, unit="CKA", n=n, layer=depth, other=name)
 
 
 def _ranges(told: Sequence[_Told]) -> dict[str, Mapping[int, float]]:

@@ -24,6 +24,7 @@ from compress_explain.signals.probing.quality import GIVEN_OUTPUT, quality_of
 from compress_explain.signals.probing.reading_off import CHANCE, fewest, read_off, too_few
 from compress_explain.signals.probing.resampling import Draws, Estimate, Readings
 from compress_explain.signals.similarity.cka import cka_interval, debiased_cka
+from compress_explain.signals.similarity.outlines import outline
 from compress_explain.signals.stream.layers import Layers, layers_of
 from compress_explain.signals.stream.nothing import without_knowledge
 from compress_explain.signals.stream.states import States, Where, drawn_decisions, read_splits, where_read
@@ -32,6 +33,7 @@ LOSS, PROBE, CKA, LEFT_OUT = "loss", "probe", "cka", "left out"
 ABOVE = "selectivity"
 LAST, BEFORE = "cka_last", "cka_before"
 _ALIKE = 2000  # decisions that CKA takes, at most
+_OUTLINED = 256  # of them, which are kept for how alike any two steps are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ class Observing:
 class Observation:
     """A look at one step: ``findings`` for a reader, and for what is computed over several steps, with every resample,
     ``above`` and ``held``: what each signal shows at every depth above the control and above chance, and the ``loss`` in nats at the one
-    depth there is.
+    depth there is. ``outline`` is what the last depth holds of some decisions, for how alike any two steps are.
     """
 
     step: int
@@ -71,6 +73,7 @@ class Observation:
     above: dict[str, Readings] = field(repr=False)
     held: dict[str, Readings] = field(repr=False)
     loss: Readings = field(repr=False)
+    outline: Float[np.ndarray, "some features"] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +148,10 @@ class Observer:
                     findings.append(self._finding(part, name, readings.at(place), unit, signal, model, depth))
         for figure, other in ((BEFORE, before), (LAST, last)):
             findings += [] if other is None else list(self._alike(figure, states, other))
-        return Observation(step=step, findings=tuple(findings), above=above, held=held, loss=loss)
+        return Observation(
+            step=step, findings=tuple(findings), above=above, held=held, loss=loss,
+            outline=outline(states.at(states.depths[-1])[self._some(_OUTLINED)]),
+        )  # fmt: skip
 
     def _read(self, states: States) -> Iterator[tuple[str, str, str, Readings, Readings, float]]:
         strength, seed, figures = self.observing.strength, self.observing.seed, (GIVEN_OUTPUT,)
@@ -158,9 +164,7 @@ class Observer:
         yield QUALITY, GIVEN_OUTPUT, "rank correlation", read, nothing, 0.0
 
     def _alike(self, figure: str, states: States, other: States) -> Iterator[Finding]:
-        """At the decisions that are reported: those that follow what is there to learn from."""
-        reported = np.sort(np.concatenate([part.report for part in self.draws.parts]))
-        some = np.sort(np.random.default_rng(self.observing.seed).permutation(reported)[:_ALIKE])
+        some = self._some(_ALIKE)
         for depth in states.depths:
             mine, theirs = states.at(depth)[some], other.at(depth)[some]
             value = debiased_cka(mine, theirs)
@@ -168,6 +172,12 @@ class Observer:
             yield Finding(
                 part=CKA, figure=figure, value=value, low=low, high=high, unit="CKA", n=len(some), layer=depth
             )
+
+    def _some(self, most: int) -> Int[np.ndarray, " some"]:
+        """Of the decisions that are reported, those that follow what is there to learn from."""
+        reported = np.sort(np.concatenate([part.report for part in self.draws.parts]))
+        drawn: np.ndarray = np.sort(np.random.default_rng(self.observing.seed).permutation(reported)[:most])
+        return drawn
 
     def _finding(
         self, part: str, figure: str, estimate: Estimate, unit: str, signal: str = "", model: str = "", layer: str = ""

@@ -12,7 +12,7 @@ from typing import Any
 from compress_explain.data.examples import Examples
 from compress_explain.errors import InputError
 from compress_explain.progress import Advance, Progress
-from compress_explain.signals.training.observations import STEPS, Kept
+from compress_explain.signals.training.observations import FORMAT, STEPS, Kept
 from compress_explain.signals.training.observed import Names, write_observed
 from compress_explain.signals.training.observing import Observer, Observing
 from compress_explain.signals.training.series import Checkpoint, Load, Series, check_beside, loaded_for
@@ -43,10 +43,10 @@ class Watched:
         return self.load or loaded_for(self.examples.task)
 
     def identity(self, series: Series, number: int) -> str:
-        """Of what a look at a checkpoint is made: the weights that it concerns, the rows, and how closely it looks."""
+        """Of what a look at a checkpoint is made: the weights that it concerns, the rows, how closely it looks, and how it is kept."""
         here: list[Checkpoint] = [series.checkpoints[number], series.checkpoints[max(0, number - 1)], series.last]
         rows = [each.digest for each in (self.examples, self.learning) if each is not None]
-        facts = [[each.digest for each in here], rows, asdict(self.observing)]
+        facts = [FORMAT, [each.digest for each in here], rows, asdict(self.observing)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
