@@ -85,6 +85,41 @@ def side_by_side(summaries: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:
     return told
 
 
+def curves(summaries: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:
+    """By signal and by what is told of it, a row a variant with a cell a step: means over the seeds of which it can be told."""
+    told: dict[str, list[Row]] = {}
+    signals = list(dict.fromkeys(each["signal"] for summary in summaries.values() for each in summary["signals"]))
+    for signal in signals:
+        for title, key in (
+            ("above the control at the best layer", "strength"),
+            ("share that reaches the last layer", "reach"),
+        ):
+            rows = []
+            for variant, summary in summaries.items():
+                here = [
+                    each
+                    for seed in (summary, *summary["of_seeds"])
+                    for each in seed["signals"]
+                    if each["signal"] == signal
+                ]
+                courses = [each["reach"]["share"] if key == "reach" else each["strength"] for each in here]
+                steps = [step["step"] for step in courses[0]]
+                rows.append(
+                    {"variant": variant}
+                    | {
+                        f"{step:,}": _mean([course[place]["value"] for course in courses])
+                        for place, step in enumerate(steps)
+                    }
+                )
+            told[f"{signal}: {title}, by step"] = rows
+    return told
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    there = [each for each in values if each is not None]
+    return f"{sum(there) / len(there):.3f}" if there else "–"
+
+
 def _range(values: Sequence[float | None]) -> str:
     there = [each for each in values if each is not None]
     if not there:
@@ -118,7 +153,7 @@ def main() -> None:
         summary = observed(variant, options.models, options.data, options.learn, options.rows, observing, options.out)
         summaries[variant] = summary
         report.add(f"{variant}, {time.perf_counter() - started:.0f} s", told(variant, summary))
-    for title, rows in side_by_side(summaries).items():
+    for title, rows in (curves(summaries) | side_by_side(summaries)).items():
         report.add(title, rows)
 
 
