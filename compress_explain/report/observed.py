@@ -184,17 +184,9 @@ def _steps_alike(summary: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]
     rows = table[(table["part"] == CKA) & (table["figure"] == CHECKPOINTS)]
     steps = [str(step) for step in sorted(set(rows["step"]))]
     findings = [
-        Finding(
-            part=CKA,
-            figure=CHECKPOINTS,
-            value=row["value"],
-            unit="CKA",
-            n=row["n"],
-            layer=str(row["step"]),
-            other=row["other"],
-        )
+        Finding(part=CKA, figure=CHECKPOINTS, value=row["value"], unit="CKA", n=row["n"], layer=str(row["step"]), other=row["other"])
         for row in rows.to_dict("records")
-    ]
+    ]  # fmt: skip
     if len(steps) < 2 or not any(math.isfinite(each.value) for each in findings):
         return None
     layer = layer_in_words(summary["depths"][-1], summary["depths"])
@@ -211,7 +203,11 @@ def _others(values: Sequence[float]) -> str:
     if not values:
         return ""
     low, high = plain(min(values), 2), plain(max(values), 2)
-    return f"The last checkpoint and {'that of another seed' if len(values) == 1 else 'those of other seeds'} are alike to {low if low == high else f'{low} to {high}'}: above that, two checkpoints are more alike than two trainings."
+    whose, told = (
+        "that of another seed" if len(values) == 1 else "those of other seeds",
+        low if low == high else f"{low} to {high}",
+    )
+    return f"The last checkpoint and {whose} are alike to {told}: above that, two checkpoints are more alike than two trainings."
 
 
 def _depth_tracks(summary: dict[str, Any], rows: pd.DataFrame) -> Iterator[Track]:

@@ -113,29 +113,20 @@ def _spreads(told: Sequence[_Told]) -> Iterator[tuple[int, Finding]]:
 def _alike(told: Sequence[_Told], names: Names) -> Iterator[tuple[int, Finding]]:
     """At the last depth: how alike any two steps are, and how alike the last steps of two trainings, which is a yardstick."""
     mine = told[0].observations
-    picked = [
-        mine[place] for place in sorted(set(np.linspace(0, len(mine) - 1, min(_MAPPED, len(mine))).round().astype(int)))
-    ]
+    places = np.linspace(0, len(mine) - 1, min(_MAPPED, len(mine))).round().astype(int)
+    picked = [mine[place] for place in places]
     depth, n = depths_of(mine[0])[-1], len(mine[0].outline)
     table = outlines_alike([each.outline for each in picked])
     for one, row in zip(picked, table, strict=True):
         for other, value in zip(picked, row, strict=True):
-            yield (
-                one.step,
-                Finding(
-                    part=CKA,
-                    figure=CHECKPOINTS,
-                    value=float(value),
-                    unit="CKA",
-                    n=n,
-                    layer=depth,
-                    other=str(other.step),
-                ),
-            )
+            yield one.step, _likeness(CHECKPOINTS, value, n, depth, str(other.step))
     for name, another in zip(names.seeds, told[1:], strict=True):
-        last = another.observations[-1]
-        value = float(outlines_alike([mine[-1].outline, last.outline])[0, 1])
-        yield mine[-1].step, Finding(part=CKA, figure=TRAININGS, value=value, unit="CKA", n=n, layer=depth, other=name)
+        value = outlines_alike([mine[-1].outline, another.observations[-1].outline])[0, 1]
+        yield mine[-1].step, _likeness(TRAININGS, value, n, depth, name)
+
+
+def _likeness(figure: str, value: float, n: int, depth: str, other: str) -> Finding:
+    return Finding(part=CKA, figure=figure, value=float(value), unit="CKA", n=n, layer=depth, other=other)
 
 
 def _ranges(told: Sequence[_Told]) -> dict[str, Mapping[int, float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -141,7 +141,7 @@ class Observer:
         findings = [self._finding(LOSS, "loss", loss.at(0), "nats"), *self.left_out]
         above, held = {}, {}
         for signal, figure, unit, read, control, chance in self._read(states):
-            above[signal], held[signal] = _above(read, control, chance), _above(read, None, chance)
+            above[signal], held[signal] = _above(read, control, chance), _above_chance(read, chance)
             told = ((PROBE, figure, "", read), (PROBE, figure, "random", control), (PROBE, ABOVE, "", above[signal]))
             for part, name, model, readings in told:
                 for place, depth in enumerate(states.depths):
@@ -227,12 +227,15 @@ def _loss(states: States, draws: Draws) -> Readings:
     return Readings(values=np.array(values), draws=np.array(drawn), choosing=nothing, weights=draws.weights)
 
 
-def _above(read: Readings, control: Readings | None, chance: float) -> Readings:
-    """What is read minus what a control gives, or minus chance without one and at depths where it does not even give that."""
-    if control is None:
-        more, control = np.zeros((1, read.values.shape[1]), dtype=bool), read
-    else:
-        more = (control.weights @ control.values >= chance)[None]  # (one, depths); by value, as in Estimate.or_more
+def _above_chance(read: Readings, chance: float) -> Readings:
+    return replace(
+        read, values=read.values - chance, draws=read.draws - chance, choosing=read.choosing - chance
+    )  # fmt: skip
+
+
+def _above(read: Readings, control: Readings, chance: float) -> Readings:
+    """What is read minus what the control gives, or minus chance at depths where the control does not even give that."""
+    more = (control.weights @ control.values >= chance)[None]  # (one, depths); by value, as in Estimate.or_more
     return Readings(
         values=read.values - np.where(more, control.values, chance),
         draws=read.draws - np.where(more[..., None], control.draws, chance),
