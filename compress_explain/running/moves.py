@@ -78,7 +78,7 @@ def collect(
     for batch in examples.batches(batch_size):
         whole = _tried_moves(masks, examples, batch, units, shared, blocks)
         (each,) = linearised(slopes, examples, [batch])
-        stride = math.ceil(len(examples) * int(undone.sum()) * each.decision.logits.shape[1] * 4 / _MEMORY)
+        stride = max(1, math.ceil(len(examples) * int(undone.sum()) * each.decision.logits.shape[1] * 4 / _MEMORY))
         keep = torch.from_numpy(batch.rows % stride == 0)
         found = [*each.moves(), whole(each.decision)]
         move = torch.cat([columns[keep] for columns in found], dim=1)[:, undone]
