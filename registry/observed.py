@@ -16,8 +16,9 @@ from mlflow.tracking.context.registry import resolve_tags
 from compress_explain.errors import InputError
 from compress_explain.record.ledger import file_digest
 from compress_explain.report.observed import sentences
-from compress_explain.signals.training.observed import COURSE, PAGE, REACH, STRENGTH, SUMMARY, TABLE
+from compress_explain.signals.training.observed import PAGE, SUMMARY, TABLE
 from compress_explain.signals.training.observing import ABOVE, BEFORE, CKA, LAST, LOSS, PROBE
+from compress_explain.signals.training.over_steps import COURSE, REACH, STRENGTH
 
 from .addresses import run_page
 from .mirror import COMPLETE, INCOMPLETE, alone, experiment_of

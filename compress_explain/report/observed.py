@@ -14,8 +14,8 @@ from compress_explain.report.page import environment
 from compress_explain.report.signal_maps import SHADES, Axes, cka_map_of
 from compress_explain.report.signal_words import layer_in_words
 from compress_explain.signals.findings import Finding
-from compress_explain.signals.training.observed import CHECKPOINTS, TRAININGS
 from compress_explain.signals.training.observing import ABOVE, BEFORE, CKA, LAST, PROBE
+from compress_explain.signals.training.over_steps import CHECKPOINTS, TRAININGS
 
 _LOOKS = 8  # colours with dashes
 _SPOKEN = {"task": "the right answer", "quality": "which decisions will be wrong"}

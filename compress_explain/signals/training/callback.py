@@ -17,7 +17,7 @@ from compress_explain.data.examples import Examples
 from compress_explain.errors import InputError
 from compress_explain.signals.stream.states import States
 from compress_explain.signals.training.observations import Kept
-from compress_explain.signals.training.observed import Names, write_observed
+from compress_explain.signals.training.observed import write_observed
 from compress_explain.signals.training.observing import Observer, Observing
 
 
@@ -85,7 +85,7 @@ class SignalsCallback(TrainerCallback):
             states = self._observer.states(model)
             self.kept.put(self._observer.told(state.global_step, states, before=self._before))
             self._before = states
-            write_observed(self.kept.folder, Names(training=self.kept.folder.name), self.observing)
+            write_observed(self.kept.folder, [self.kept.folder.name], self.observing)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from compress_explain.data.examples import Examples
 from compress_explain.errors import InputError
 from compress_explain.progress import Advance, Progress
 from compress_explain.signals.training.observations import FORMAT, STEPS, Kept
-from compress_explain.signals.training.observed import Names, write_observed
+from compress_explain.signals.training.observed import write_observed
 from compress_explain.signals.training.observing import Observer, Observing
 from compress_explain.signals.training.series import Checkpoint, Load, Series, check_beside, loaded_for
 
@@ -69,8 +69,7 @@ def observe(watched: Watched, out: Path, progress: Progress | None = None) -> di
     with progress.track(f"looking at {total} checkpoints", total) as advance:
         for seed, series in enumerate(watched.every):
             _look(watched, series, observer, Kept(folder=out, seed=seed), advance)
-    names = Names(training=watched.series.name, seeds=tuple(each.name for each in watched.seeds))
-    return write_observed(out, names, watched.observing)
+    return write_observed(out, [each.name for each in watched.every], watched.observing)
 
 
 def _look(watched: Watched, series: Series, observer: Observer, kept: Kept, advance: Advance) -> None:
