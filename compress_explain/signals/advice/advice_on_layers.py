@@ -15,6 +15,7 @@ from compress_explain.signals.words import figures, spoken_signal
 
 _LAYERS, _HEADS = 2, 4  # that are named at most
 _MUCH = 0.05  # of a share, of CKA, or above a control, below which nothing is worth a word however sure it is
+_MOST = {"AUC": 0.5}  # that can be above a control: a rank correlation 1
 _FAR = 2.0  # times the median of all heads, from which one matters much
 Step = tuple[float, str, str]  # how large, up to which layer, the figures behind it
 
@@ -39,7 +40,7 @@ def layers_to_distil(found: Found) -> Advice | None:
     lost = defaultdict[str, float](float)
     words = defaultdict[str, list[str]](list)
     for signal, layer, before, left in _losses(found):
-        lost[layer] += before.value * (1 - left.value)
+        lost[layer] += before.value / _MOST.get(before.unit, 1.0) * (1 - max(0.0, left.value))
         words[layer].append(
             f"{spoken_signal(signal.name)} at {layer}: {figures(before)} above the control in the original, of which the "
             f"compressed model has {figures(left, 2)}"
