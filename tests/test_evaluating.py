@@ -485,6 +485,12 @@ def test_an_evaluation_is_mirrored_once_beside_the_compressions_of_its_model(wor
     assert rows.dataset.digest == worse.summary["splits"]["test"]["digest"][:36]
 
 
+def test_a_store_that_does_not_answer_is_told_before_the_work(files, tmp_path, capsys):
+    to = ("--data", files / "test.csv", "--out", tmp_path / "out", "--tracking-uri", "http://127.0.0.1:9")
+    code, text = told(capsys, "evaluate", files / "model", files / "near", *to)
+    assert code == 2 and "cannot be reached" in text and not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_holds_nothing_finished_is_not_published(tmp_path, capsys):
     code, text = told(capsys, "publish", tmp_path)
     assert code == 2 and "none of run.json, evaluation.json" in text

@@ -39,7 +39,7 @@ from compress_explain.record.outcome import EXITS, REPORT
 from compress_explain.record.replay import read_ledger
 from compress_explain.terminal.console import output
 from compress_explain.terminal.fetching import fetching
-from compress_explain.terminal.mirroring import publish_where_asked
+from compress_explain.terminal.mirroring import check_where_asked, publish_where_asked
 from compress_explain.terminal.summary import STATES
 
 _FIRST = ("accuracy", "macro_f1", "nll", "brier", "negative_flips")
@@ -72,6 +72,7 @@ class Wanted:
 def run_evaluation(wanted: Wanted, out: Path, *, resume: bool) -> Exit:
     """Evaluate and show what came out."""
     quieten()
+    check_where_asked(wanted.tracking_uri)
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
     gates = [] if wanted.gates is None else load_gates(wanted.gates)

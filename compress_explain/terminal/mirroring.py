@@ -33,6 +33,17 @@ def publish_folder(folder: Path, tracking_uri: str | None) -> None:
     output().print(f"published: {send(folder)}", highlight=False, soft_wrap=True)
 
 
+def check_where_asked(tracking_uri: str | None) -> None:
+    """See within seconds, before any work, whether the store answers that is given, or in ``MLFLOW_TRACKING_URI``.
+
+    Raises:
+        InputError: it does not.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        REGISTRIES.build("mlflow", {"tracking_uri": uri}).check()
+
+
 def publish_where_asked(folder: Path, tracking_uri: str | None) -> None:
     """The same where a store is given, or in ``MLFLOW_TRACKING_URI``; else nothing."""
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")

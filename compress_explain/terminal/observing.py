@@ -21,7 +21,7 @@ from compress_explain.signals.training.over_training import Watched, observe
 from compress_explain.signals.training.rows import rows_to_watch
 from compress_explain.signals.training.series import series_in
 from compress_explain.terminal.console import output
-from compress_explain.terminal.mirroring import publish_where_asked
+from compress_explain.terminal.mirroring import check_where_asked, publish_where_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class Asked:
 def observe_folder(asked: Asked, out: Path) -> None:
     """Observe, show what became of each signal, and mirror it where a store is configured."""
     quieten()
+    check_where_asked(asked.tracking_uri)
     if asked.threads:
         torch.set_num_threads(asked.threads)
     progress = Progress()
