@@ -33,6 +33,19 @@ def test_a_program_computes_what_the_cut_model_computes_at_sizes_it_was_not_expo
         np.testing.assert_allclose(runner(inputs), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.exhaustive
+def test_rows_with_other_numbers_of_end_tokens_are_refused_as_the_model_refuses_them(tmp_path):
+    model, examples = tiny_model("t5"), tiny_examples("t5")
+    export_program(model, examples, tmp_path / "program.pt2")
+    inputs = dict(tiny_inputs("t5", 2, 6))
+    ends = model.config.eos_token_id
+    inputs["input_ids"] = torch.tensor([[5, 6, 7, 8, 9, ends], [5, ends, 7, ends, 9, ends]])
+    with pytest.raises(ValueError, match="same number of <eos>"):
+        model(**inputs)
+    with pytest.raises(RuntimeError, match="rows differ in how many end tokens"):
+        ProgramRunner(path=tmp_path / "program.pt2")(inputs)
+
+
 def test_what_cannot_be_exported_is_refused_with_the_reason(tmp_path, monkeypatch):
     examples = tiny_examples("bert")
     with pytest.raises(InputError, match=r"write program\.pt2"):
