@@ -97,7 +97,8 @@ class Stopwatch:
         shapes = layer_shapes(self.model, self.anatomy)
         with TemporaryDirectory() as folder:
             runners: dict[str, Runner] = {"original": Always(self._original(Path(folder)), self.inputs)}
-            runners["whole"] = self._whole(Path(folder), runners["original"])
+            if self.scheme is not None:
+                runners["whole"] = self._whole(Path(folder), self.scheme)
             runners["least"] = Always(self._least(Path(folder)), self.inputs)
             bench = LayerBench(
                 model=self.model, anatomy=self.anatomy, inputs=self.inputs, runtime=self.runtime, scheme=self.scheme,
@@ -111,7 +112,7 @@ class Stopwatch:
         return LatencyTable(
             runtime=self.name, batch=self.batch, tokens=self.tokens, threads=self.threads, processor=self.processor,
             clock=clock_name(self.threads),
-            original=taken["original"], whole=taken["whole"], least=taken["least"],
+            original=taken["original"], whole=taken.get("whole", taken["original"]), least=taken["least"],
             curves=tuple(
                 self._curve(group, layers, taken)
                 for layers in shapes.values() for group in groups_of(self.anatomy, layers[0])
@@ -133,11 +134,9 @@ class Stopwatch:
         export_onnx(self.model, self.examples, folder / "original.onnx", anatomy=self.anatomy)
         return OnnxRunner(path=folder / "original.onnx", threads=self.threads)
 
-    def _whole(self, folder: Path, original: Runner) -> Runner:
-        """The untouched model in the form that is deployed."""
-        if self.scheme is None:
-            return original
-        self.scheme.quantize(folder / "original.onnx", folder / "whole.onnx", calibration=self.examples)
+    def _whole(self, folder: Path, scheme: Scheme) -> Runner:
+        """The untouched model in the form that is deployed, where that is another than the runtime's float32."""
+        scheme.quantize(folder / "original.onnx", folder / "whole.onnx", calibration=self.examples)
         return Always(OnnxRunner(path=folder / "whole.onnx", threads=self.threads), self.inputs)
 
     def _least(self, folder: Path) -> Runner:
