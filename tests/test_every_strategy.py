@@ -192,7 +192,10 @@ def test_what_is_left_runs_from_a_file(name, family, tmp_path):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("family", EXPORTED)
 @pytest.mark.parametrize("name", QUANTIZING)
-def test_the_file_rounds_as_was_simulated(name, family, tmp_path):
+def test_the_file_rounds_as_was_simulated(name, family, tmp_path, request):
+    if (name, family) == ("int8_static", "deberta-v2-own"):
+        why = "ONNX Runtime's extended optimizer computes linears of positions otherwise than its plain graph does, which agrees"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=why))
     masks, examples = tiny(family)
     strategy = SMALL[name]
     masks.remove(flagged(masks.anatomy, uneven_removal(masks.anatomy)))
