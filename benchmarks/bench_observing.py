@@ -76,13 +76,17 @@ def side_by_side(summaries: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:
     for title, figure in figures.items():
         told[title] = []
         for variant, summary in summaries.items():
-            seeds = [summary, *summary["of_seeds"]]
-            row: Row = {"variant": variant, "loss": _range([each["loss"][-1]["value"] for each in seeds])}
+            losses = [each["loss"][-1]["value"] for each in (summary, *summary["of_seeds"])]
+            row: Row = {"variant": variant, "loss": _range(losses)}
             for signal in [each["signal"] for each in summary["signals"]]:
-                here = [each for seed in seeds for each in seed["signals"] if each["signal"] == signal]
-                row[signal.removeprefix("attribute.")] = _range([figure(each) for each in here])
+                row[signal.removeprefix("attribute.")] = _range([figure(each) for each in of_seeds(summary, signal)])
             told[title].append(row)
     return told
+
+
+def of_seeds(summary: dict[str, Any], signal: str) -> list[dict[str, Any]]:
+    """What each seed says of one signal."""
+    return [each for seed in (summary, *summary["of_seeds"]) for each in seed["signals"] if each["signal"] == signal]
 
 
 def curves(summaries: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:
@@ -96,12 +100,7 @@ def curves(summaries: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:
         ):
             rows = []
             for variant, summary in summaries.items():
-                here = [
-                    each
-                    for seed in (summary, *summary["of_seeds"])
-                    for each in seed["signals"]
-                    if each["signal"] == signal
-                ]
+                here = of_seeds(summary, signal)
                 courses = [each["reach"]["share"] if key == "reach" else each["strength"] for each in here]
                 steps = [step["step"] for step in courses[0]]
                 rows.append(

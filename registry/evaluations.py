@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,11 +19,11 @@ from .description import verdict_table
 from .figures import HEADLINES, overall_figures
 from .mirror import COMPLETE, INCOMPLETE, alone, experiment_of
 from .names import Point, flattened, points, tag
-from .records import log_datasets, log_missing
+from .records import find_mirrored, log_datasets, log_missing
 from .signals import curves_told
 from .steps import gate_counts, milliseconds
-from .uploads import files_below, upload_missing
-from .views import gate_view, write_view
+from .uploads import upload_folder
+from .views import gate_view
 
 _NOT_MIRRORED = (".lock",)
 _CONTENTS = """\
@@ -47,7 +43,9 @@ def mirror_evaluation(evaluated: Evaluated, uri: str, *, experiment: str | None)
     original = evaluated.summary["models"]["original"]["source"].rstrip("/").rpartition("/")[2] or "model"
     with alone(evaluated.folder):
         experiment_id = experiment_of(client, uri, experiment or original)
-        tracked = _find(client, experiment_id, evaluated) or _start(client, experiment_id, evaluated)
+        tracked = find_mirrored(client, experiment_id, {"ledger_head": evaluated.ledger.head}) or _start(
+            client, experiment_id, evaluated
+        )
         if tracked.data.tags.get(tag("mirror")) != COMPLETE:
             _complete(client, evaluated, tracked.info.run_id)
     return run_page(uri, experiment_id, tracked.info.run_id)
@@ -57,19 +55,8 @@ def _complete(client: MlflowClient, evaluated: Evaluated, run_id: str) -> None:
     """Everything that its page shows; each part adds only what is not there yet."""
     summary = evaluated.summary
     log_datasets(client, run_id, summary["splits"], {})
-    with tempfile.TemporaryDirectory() as temporary:
-        views = [
-            write_view(Path(temporary), "overview/1_gates.json", gate_view(summary["verdicts"])),
-            write_view(Path(temporary), "overview/2_scores.json", evaluated.scores),
-        ]
-        mirrored = {
-            name: path for name, path in files_below(evaluated.folder).items() if not name.startswith(_NOT_MIRRORED)
-        }
-        upload_missing(
-            mirrored | files_below(Path(temporary)), there=partial(client.list_artifacts, run_id),
-            send=partial(client.log_artifact, run_id),
-        )  # fmt: skip
-    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": view, "type": "table"} for view in views]))
+    views = {"overview/1_gates.json": gate_view(summary["verdicts"]), "overview/2_scores.json": evaluated.scores}
+    upload_folder(client, run_id, evaluated.folder, _NOT_MIRRORED, views)
     time, tracked = milliseconds(evaluated.ledger.records[-1].time), client.get_run(run_id)
     gates = gate_counts(summary["verdicts"]) if summary["judged"] else {}
     figures = gates | overall_figures(evaluated.scores, "test")
@@ -77,12 +64,6 @@ def _complete(client: MlflowClient, evaluated: Evaluated, run_id: str) -> None:
     log_missing(client, tracked, list(_curves(evaluated)), time)
     client.set_terminated(run_id, "FINISHED", end_time=time)
     client.set_tag(run_id, tag("mirror"), COMPLETE)
-
-
-def _find(client: MlflowClient, experiment_id: str, evaluated: Evaluated) -> Tracked | None:
-    condition = f"tags.`{tag('ledger_head')}` = '{evaluated.ledger.head}'"
-    found = client.search_runs([experiment_id], condition, order_by=["attributes.start_time ASC"], max_results=1)
-    return found[0] if found else None
 
 
 def _start(client: MlflowClient, experiment_id: str, evaluated: Evaluated) -> Tracked:

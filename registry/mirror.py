@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -22,12 +19,12 @@ from .description import describe, model_name
 from .figures import curves, headlines
 from .names import slug, tag
 from .reach import tracking_at
-from .records import log_datasets, log_missing, parameters
+from .records import find_mirrored, log_datasets, log_missing, parameters
 from .served import store_model
 from .steps import Step, milliseconds, read_steps
-from .uploads import files_below, upload_missing
+from .uploads import upload_folder
 from .versions import register
-from .views import write_views
+from .views import views_of
 
 COMPLETE, INCOMPLETE = "complete", "incomplete"
 _NOT_MIRRORED = (".lock", "artifact/")  # the artifact goes with the model, once
@@ -44,7 +41,9 @@ def mirror(run: Run, uri: str, *, experiment: str | None, register_as: str | Non
     client = MlflowClient(tracking_uri=uri)
     with alone(run.folder):
         experiment_id = experiment_of(client, uri, experiment or model_name(run))
-        parent = _find(client, experiment_id, run) or _start(client, experiment_id, run, inside)
+        parent = find_mirrored(
+            client, experiment_id, {"identity": run.summary["identity"], "ledger_head": run.ledger.head}
+        ) or _start(client, experiment_id, run, inside)
         run_id = parent.info.run_id
         if parent.data.tags.get(tag("mirror")) != COMPLETE:
             _complete(client, run, experiment_id, run_id)
@@ -59,7 +58,7 @@ def _complete(client: MlflowClient, run: Run, experiment_id: str, run_id: str) -
     """Everything that a run's page shows; each part adds only what is not there yet."""
     steps = read_steps(run)
     log_datasets(client, run_id, run.summary["splits"], run.summary["settings"].get("data") or {})
-    _upload_folder(client, run, run_id)
+    upload_folder(client, run_id, run.folder, _NOT_MIRRORED, views_of(run))
     _mirror_steps(client, experiment_id, run_id, steps)
     model_id = _store_model(client, run, experiment_id, run_id)
     time = milliseconds(run.ledger.records[-1].time)
@@ -83,13 +82,6 @@ def experiment_of(client: MlflowClient, uri: str, name: str) -> str:
     return str(found.experiment_id)
 
 
-def _find(client: MlflowClient, experiment_id: str, run: Run) -> Tracked | None:
-    wanted = {"identity": run.summary["identity"], "ledger_head": run.ledger.head}
-    condition = " and ".join(f"tags.`{tag(name)}` = '{value}'" for name, value in wanted.items())
-    found = client.search_runs([experiment_id], condition, order_by=["attributes.start_time ASC"], max_results=1)
-    return found[0] if found else None
-
-
 def _start(client: MlflowClient, experiment_id: str, run: Run, inside: str | None) -> Tracked:
     facts, ledger = run.summary, run.ledger
     attempted = ledger.find("attempted", "test")
@@ -109,19 +101,6 @@ def _start(client: MlflowClient, experiment_id: str, run: Run, inside: str | Non
     started = milliseconds(ledger.records[0].time)
     name = run.folder.resolve().name
     return client.create_run(experiment_id, start_time=started, tags=resolve_tags(tags), run_name=name)
-
-
-def _upload_folder(client: MlflowClient, run: Run, run_id: str) -> None:
-    """The folder as it is, and the tables that the page can show."""
-    with tempfile.TemporaryDirectory() as temporary:
-        views = write_views(run, Path(temporary))
-        mirrored = {name: path for name, path in files_below(run.folder).items() if not name.startswith(_NOT_MIRRORED)}
-        upload_missing(
-            mirrored | files_below(Path(temporary)),
-            there=partial(client.list_artifacts, run_id),
-            send=partial(client.log_artifact, run_id),
-        )
-    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": view, "type": "table"} for view in views]))
 
 
 def _mirror_steps(client: MlflowClient, experiment_id: str, run_id: str, steps: list[Step]) -> None:

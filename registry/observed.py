@@ -23,7 +23,7 @@ from compress_explain.signals.training.over_steps import COURSE, REACH, STRENGTH
 from .addresses import run_page
 from .mirror import COMPLETE, INCOMPLETE, alone, experiment_of
 from .names import Point, flattened, is_finite, slug, tag
-from .records import log_missing
+from .records import find_mirrored, log_missing
 from .uploads import upload_missing
 
 _DIGEST = tag("observed")
@@ -49,7 +49,9 @@ def mirror_observed(folder: Path, uri: str, *, experiment: str | None) -> str:
     with alone(folder):
         experiment_id = experiment_of(client, uri, experiment or summary["training"])
         digest = file_digest(files[TABLE])
-        run_id = (_find(client, experiment_id, digest) or _start(client, experiment_id, summary, digest)).info.run_id
+        run_id = (
+            find_mirrored(client, experiment_id, {"observed": digest}) or _start(client, experiment_id, summary, digest)
+        ).info.run_id
         tracked = client.get_run(run_id)
         if tracked.data.tags.get(tag("mirror")) != COMPLETE:
             upload_missing(
@@ -84,11 +86,6 @@ def _key(part: str, figure: str, signal: str, layer: str) -> str | None:
     if part == COURSE and figure == REACH:
         return f"course_reach/{signal}"
     return f"similarity/{slug(figure)}/{layer}" if part == CKA and figure in (LAST, BEFORE) else None
-
-
-def _find(client: MlflowClient, experiment_id: str, digest: str) -> Tracked | None:
-    found = client.search_runs([experiment_id], f"tags.`{_DIGEST}` = '{digest}'", max_results=1)
-    return found[0] if found else None
 
 
 def _start(client: MlflowClient, experiment_id: str, summary: dict[str, Any], digest: str) -> Tracked:

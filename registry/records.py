@@ -12,7 +12,7 @@ from mlflow.entities import Run as Tracked
 
 from compress_explain.record.outcome import Run
 
-from .names import Point, flattened
+from .names import Point, flattened, tag
 
 _AT_ONCE = 100  # parameters in one request
 _POINTS_AT_ONCE = 500
@@ -53,6 +53,13 @@ def log_missing(
     ]
     for some in _portions(new, _POINTS_AT_ONCE):
         client.log_batch(run_id, metrics=some)
+
+
+def find_mirrored(client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Tracked | None:
+    """The first run of an experiment with these tags of ours; None where there is none yet."""
+    condition = " and ".join(f"tags.`{tag(name)}` = '{value}'" for name, value in tags.items())
+    found = client.search_runs([experiment_id], condition, order_by=["attributes.start_time ASC"], max_results=1)
+    return found[0] if found else None
 
 
 def log_datasets(client: MlflowClient, run_id: str, splits: dict[str, Any], sources: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from mlflow import MlflowClient
@@ -17,9 +16,9 @@ from compress_explain.search.trials import TRIALS
 from .addresses import run_page
 from .mirror import COMPLETE, INCOMPLETE, alone, experiment_of, mirror
 from .names import Point, flattened, points, slug, tag
-from .records import log_missing
+from .records import find_mirrored, log_missing
 from .steps import milliseconds
-from .uploads import files_below, upload_missing
+from .uploads import upload_folder
 
 _NOT_MIRRORED = (".lock", f"{TRIALS}/")  # trials are runs of their own
 _COSTS = ("cost", "work", "flops", "parameters", "bytes", "milliseconds", "accuracy_change", "kl", "put_back")
@@ -36,7 +35,9 @@ def mirror_search(found: Found, uri: str, *, experiment: str | None, register_as
     name = experiment or source
     with alone(found.folder):
         experiment_id = experiment_of(client, uri, name)
-        parent = _find(client, experiment_id, found) or _start(client, experiment_id, found)
+        parent = find_mirrored(
+            client, experiment_id, {"identity": found.summary["identity"], "ledger_head": found.ledger.head}
+        ) or _start(client, experiment_id, found)
         run_id = parent.info.run_id
         if parent.data.tags.get(tag("mirror")) != COMPLETE:
             for body in found.trials:
@@ -48,8 +49,7 @@ def mirror_search(found: Found, uri: str, *, experiment: str | None, register_as
 
 
 def _complete(client: MlflowClient, found: Found, run_id: str) -> None:
-    mirrored = {name: path for name, path in files_below(found.folder).items() if not name.startswith(_NOT_MIRRORED)}
-    upload_missing(mirrored, there=partial(client.list_artifacts, run_id), send=partial(client.log_artifact, run_id))
+    upload_folder(client, run_id, found.folder, _NOT_MIRRORED, {})
     time = milliseconds(found.ledger.records[-1].time)
     settings = dict(flattened(found.summary["settings"]["search"], "search"))
     tracked = client.get_run(run_id)
@@ -57,13 +57,6 @@ def _complete(client: MlflowClient, found: Found, run_id: str) -> None:
     log_missing(client, tracked, list(_curves(found)), time)
     client.set_terminated(run_id, "FINISHED", end_time=time)
     client.set_tag(run_id, tag("mirror"), COMPLETE)
-
-
-def _find(client: MlflowClient, experiment_id: str, found: Found) -> Tracked | None:
-    wanted = {"identity": found.summary["identity"], "ledger_head": found.ledger.head}
-    condition = " and ".join(f"tags.`{tag(name)}` = '{value}'" for name, value in wanted.items())
-    runs = client.search_runs([experiment_id], condition, order_by=["attributes.start_time ASC"], max_results=1)
-    return runs[0] if runs else None
 
 
 def _start(client: MlflowClient, experiment_id: str, found: Found) -> Tracked:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,17 +20,9 @@ _COMPONENT_COLUMNS = ["component", "kind", "status", "removed_step", "removed_re
                       "restored_reason", "expected_loss_change", "flops_saved", "parameters_saved"]  # fmt: skip
 
 
-def write_views(run: Run, folder: Path) -> list[str]:
-    """Write every table below ``folder`` and return their names, in the order in which to read them."""
-    return [write_view(folder, name, make(run)) for name, make in _VIEWS.items()]
-
-
-def write_view(folder: Path, name: str, table: pd.DataFrame) -> str:
-    """Write one table below ``folder``; returns its name."""
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_json(path, orient="split", index=False, date_format="iso", double_precision=6)
-    return name
+def views_of(run: Run) -> dict[str, pd.DataFrame]:
+    """Every table by its path, in the order in which to read them."""
+    return {name: make(run) for name, make in _VIEWS.items()}
 
 
 def gate_view(verdicts: list[dict[str, Any]]) -> pd.DataFrame:

@@ -39,13 +39,15 @@ def check_where_asked(tracking_uri: str | None) -> None:
     Raises:
         InputError: it does not.
     """
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
+    if uri := _asked_for(tracking_uri):
         REGISTRIES.build("mlflow", {"tracking_uri": uri}).check()
 
 
 def publish_where_asked(folder: Path, tracking_uri: str | None) -> None:
     """The same where a store is given, or in ``MLFLOW_TRACKING_URI``; else nothing."""
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
+    if uri := _asked_for(tracking_uri):
         publish_folder(folder, uri)
+
+
+def _asked_for(tracking_uri: str | None) -> str | None:
+    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")

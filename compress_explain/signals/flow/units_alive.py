@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress_explain.families import families, family_of
+from compress_explain.model.watching import entering
 from compress_explain.progress import Advance
 from compress_explain.signals.findings import Finding
 from compress_explain.signals.stream.layers import Layers
@@ -148,7 +147,7 @@ def _shares(
 def _pass(watched: Watched, sites: dict[str, str], look: Look, batch_size: int, advance: Advance) -> None:
     """Show what enters each site, of real tokens, with the row that each stands in."""
     for batch in watched.examples.batches(batch_size):
-        with torch.inference_mode(), _entering(watched.model, sites) as seen:
+        with torch.inference_mode(), entering(watched.model, sites) as seen:
             watched.model(**batch.inputs)
             for name, entered in seen.items():
                 values = entered.reshape(len(batch.rows), -1, entered.shape[-1])  # some families line all tokens up
@@ -156,25 +155,6 @@ def _pass(watched: Watched, sites: dict[str, str], look: Look, batch_size: int, 
                 owners = batch.rows[real.nonzero()[:, 0].numpy()]
                 look(name, values[real].float(), owners)
         advance(len(batch.rows))
-
-
-@contextmanager
-def _entering(model: PreTrainedModel, sites: dict[str, str]) -> Iterator[dict[str, Tensor]]:
-    """Inside it a pass leaves what enters each site under its name."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            seen[name] = inputs[0]
-
-        return hook
-
-    handles = [model.get_submodule(path).register_forward_pre_hook(keep(name)) for name, path in sites.items()]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _finding(watched: Watched, layer: str, figure: str, told: tuple[float, float, float], note: str = "") -> Finding:
